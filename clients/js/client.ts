@@ -1,0 +1,200 @@
+/** A client of the service: creates sessions and takes steps. Runs in Node, Deno, browsers and Workers. */
+import { PROBLEM_CONTENT_TYPE, problemSchema } from '../../shared/errors.ts';
+import {
+  encode,
+  readHeader,
+  readValues,
+  SAFETENSORS_CONTENT_TYPE,
+  type NamedTensor,
+  type TensorValues,
+} from '../../shared/safetensors.ts';
+import {
+  replyForm,
+  sessionSchema,
+  stepMetricsSchema,
+  type Session,
+  type SessionDefinitionInput,
+  type StepMetrics,
+} from '../../shared/session.ts';
+import { TENSOR } from '../../shared/step.ts';
+import { ConnectionError, DdpnoptError } from './errors.ts';
+import { LayerPolicy, type ParameterChange } from './policy.ts';
+
+export interface ClientOptions {
+  /** Where the service is, for example http://127.0.0.1:8787. */
+  readonly url: string | URL;
+}
+
+export interface RequestOptions {
+  /** Cancels the request. */
+  readonly signal?: AbortSignal;
+}
+
+/** What a forward and a backward pass over one batch yield. */
+export interface StepInput {
+  /** The loss of each sample, [B]. */
+  readonly losses: TensorValues;
+  /** By layer name. */
+  readonly layers: Readonly<
+    Record<
+      string,
+      {
+        /** What the layer was given, [B, n]. */
+        readonly input: TensorValues;
+        /** Gradient of each sample's own loss in the layer's pre-activation, not divided by B, [B, c]. */
+        readonly outputGradient: TensorValues;
+      }
+    >
+  >;
+}
+
+interface Traffic {
+  readonly metrics: StepMetrics;
+  readonly bytesSent: number;
+  readonly bytesReceived: number;
+}
+
+/** `policy`: to be applied in the second forward pass. `update`: to be added to the parameters. Both by layer name. */
+export type StepReply =
+  | (Traffic & { readonly kind: 'policy'; readonly policies: ReadonlyMap<string, LayerPolicy> })
+  | (Traffic & { readonly kind: 'update'; readonly changes: ReadonlyMap<string, ParameterChange> });
+
+export class DdpnoptClient {
+  readonly #base: URL;
+
+  constructor({ url }: ClientOptions) {
+    this.#base = new URL(url);
+  }
+
+  /** Creates a training session. @throws DdpnoptError, ConnectionError */
+  async createSession(definition: SessionDefinitionInput, options: RequestOptions = {}): Promise<TrainingSession> {
+    const response = await this.request(
+      'POST',
+      '/v1/sessions',
+      options,
+      'application/json',
+      JSON.stringify(definition),
+    );
+    return new TrainingSession(this, sessionSchema.parse(await response.json()));
+  }
+
+  /** One request to the service. @throws DdpnoptError if it refuses, ConnectionError if no answer comes */
+  async request(
+    method: string,
+    path: string,
+    { signal }: RequestOptions,
+    contentType?: string,
+    body?: string | Uint8Array<ArrayBuffer>,
+  ): Promise<Response> {
+    let response: Response;
+    try {
+      response = await fetch(new URL(path, this.#base), {
+        method,
+        ...(body === undefined ? {} : { body }),
+        ...(contentType === undefined ? {} : { headers: { 'content-type': contentType } }),
+        ...(signal === undefined ? {} : { signal }),
+      });
+    } catch (cause) {
+      if (signal?.aborted === true) throw cause;
+      throw new ConnectionError(`${method} ${path} at ${this.#base.href}: no answer`, { cause });
+    }
+    if (response.ok) return response;
+    if (response.headers.get('content-type') === PROBLEM_CONTENT_TYPE) {
+      throw new DdpnoptError(problemSchema.parse(await response.json()));
+    }
+    throw new ConnectionError(
+      `${method} ${path} at ${this.#base.href}: status ${String(response.status)}, not from the service`,
+    );
+  }
+}
+
+/** A session and the number of its next step. */
+export class TrainingSession {
+  readonly #client: DdpnoptClient;
+  readonly session: Session;
+  #nextStep: number;
+
+  constructor(client: DdpnoptClient, session: Session) {
+    this.#client = client;
+    this.session = session;
+    this.#nextStep = session.nextStep;
+  }
+
+  get nextStep(): number {
+    return this.#nextStep;
+  }
+
+  /**
+   * Takes one optimizer step. After an error the step has not been counted: correct the input, or send the same again.
+   *
+   * @throws DdpnoptError, ConnectionError
+   */
+  async step(input: StepInput, options: RequestOptions = {}): Promise<StepReply> {
+    const body = encode(this.#tensorsOf(input));
+    const path = `/v1/sessions/${this.session.id}/steps/${String(this.#nextStep)}`;
+    const response = await this.#client.request('PUT', path, options, SAFETENSORS_CONTENT_TYPE, body);
+    const reply = this.#readReply(new Uint8Array(await response.arrayBuffer()), body.length);
+    this.#nextStep++;
+    return reply;
+  }
+
+  /** The session as the service sees it. @throws DdpnoptError, ConnectionError */
+  async describe(options: RequestOptions = {}): Promise<Session> {
+    const response = await this.#client.request('GET', `/v1/sessions/${this.session.id}`, options);
+    return sessionSchema.parse(await response.json());
+  }
+
+  /** Deletes the session. @throws DdpnoptError, ConnectionError */
+  async delete(options: RequestOptions = {}): Promise<void> {
+    await this.#client.request('DELETE', `/v1/sessions/${this.session.id}`, options);
+  }
+
+  #tensorsOf({ losses, layers }: StepInput): NamedTensor[] {
+    const batch = losses.length;
+    const tensors: NamedTensor[] = [{ name: TENSOR.losses, shape: [batch], values: losses }];
+    for (const { name, inputs, outputs } of this.session.layers) {
+      const layer = layers[name];
+      if (layer === undefined) throw new RangeError(`the step lacks layer ${name}`);
+      tensors.push(
+        { name: TENSOR.input(name), shape: [batch, inputs], values: layer.input },
+        { name: TENSOR.outputGradient(name), shape: [batch, outputs], values: layer.outputGradient },
+      );
+    }
+    return tensors;
+  }
+
+  #readReply(body: Uint8Array, bytesSent: number): StepReply {
+    const header = readHeader(body);
+    const entries = new Map(header.entries.map((entry) => [entry.name, entry]));
+    const values = (name: string): TensorValues => {
+      const entry = entries.get(name);
+      if (entry === undefined) throw new ConnectionError(`the reply lacks ${name}`);
+      return readValues(body, header, entry);
+    };
+    const metrics = stepMetricsSchema.parse(JSON.parse(header.metadata['metrics'] ?? 'null'));
+    const traffic: Traffic = { metrics, bytesSent, bytesReceived: body.length };
+    const { layers } = this.session;
+    switch (replyForm(this.session)) {
+      case 'policy': {
+        const target = values(TENSOR.target);
+        const policies = layers.map((layer): [string, LayerPolicy] => [
+          layer.name,
+          new LayerPolicy(layer, {
+            input: values(TENSOR.policyInput(layer.name)),
+            outputGradient: values(TENSOR.policyOutputGradient(layer.name)),
+            cholesky: values(TENSOR.policyCholesky(layer.name)),
+            target,
+          }),
+        ]);
+        return { kind: 'policy', ...traffic, policies: new Map(policies) };
+      }
+      case 'update': {
+        const changes = layers.map(({ name, bias }): [string, ParameterChange] => [
+          name,
+          { weight: values(TENSOR.updateWeight(name)), bias: bias ? values(TENSOR.updateBias(name)) : null },
+        ]);
+        return { kind: 'update', ...traffic, changes: new Map(changes) };
+      }
+    }
+  }
+}

@@ -1,0 +1,42 @@
+/** Splits of a data set and its mini-batches. */
+import type { LabelledData } from '../datasets/digits/digits.ts';
+import { permutation, type Random } from './random.ts';
+
+export interface MiniBatch {
+  readonly size: number;
+  /** [size, features], row-major. */
+  readonly inputs: Float32Array;
+  readonly labels: Uint8Array;
+}
+
+/** The samples at the given indices. */
+export function select(data: LabelledData, indices: Uint32Array): LabelledData {
+  const { features, classes } = data;
+  const inputs = new Float32Array(indices.length * features);
+  const labels = new Uint8Array(indices.length);
+  for (const [position, index] of indices.entries()) {
+    inputs.set(data.inputs.subarray(index * features, (index + 1) * features), position * features);
+    labels[position] = data.labels[index] ?? 0;
+  }
+  return { size: indices.length, features, classes, inputs, labels };
+}
+
+/** A random split into training and test set. */
+export function split(
+  data: LabelledData,
+  testFraction: number,
+  random: Random,
+): { train: LabelledData; test: LabelledData } {
+  const order = permutation(data.size, random);
+  const testSize = Math.round(data.size * testFraction);
+  return { train: select(data, order.slice(testSize)), test: select(data, order.slice(0, testSize)) };
+}
+
+/** One epoch's mini-batches in random order; the last one may be smaller. */
+export function* miniBatches(data: LabelledData, batchSize: number, random: Random): Generator<MiniBatch> {
+  const order = permutation(data.size, random);
+  for (let begin = 0; begin < data.size; begin += batchSize) {
+    const { size, inputs, labels } = select(data, order.slice(begin, begin + batchSize));
+    yield { size, inputs, labels };
+  }
+}

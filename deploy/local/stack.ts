@@ -1,0 +1,44 @@
+/** Worker and edge on this machine, started and stopped together. */
+import { startEdge } from './edge.ts';
+import { startWorker } from './worker.ts';
+
+export interface LocalStack {
+  /** The edge: what clients talk to. */
+  readonly url: string;
+  readonly engine: string;
+  /** Resolves with the reason if the worker ends before it was told to. */
+  readonly failed: Promise<string>;
+  readonly stop: () => Promise<void>;
+}
+
+export interface StackOptions {
+  /** 0 takes a free port, which is the default for both. */
+  readonly edgePort?: number;
+  readonly workerPort?: number;
+  readonly engine?: string | undefined;
+  readonly maximumSessions?: number | undefined;
+}
+
+/** Starts both and waits until the edge reports the worker ready. */
+export async function startStack(options: StackOptions = {}): Promise<LocalStack> {
+  const { edgePort = 0, workerPort = 0, engine, maximumSessions } = options;
+  const worker = await startWorker({ port: workerPort, engine, maximumSessions });
+  try {
+    const edge = await startEdge({ port: edgePort, workerUrl: worker.url });
+    let stopping: Promise<void> | undefined;
+    const stopBoth = async (): Promise<void> => {
+      await Promise.all([edge.stop(), worker.stop()]);
+    };
+    const stop = (): Promise<void> => (stopping ??= stopBoth());
+    const readiness = await fetch(new URL('/readyz', edge.url));
+    if (!readiness.ok) {
+      const reason = await readiness.text();
+      await stop();
+      throw new Error(`edge and worker started, but steps cannot be taken: ${reason}`);
+    }
+    return { url: edge.url, engine: worker.engine, failed: worker.ended, stop };
+  } catch (error) {
+    await worker.stop();
+    throw error;
+  }
+}

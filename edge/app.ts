@@ -1,0 +1,28 @@
+/** Assembles the API at the edge. */
+import { OpenAPIHono } from '@hono/zod-openapi';
+import { requestId } from 'hono/request-id';
+import { invalidParameter } from '../shared/validation.ts';
+import type { EdgeEnv } from './environment.ts';
+import { answerProblem, noSuchRoute } from './middleware/problems.ts';
+import { registerDocumentation } from './routes/documentation.ts';
+import { registerHealth } from './routes/health.ts';
+import { registerSessions } from './routes/sessions.ts';
+import { registerSteps } from './routes/steps.ts';
+
+export function createApp(): OpenAPIHono<EdgeEnv> {
+  const app = new OpenAPIHono<EdgeEnv>({
+    defaultHook: async (result, c) => {
+      if (result.success) return;
+      const input: unknown = result.target === 'json' ? await c.req.json() : c.req.param();
+      throw invalidParameter(result.error, input);
+    },
+  });
+  app.use(requestId());
+  app.onError(answerProblem);
+  app.notFound(noSuchRoute);
+  registerHealth(app);
+  registerSessions(app);
+  registerSteps(app);
+  registerDocumentation(app);
+  return app;
+}

@@ -1,0 +1,4 @@
+/** The Cloudflare Worker. */
+import { createApp } from './app.ts';
+
+export default createApp();

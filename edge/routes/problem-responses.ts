@@ -1,0 +1,23 @@
+/** The error answers of a route, for the OpenAPI document. */
+import { PROBLEM_CONTENT_TYPE, PROBLEMS, problemSchema, type ProblemCode } from '../../shared/errors.ts';
+
+interface ProblemResponse {
+  description: string;
+  content: Record<string, { schema: typeof problemSchema }>;
+}
+
+/** One response per status, which lists the codes that come with it. */
+export function problemResponses(...codes: readonly ProblemCode[]): Record<string, ProblemResponse> {
+  const responses: Record<string, ProblemResponse> = {};
+  const all: readonly ProblemCode[] = [...codes, 'internal'];
+  for (const code of all) {
+    const { status, title } = PROBLEMS[code];
+    const text = `\`${code}\`: ${title}`;
+    const existing = responses[String(status)];
+    responses[String(status)] = {
+      description: existing === undefined ? text : `${existing.description}; ${text}`,
+      content: { [PROBLEM_CONTENT_TYPE]: { schema: problemSchema } },
+    };
+  }
+  return responses;
+}

@@ -1,0 +1,90 @@
+/** POST /v1/sessions, GET and DELETE /v1/sessions/{id}. */
+import { createRoute, type OpenAPIHono } from '@hono/zod-openapi';
+import * as z from 'zod';
+import { LIMITS } from '../../shared/limits.ts';
+import { newSessionId, sessionDefinitionSchema, parseSessionId, sessionSchema } from '../../shared/session.ts';
+import type { EdgeEnv } from '../environment.ts';
+import { forgetLayers, readSession, rememberLayers } from '../forward/session-layers.ts';
+import { callWorker } from '../forward/worker.ts';
+import { acceptBody } from '../middleware/content.ts';
+import { problemResponses } from './problem-responses.ts';
+
+const JSON_TYPE = 'application/json';
+
+/** A plain text: an identifier that cannot exist is answered as one that does not. */
+export const sessionIdParameter = z
+  .string()
+  .meta({ description: 'Identifier of the session', example: 'ses_0123456789abcdef0123456789abcdef' });
+
+const sessionParameters = z.object({ id: sessionIdParameter });
+
+const sessionAnswer = { [JSON_TYPE]: { schema: sessionSchema } };
+
+const createSession = createRoute({
+  method: 'post',
+  path: '/v1/sessions',
+  summary: 'Create a training session',
+  description: 'States the layers and the optimizer once. Everything but `layers` has a default.',
+  middleware: [acceptBody(JSON_TYPE, LIMITS.sessionDocumentBytes)] as const,
+  request: { body: { required: true, content: { [JSON_TYPE]: { schema: sessionDefinitionSchema } } } },
+  responses: {
+    201: { description: 'The session, defaults filled in', content: sessionAnswer },
+    ...problemResponses(
+      'malformed_json',
+      'length_required',
+      'body_too_large',
+      'unsupported_media_type',
+      'invalid_parameter',
+      'session_limit_reached',
+      'worker_unavailable',
+    ),
+  },
+});
+
+const getSession = createRoute({
+  method: 'get',
+  path: '/v1/sessions/{id}',
+  summary: 'Describe a session',
+  request: { params: sessionParameters },
+  responses: {
+    200: { description: 'The session, its next step and the last step’s metrics', content: sessionAnswer },
+    ...problemResponses('session_not_found', 'worker_unavailable'),
+  },
+});
+
+const deleteSession = createRoute({
+  method: 'delete',
+  path: '/v1/sessions/{id}',
+  summary: 'Delete a session',
+  request: { params: sessionParameters },
+  responses: {
+    204: { description: 'The session is gone' },
+    ...problemResponses('session_not_found', 'worker_unavailable'),
+  },
+});
+
+export function registerSessions(app: OpenAPIHono<EdgeEnv>): void {
+  app.openapi(createSession, async (c) => {
+    const id = newSessionId();
+    const response = await callWorker(c, id, '', {
+      method: 'PUT',
+      body: JSON.stringify(c.req.valid('json')),
+      headers: { 'content-type': JSON_TYPE },
+    });
+    const session = await readSession(response);
+    rememberLayers(session);
+    return c.json(session, 201, { location: `/v1/sessions/${id}` });
+  });
+
+  app.openapi(getSession, async (c) => {
+    const id = parseSessionId(c.req.valid('param').id);
+    return c.json(await readSession(await callWorker(c, id, '', { method: 'GET' })), 200);
+  });
+
+  app.openapi(deleteSession, async (c) => {
+    const id = parseSessionId(c.req.valid('param').id);
+    forgetLayers(id);
+    await callWorker(c, id, '', { method: 'DELETE' });
+    return c.body(null, 204);
+  });
+}

@@ -1,0 +1,123 @@
+/** PUT and GET /v1/sessions/{id}/steps/{n}. */
+import { createRoute, type OpenAPIHono } from '@hono/zod-openapi';
+import type { Context } from 'hono';
+import * as z from 'zod';
+import { LIMITS } from '../../shared/limits.ts';
+import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
+import { parseSessionId } from '../../shared/session.ts';
+import { checkStepHeader, parseStepNumber } from '../../shared/step.ts';
+import type { EdgeEnv } from '../environment.ts';
+import { layersOf } from '../forward/session-layers.ts';
+import { StepBody } from '../forward/step-body.ts';
+import { callWorker, unexpectedAnswer } from '../forward/worker.ts';
+import { acceptBody } from '../middleware/content.ts';
+import { problemResponses } from './problem-responses.ts';
+import { sessionIdParameter } from './sessions.ts';
+
+const stepParameters = z.object({
+  id: sessionIdParameter,
+  n: z.string().meta({ description: 'Sequence number of the step, from 0', example: '0' }),
+});
+
+const binary = {
+  [SAFETENSORS_CONTENT_TYPE]: { schema: z.string().meta({ format: 'binary', description: 'A safetensors file' }) },
+};
+
+const REQUEST_TENSORS = `
+| tensor | shape | |
+|---|---|---|
+| \`losses\` | [B] | the loss of each sample |
+| \`layers.<name>.input\` | [B, n] | what the layer was given |
+| \`layers.<name>.output_grad\` | [B, c] | gradient of each sample’s own loss in the layer’s pre-activation, not divided by B |
+
+F32 or F64, for every layer of the session and nothing else. A step is applied once: the same number with the same bytes gives
+the stored reply; with other bytes it is refused.`;
+
+const REPLY_TENSORS = `
+\`update\`: \`layers.<name>.update.weight\` [n, c] and \`.update.bias\` [c], to be added to the parameters.
+
+\`policy\`: \`target\` [B] and per layer \`.policy.input\` ã [B, n (+ 1, bias last)], \`.policy.output_grad\` g̃ [B, c] and
+\`.policy.chol\` L [B, B]. In your second forward pass, layer by layer: s_i = ⟨∂φ_i/∂x, x̂_i − x_i⟩ is the predicted change of
+sample i’s loss at this layer’s input; solve L Lᵀ κ = target + s; add −ãᵀ diag(κ) g̃ to [weight; bias].
+
+\`__metadata__.metrics\` is the step’s metrics as JSON (schema StepMetrics).`;
+
+const putStep = createRoute({
+  method: 'put',
+  path: '/v1/sessions/{id}/steps/{n}',
+  summary: 'Take one optimizer step',
+  description: REQUEST_TENSORS,
+  middleware: [acceptBody(SAFETENSORS_CONTENT_TYPE, LIMITS.bodyBytes)] as const,
+  request: { params: stepParameters, body: { required: true, content: binary } },
+  responses: {
+    200: { description: REPLY_TENSORS, content: binary },
+    ...problemResponses(
+      'truncated_body',
+      'session_not_found',
+      'reply_not_retained',
+      'length_required',
+      'step_out_of_order',
+      'body_too_large',
+      'unsupported_media_type',
+      'invalid_parameter',
+      'invalid_header',
+      'length_mismatch',
+      'unknown_tensor',
+      'missing_tensor',
+      'dtype_unsupported',
+      'shape_mismatch',
+      'non_finite_value',
+      'step_conflict',
+      'numerical_failure',
+      'queue_full',
+      'worker_protocol',
+      'worker_unavailable',
+    ),
+  },
+});
+
+const getStep = createRoute({
+  method: 'get',
+  path: '/v1/sessions/{id}/steps/{n}',
+  summary: 'Get a step’s reply again',
+  description: 'The reply of the last step is kept.',
+  request: { params: stepParameters },
+  responses: {
+    200: { description: REPLY_TENSORS, content: binary },
+    ...problemResponses(
+      'session_not_found',
+      'reply_not_retained',
+      'step_out_of_order',
+      'invalid_parameter',
+      'worker_unavailable',
+    ),
+  },
+});
+
+export function registerSteps(app: OpenAPIHono<EdgeEnv>): void {
+  app.openapi(putStep, async (c) => {
+    const { id: idText, n } = c.req.valid('param');
+    const id = parseSessionId(idText);
+    const path = `/steps/${String(parseStepNumber(n))}`;
+    const body = new StepBody(c.req.raw.body, Number(c.req.header('content-length')));
+    checkStepHeader(await body.readHeader(), await layersOf(c, id));
+    const forward = (stream: ReadableStream<Uint8Array>): Promise<Response> =>
+      callWorker(c, id, path, { method: 'PUT', body: stream, headers: { 'content-type': SAFETENSORS_CONTENT_TYPE } });
+    return relayTensors(c, await body.forward(forward));
+  });
+
+  app.openapi(getStep, async (c) => {
+    const { id: idText, n } = c.req.valid('param');
+    const id = parseSessionId(idText);
+    return relayTensors(c, await callWorker(c, id, `/steps/${String(parseStepNumber(n))}`, { method: 'GET' }));
+  });
+}
+
+function relayTensors(c: Context<EdgeEnv>, response: Response): Response {
+  if (response.body === null) throw unexpectedAnswer('an empty body');
+  const length = response.headers.get('content-length');
+  return c.body(response.body, 200, {
+    'content-type': SAFETENSORS_CONTENT_TYPE,
+    ...(length === null ? {} : { 'content-length': length }),
+  });
+}

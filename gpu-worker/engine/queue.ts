@@ -1,0 +1,83 @@
+/**
+ * The queue in front of the device: one job at a time, sessions in turn, bounded.
+ *
+ * A device computes one step at a time. Between two jobs the queue lets the event loop run, so that requests are answered; and
+ * it takes the sessions in turn, so that a session with many waiting steps does not hold up the others.
+ */
+import { ProblemError } from '../../shared/errors.ts';
+
+type Job = () => void;
+
+export interface QueueLimits {
+  /** Jobs of one session that may wait. */
+  readonly perSession: number;
+  /** Jobs that may wait altogether. */
+  readonly total: number;
+}
+
+export class ComputeQueue {
+  /** Sessions with waiting jobs, in the order of their turns. */
+  readonly #waiting = new Map<string, Job[]>();
+  readonly #limits: QueueLimits;
+  #length = 0;
+  #running = false;
+
+  constructor(limits: QueueLimits) {
+    this.#limits = limits;
+  }
+
+  /** Jobs that wait, without the one that runs. */
+  get length(): number {
+    return this.#length;
+  }
+
+  /**
+   * Runs a job in the session's turn.
+   *
+   * @throws ProblemError `queue_full`, at once, if the session or the worker has too many jobs waiting
+   */
+  run<Result>(session: string, compute: () => Result): Promise<Result> {
+    const jobs = this.#waiting.get(session) ?? [];
+    if (jobs.length >= this.#limits.perSession || this.#length >= this.#limits.total) {
+      return Promise.reject(
+        new ProblemError('queue_full', {
+          detail: `${String(jobs.length)} steps of this session and ${String(this.#length)} of all sessions are waiting.`,
+          remedy: 'Send the next step of a session after the reply to the one before, and retry this one in a second.',
+        }),
+      );
+    }
+    return new Promise<Result>((resolve, reject) => {
+      jobs.push(() => {
+        try {
+          resolve(compute());
+        } catch (error) {
+          reject(error instanceof Error ? error : new Error(String(error)));
+        }
+      });
+      this.#waiting.set(session, jobs);
+      this.#length++;
+      if (!this.#running) {
+        this.#running = true;
+        setImmediate(this.#next);
+      }
+    });
+  }
+
+  readonly #next = (): void => {
+    const turn = this.#waiting.entries().next();
+    if (turn.done) {
+      this.#running = false;
+      return;
+    }
+    const [session, jobs] = turn.value;
+    const job = jobs.shift();
+    // To the back of the line, or out of it.
+    this.#waiting.delete(session);
+    if (jobs.length > 0) this.#waiting.set(session, jobs);
+    if (job !== undefined) {
+      this.#length--;
+      job();
+    }
+    setImmediate(this.#next);
+  };
+}

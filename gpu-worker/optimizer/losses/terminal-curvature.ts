@@ -1,0 +1,21 @@
+/**
+ * Terminal curvature φ_xx of each sample, as h_i S_i S_iᵀ with columns S_i and a weight h_i > 0.
+ *
+ * `gradient`: one column, S_i = ∂φ_i/∂x_T, the paper's outer-product choice with h_i = 1. Weighed by the loss,
+ * h_i = clamp(1/(2φ_i), floor, ceiling), it is Gauss–Newton on √(2φ) as the floor goes to 0.
+ */
+import type { TerminalCurvature } from '../../../shared/session.ts';
+import type { Engine, Tensor } from '../../tensor/engine.ts';
+
+/**
+ * The terminal weights h, [B].
+ *
+ * @param losses per-sample losses φ, [B]; a loss at or below 1/(2·ceiling), zero and negative ones included, gets the ceiling
+ */
+export function terminalWeights(engine: Engine, curvature: TerminalCurvature, losses: Tensor): Tensor {
+  const { add, divide, maximum, multiply } = engine;
+  const { lossScale } = curvature;
+  if (lossScale === null) return add(multiply(losses, 0), 1);
+  const { floor, ceiling } = lossScale;
+  return maximum(floor, divide(0.5, maximum(losses, 0.5 / ceiling)));
+}

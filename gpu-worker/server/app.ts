@@ -1,0 +1,84 @@
+/** The worker's HTTP interface, for the edge alone: sessions and their steps. */
+import type { HttpBindings } from '@hono/node-server';
+import { Hono } from 'hono';
+import { internalProblem, PROBLEM_CONTENT_TYPE, ProblemError } from '../../shared/errors.ts';
+import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
+import { parseSessionId, sessionDefinitionSchema } from '../../shared/session.ts';
+import { parseStepNumber } from '../../shared/step.ts';
+import { parseDocument } from '../../shared/validation.ts';
+import type { SessionRegistry } from '../session/registry.ts';
+import { readBody } from './body.ts';
+
+export interface WorkerServices {
+  readonly sessions: SessionRegistry;
+  readonly engineName: string;
+  /** Reports a defect: something thrown that is no answer to the client. */
+  readonly reportDefect: (error: unknown, requestId: string) => void;
+}
+
+interface WorkerEnv {
+  readonly Bindings: HttpBindings;
+}
+
+const REQUEST_ID = 'x-request-id';
+const RETRY_AFTER_SECONDS = '1';
+
+export function createWorkerApp({ sessions, engineName, reportDefect }: WorkerServices): Hono<WorkerEnv> {
+  const app = new Hono<WorkerEnv>();
+
+  app.onError((error, c) => {
+    const requestId = c.req.header(REQUEST_ID) ?? 'none';
+    const problem = error instanceof ProblemError ? error : internalProblem(error);
+    if (!(error instanceof ProblemError)) reportDefect(error, requestId);
+    c.header('content-type', PROBLEM_CONTENT_TYPE);
+    if (problem.retryable) c.header('retry-after', RETRY_AFTER_SECONDS);
+    return c.body(JSON.stringify(problem.toProblem(requestId)), problem.status);
+  });
+  app.notFound((c) => {
+    throw new ProblemError('route_not_found', {
+      detail: `The worker has no ${c.req.method} ${c.req.path}.`,
+      remedy: 'Call the edge; its resources are in /openapi.json.',
+    });
+  });
+
+  app.get('/healthz', (c) => c.json({ status: 'ok', engine: engineName, sessions: sessions.size }));
+
+  app.put('/sessions/:id', async (c) => {
+    const { bytes } = await readBody(c.env.incoming);
+    const definition = parseDocument(sessionDefinitionSchema, parseJson(bytes));
+    return c.json(sessions.create(parseSessionId(c.req.param('id')), definition).describe(), 201);
+  });
+  app.get('/sessions/:id', (c) => c.json(sessions.get(parseSessionId(c.req.param('id'))).describe()));
+  app.delete('/sessions/:id', (c) => {
+    sessions.delete(parseSessionId(c.req.param('id')));
+    return c.body(null, 204);
+  });
+
+  app.put('/sessions/:id/steps/:n', async (c) => {
+    const session = sessions.get(parseSessionId(c.req.param('id')));
+    const n = parseStepNumber(c.req.param('n'));
+    const reply = await session.step(n, await readBody(c.env.incoming));
+    return c.body(reply, 200, { 'content-type': SAFETENSORS_CONTENT_TYPE });
+  });
+  app.get('/sessions/:id/steps/:n', (c) => {
+    const reply = sessions.get(parseSessionId(c.req.param('id'))).storedReply(parseStepNumber(c.req.param('n')));
+    return c.body(reply, 200, { 'content-type': SAFETENSORS_CONTENT_TYPE });
+  });
+
+  return app;
+}
+
+function parseJson(bytes: Uint8Array): unknown {
+  try {
+    return JSON.parse(new TextDecoder().decode(bytes));
+  } catch (cause) {
+    throw new ProblemError(
+      'malformed_json',
+      {
+        detail: cause instanceof Error ? cause.message : 'The body does not parse.',
+        remedy: 'Send one JSON document, encoded in UTF-8.',
+      },
+      { cause },
+    );
+  }
+}

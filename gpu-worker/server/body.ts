@@ -1,0 +1,53 @@
+/** Reads a request's body once, into memory of exactly its announced length, and digests it on the way. */
+import { createHash } from 'node:crypto';
+import type { IncomingMessage } from 'node:http';
+import { ProblemError } from '../../shared/errors.ts';
+import { LIMITS } from '../../shared/limits.ts';
+
+/**
+ * @throws ProblemError `length_required`, `body_too_large`, or `truncated_body` if the sender stops early
+ */
+export async function readBody(request: IncomingMessage): Promise<{ bytes: Uint8Array; digest: string }> {
+  const announced = request.headers['content-length'];
+  if (announced === undefined || !/^[0-9]+$/.test(announced)) {
+    throw new ProblemError('length_required', {
+      param: 'Content-Length',
+      detail: 'The request has no Content-Length.',
+      remedy: 'Send the body with its length, not in chunks.',
+    });
+  }
+  const length = Number(announced);
+  if (length > LIMITS.bodyBytes) {
+    throw new ProblemError('body_too_large', {
+      param: 'Content-Length',
+      detail: `The body has ${announced} bytes; at most ${String(LIMITS.bodyBytes)} are taken.`,
+      remedy: 'Send smaller batches.',
+    });
+  }
+  const bytes = new Uint8Array(length);
+  const hash = createHash('sha256');
+  let position = 0;
+  try {
+    for await (const chunk of request as AsyncIterable<Uint8Array>) {
+      bytes.set(chunk, position);
+      position += chunk.length;
+      hash.update(chunk);
+    }
+  } catch (cause) {
+    // The sender went away: an answer can reach nobody, but the request must end as any other.
+    throw truncated(position, length, cause);
+  }
+  if (position !== length) throw truncated(position, length, undefined);
+  return { bytes, digest: hash.digest('hex') };
+}
+
+function truncated(received: number, announced: number, cause: unknown): ProblemError {
+  return new ProblemError(
+    'truncated_body',
+    {
+      detail: `The body ended after ${String(received)} of ${String(announced)} bytes.`,
+      remedy: 'Send the same step again.',
+    },
+    { cause },
+  );
+}

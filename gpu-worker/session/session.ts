@@ -1,0 +1,191 @@
+/**
+ * One training session: its state, its sequence numbers and its last reply.
+ *
+ * A step is applied once: the sequence number says which step it is, the digest of its body whether it is the same one again.
+ */
+import { ProblemError } from '../../shared/errors.ts';
+import {
+  replyForm,
+  sessionNotFound,
+  type Session,
+  type SessionDefinition,
+  type SessionId,
+  type StepMetrics,
+} from '../../shared/session.ts';
+import type { ComputeQueue } from '../engine/queue.ts';
+import { INITIAL_STATE, type OptimizerState } from '../optimizer/state.ts';
+import { ddpStep, type StepReply } from '../optimizer/step.ts';
+import type { Engine, Tensor } from '../tensor/engine.ts';
+import { decodeStep, encodeReply, mean } from './codec.ts';
+
+/** The body of a step with its SHA-256, in hexadecimal. */
+export interface StepBody {
+  readonly bytes: Uint8Array;
+  readonly digest: string;
+}
+
+interface RetainedReply {
+  readonly step: number;
+  readonly digest: string;
+  readonly body: Uint8Array<ArrayBuffer>;
+}
+
+export interface SessionResources {
+  readonly engine: Engine;
+  readonly queue: ComputeQueue;
+  /** Milliseconds since the epoch. */
+  readonly now: () => number;
+}
+
+export class TrainingSession {
+  readonly id: SessionId;
+  readonly definition: SessionDefinition;
+  readonly #resources: SessionResources;
+  readonly #createdAt: number;
+  #lastUsed: number;
+  #state: OptimizerState = INITIAL_STATE;
+  #metrics: StepMetrics | null = null;
+  #lastReply: RetainedReply | null = null;
+  #closed = false;
+
+  constructor(id: SessionId, definition: SessionDefinition, resources: SessionResources) {
+    this.id = id;
+    this.definition = definition;
+    this.#resources = resources;
+    this.#createdAt = resources.now();
+    this.#lastUsed = this.#createdAt;
+  }
+
+  /** Marks the session as used, which puts off its expiry. */
+  touch(): void {
+    this.#lastUsed = this.#resources.now();
+  }
+
+  get expiresAt(): number {
+    return this.#lastUsed + this.definition.ttlSeconds * 1000;
+  }
+
+  describe(): Session {
+    return {
+      id: this.id,
+      ...this.definition,
+      nextStep: this.#state.step,
+      metrics: this.#metrics,
+      engine: this.#resources.engine.name,
+      createdAt: new Date(this.#createdAt).toISOString(),
+      expiresAt: new Date(this.expiresAt).toISOString(),
+    };
+  }
+
+  /**
+   * Applies step n, or answers it again if it was the last one applied.
+   *
+   * @returns the reply's safetensors body
+   * @throws ProblemError `step_out_of_order`, `reply_not_retained`, `step_conflict`, the codes of `decodeStep`,
+   *   `numerical_failure`, `queue_full`; the session is then as it was before
+   */
+  async step(n: number, body: StepBody): Promise<Uint8Array<ArrayBuffer>> {
+    // Checked twice: here, to refuse before the body waits in the queue, and in its turn, when earlier steps have been applied.
+    const retained = this.#answerFor(n, body.digest);
+    if (retained !== null) return retained;
+    const decoded = decodeStep(body.bytes, this.definition);
+    return this.#resources.queue.run(
+      this.id,
+      () => this.#answerFor(n, body.digest) ?? this.#apply(n, body.digest, decoded),
+    );
+  }
+
+  /** The stored reply of step n. */
+  storedReply(n: number): Uint8Array<ArrayBuffer> {
+    if (n >= this.#state.step) throw this.#outOfOrder(n);
+    if (this.#lastReply?.step !== n) throw notRetained(n);
+    return this.#lastReply.body;
+  }
+
+  /** Frees the session's memory. Steps that still wait are refused. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#lastReply = null;
+    this.#resources.engine.dispose(tensorsOf(this.#state));
+    this.#state = { ...INITIAL_STATE, step: this.#state.step };
+  }
+
+  /** The reply to give without computing, or null if step n is the next one. */
+  #answerFor(n: number, digest: string): Uint8Array<ArrayBuffer> | null {
+    if (this.#closed) throw sessionNotFound(this.id);
+    if (n === this.#state.step) return null;
+    if (n > this.#state.step) throw this.#outOfOrder(n);
+    if (this.#lastReply?.step !== n) throw notRetained(n);
+    if (this.#lastReply.digest !== digest) {
+      throw new ProblemError('step_conflict', {
+        param: 'n',
+        detail: `Step ${String(n)} was applied with another body; a step is never applied twice.`,
+        remedy: `Send new work as step ${String(this.#state.step)}; to repeat a step, send exactly the same bytes.`,
+      });
+    }
+    return this.#lastReply.body;
+  }
+
+  #apply(n: number, digest: string, decoded: ReturnType<typeof decodeStep>): Uint8Array<ArrayBuffer> {
+    const { engine } = this.#resources;
+    const { layers, optimizer } = this.definition;
+    const configuration = { layers, optimizer, reply: replyForm(this.definition) };
+    const { state, metrics, body } = engine.scope(() => {
+      const result = ddpStep(engine, configuration, this.#state, decoded.upload(engine));
+      const stepMetrics: StepMetrics = {
+        step: n,
+        batch: decoded.batch,
+        loss: decoded.loss,
+        terminalWeight: mean(engine.read(result.terminalWeights)),
+        refreshed: result.refreshed,
+        failedFactorizations: result.state.failedFactorizations,
+      };
+      return {
+        state: result.state,
+        metrics: stepMetrics,
+        body: encodeReply(engine, this.definition, result.reply satisfies StepReply, stepMetrics),
+      };
+    });
+    // Nothing below can fail: the step is applied and its reply kept, or neither.
+    const kept = tensorsOf(state);
+    engine.dispose([...tensorsOf(this.#state)].filter((tensor) => !kept.has(tensor)));
+    this.#state = state;
+    this.#metrics = metrics;
+    this.#lastReply = { step: n, digest, body };
+    this.touch();
+    return body;
+  }
+
+  #outOfOrder(n: number): ProblemError {
+    const expectedStep = this.#state.step;
+    return new ProblemError('step_out_of_order', {
+      param: 'n',
+      expectedStep,
+      detail: `Step ${String(n)} was sent; the session expects step ${String(expectedStep)}.`,
+      remedy: `Send step ${String(expectedStep)} next.`,
+    });
+  }
+}
+
+function tensorsOf(state: OptimizerState): Set<Tensor> {
+  const tensors = new Set<Tensor>();
+  for (const metric of state.metrics ?? []) {
+    switch (metric.kind) {
+      case 'identity':
+        break;
+      case 'kronecker':
+        tensors.add(metric.inputFactor).add(metric.outputFactor).add(metric.inputInverse).add(metric.outputInverse);
+        break;
+    }
+  }
+  return tensors;
+}
+
+function notRetained(n: number): ProblemError {
+  return new ProblemError('reply_not_retained', {
+    param: 'n',
+    detail: `Step ${String(n)} was applied, but only the reply of the last step is kept.`,
+    remedy: 'Go on with the session’s nextStep; GET the session to learn it.',
+  });
+}

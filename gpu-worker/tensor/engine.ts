@@ -1,0 +1,87 @@
+/**
+ * The seam to the tensor libraries. Everything above it computes with this interface alone; below it stand TensorFlow.js and a
+ * float64 reference.
+ *
+ * Matrices are row-major. Elementwise operations broadcast as in NumPy. No operation changes its arguments.
+ */
+
+declare const engineTensor: unique symbol;
+
+/** A tensor on the engine's device. Opaque: only the engine that made it can read it. */
+export interface Tensor {
+  readonly shape: readonly number[];
+  readonly [engineTensor]: true;
+}
+
+export type Operand = Tensor | number;
+
+export interface Product {
+  readonly transposeLeft?: boolean;
+  readonly transposeRight?: boolean;
+}
+
+export const ENGINE_NAMES = ['wasm', 'reference'] as const;
+export type EngineName = (typeof ENGINE_NAMES)[number];
+
+export interface Engine {
+  readonly name: EngineName;
+  readonly precision: 'float32' | 'float64';
+
+  /** Copies values to the device. */
+  tensor(values: ArrayLike<number>, shape: readonly number[]): Tensor;
+  /** Copies a tensor's values back. Waits for the device. */
+  read(tensor: Tensor): Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer>;
+
+  add(left: Operand, right: Operand): Tensor;
+  subtract(left: Operand, right: Operand): Tensor;
+  multiply(left: Operand, right: Operand): Tensor;
+  divide(left: Operand, right: Operand): Tensor;
+  minimum(left: Operand, right: Operand): Tensor;
+  maximum(left: Operand, right: Operand): Tensor;
+  sqrt(tensor: Tensor): Tensor;
+
+  /** left · right for matrices, either one transposed first. */
+  matMul(left: Tensor, right: Tensor, product?: Product): Tensor;
+  /** Sum over one axis, which disappears. */
+  sum(tensor: Tensor, axis: number): Tensor;
+  reshape(tensor: Tensor, shape: readonly number[]): Tensor;
+  /** [B, n] → [B, n + 1] with ones in the last column: the bias as one more input. */
+  appendOnes(matrix: Tensor): Tensor;
+  /** Rows [begin, begin + rows) of a matrix. */
+  rows(matrix: Tensor, begin: number, rows: number): Tensor;
+  /** The n×n matrix with the given n values on its diagonal. */
+  diagonal(values: Tensor): Tensor;
+  /** Sum of a square matrix's diagonal, a scalar. */
+  trace(matrix: Tensor): Tensor;
+
+  /** Lower Cholesky factor of a symmetric positive definite matrix; all NaN if the matrix is not. */
+  cholesky(matrix: Tensor): Tensor;
+  /** x with L Lᵀ x = b, for L [n, n] and b [n]. */
+  choleskySolve(factor: Tensor, rightHandSide: Tensor): Tensor;
+  /** Inverse of a symmetric positive definite matrix; all NaN if the matrix is not. */
+  inverseSpd(matrix: Tensor): Tensor;
+  /** Whether no element of any of the tensors is NaN or infinite. Waits for the device. */
+  allFinite(tensors: readonly Tensor[]): boolean;
+
+  /** Runs a computation and frees every tensor it made, except those reachable from its result (objects, arrays, maps). */
+  scope<Result>(compute: () => Result): Result;
+  /** Frees tensors; each may be named more than once. */
+  dispose(tensors: Iterable<Tensor>): void;
+  /** Tensors alive on the device: for accounting and leak checks. */
+  readonly liveTensors: number;
+}
+
+/** Every tensor reachable from a value through objects, arrays and maps. */
+export function tensorsIn(
+  value: unknown,
+  isTensor: (value: object) => value is Tensor,
+  found = new Set<Tensor>(),
+): Set<Tensor> {
+  if (typeof value !== 'object' || value === null || ArrayBuffer.isView(value)) return found;
+  if (isTensor(value)) found.add(value);
+  else {
+    const children: Iterable<unknown> = value instanceof Map ? value.values() : Object.values(value);
+    for (const child of children) tensorsIn(child, isTensor, found);
+  }
+  return found;
+}

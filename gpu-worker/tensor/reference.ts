@@ -1,0 +1,188 @@
+/**
+ * The reference engine: float64 on the host, in plain loops. Slow and exact; it shows what the float32 engines round, and lets
+ * the dense oracle judge the step to 1e-10.
+ */
+import { tensorsIn, type Engine, type Operand, type Tensor } from './engine.ts';
+import { hostLinearAlgebra } from './host-linear-algebra.ts';
+
+class ReferenceTensor {
+  readonly shape: readonly number[];
+  readonly values: Float64Array<ArrayBuffer>;
+
+  constructor(shape: readonly number[], values: Float64Array<ArrayBuffer>) {
+    const size = shape.reduce((product, length) => product * length, 1);
+    if (values.length !== size)
+      throw new RangeError(`shape [${shape.join(', ')}] does not hold ${String(values.length)} values`);
+    this.shape = shape;
+    this.values = values;
+  }
+}
+
+const isTensor = (value: object): value is Tensor => value instanceof ReferenceTensor;
+
+function own(tensor: Tensor): ReferenceTensor {
+  if (!(tensor instanceof ReferenceTensor)) throw new TypeError('a tensor of another engine');
+  return tensor;
+}
+
+function operand(value: Operand): ReferenceTensor {
+  return typeof value === 'number' ? new ReferenceTensor([], Float64Array.of(value)) : own(value);
+}
+
+/** Row-major strides of a shape seen as `target`, 0 along broadcast axes. */
+function broadcastStrides(shape: readonly number[], target: readonly number[]): number[] {
+  const strides = new Array<number>(target.length).fill(0);
+  let stride = 1;
+  for (let axis = shape.length - 1; axis >= 0; axis--) {
+    const size = shape[axis] ?? 1;
+    const into = target.length - shape.length + axis;
+    if (size !== 1) {
+      if (size !== target[into])
+        throw new RangeError(`[${shape.join(', ')}] does not broadcast to [${target.join(', ')}]`);
+      strides[into] = stride;
+    }
+    stride *= size;
+  }
+  return strides;
+}
+
+export function createReferenceEngine(): Engine {
+  const live = new Set<Tensor>();
+
+  function make(shape: readonly number[], values: Float64Array<ArrayBuffer>): Tensor {
+    const tensor = new ReferenceTensor(shape, values) as unknown as Tensor;
+    live.add(tensor);
+    return tensor;
+  }
+
+  function elementwise(left: Operand, right: Operand, apply: (a: number, b: number) => number): Tensor {
+    const a = operand(left);
+    const b = operand(right);
+    const rank = Math.max(a.shape.length, b.shape.length);
+    const shape = Array.from({ length: rank }, (_, axis) =>
+      Math.max(a.shape[axis - rank + a.shape.length] ?? 1, b.shape[axis - rank + b.shape.length] ?? 1),
+    );
+    const aStrides = broadcastStrides(a.shape, shape);
+    const bStrides = broadcastStrides(b.shape, shape);
+    const values = new Float64Array(shape.reduce((product, size) => product * size, 1));
+    for (let index = 0; index < values.length; index++) {
+      let rest = index;
+      let aIndex = 0;
+      let bIndex = 0;
+      for (let axis = rank - 1; axis >= 0; axis--) {
+        const size = shape[axis] ?? 1;
+        const position = rest % size;
+        rest = (rest - position) / size;
+        aIndex += position * (aStrides[axis] ?? 0);
+        bIndex += position * (bStrides[axis] ?? 0);
+      }
+      values[index] = apply(a.values[aIndex] ?? Number.NaN, b.values[bIndex] ?? Number.NaN);
+    }
+    return make(shape, values);
+  }
+
+  function matrix(tensor: Tensor): { rows: number; columns: number; values: Float64Array } {
+    const { shape, values } = own(tensor);
+    const [rows, columns] = shape;
+    if (rows === undefined || columns === undefined || shape.length !== 2) {
+      throw new RangeError(`expected a matrix, got [${shape.join(', ')}]`);
+    }
+    return { rows, columns, values };
+  }
+
+  const transfer: Pick<Engine, 'tensor' | 'read'> = {
+    tensor: (values, shape) => make([...shape], Float64Array.from(values)),
+    read: (tensor) => own(tensor).values.slice(),
+  };
+
+  return {
+    name: 'reference',
+    precision: 'float64',
+    ...transfer,
+    add: (left, right) => elementwise(left, right, (a, b) => a + b),
+    subtract: (left, right) => elementwise(left, right, (a, b) => a - b),
+    multiply: (left, right) => elementwise(left, right, (a, b) => a * b),
+    divide: (left, right) => elementwise(left, right, (a, b) => a / b),
+    minimum: (left, right) => elementwise(left, right, Math.min),
+    maximum: (left, right) => elementwise(left, right, Math.max),
+    sqrt: (tensor) => make(tensor.shape, own(tensor).values.map(Math.sqrt)),
+    matMul(left, right, { transposeLeft = false, transposeRight = false } = {}) {
+      const a = matrix(left);
+      const b = matrix(right);
+      const rows = transposeLeft ? a.columns : a.rows;
+      const inner = transposeLeft ? a.rows : a.columns;
+      const columns = transposeRight ? b.rows : b.columns;
+      if (inner !== (transposeRight ? b.columns : b.rows)) {
+        throw new RangeError(`cannot multiply [${left.shape.join(', ')}] and [${right.shape.join(', ')}]`);
+      }
+      const values = new Float64Array(rows * columns);
+      for (let i = 0; i < rows; i++) {
+        for (let j = 0; j < columns; j++) {
+          let sum = 0;
+          for (let k = 0; k < inner; k++) {
+            const aValue = a.values[transposeLeft ? k * a.columns + i : i * a.columns + k] ?? Number.NaN;
+            const bValue = b.values[transposeRight ? j * b.columns + k : k * b.columns + j] ?? Number.NaN;
+            sum += aValue * bValue;
+          }
+          values[i * columns + j] = sum;
+        }
+      }
+      return make([rows, columns], values);
+    },
+    sum(tensor, axis) {
+      const { shape, values } = own(tensor);
+      const length = shape[axis];
+      if (length === undefined) throw new RangeError(`[${shape.join(', ')}] has no axis ${String(axis)}`);
+      const inner = shape.slice(axis + 1).reduce((product, size) => product * size, 1);
+      const outer = shape.slice(0, axis).reduce((product, size) => product * size, 1);
+      const result = new Float64Array(outer * inner);
+      values.forEach((value, index) => {
+        const target = Math.floor(index / (length * inner)) * inner + (index % inner);
+        result[target] = (result[target] ?? 0) + value;
+      });
+      return make(shape.toSpliced(axis, 1), result);
+    },
+    reshape: (tensor, shape) => make([...shape], own(tensor).values.slice()),
+    appendOnes(tensor) {
+      const { rows, columns, values } = matrix(tensor);
+      const result = new Float64Array(rows * (columns + 1)).fill(1);
+      for (let i = 0; i < rows; i++) result.set(values.subarray(i * columns, (i + 1) * columns), i * (columns + 1));
+      return make([rows, columns + 1], result);
+    },
+    rows(tensor, begin, count) {
+      const { columns, values } = matrix(tensor);
+      return make([count, columns], values.slice(begin * columns, (begin + count) * columns));
+    },
+    diagonal(tensor) {
+      const { values } = own(tensor);
+      const n = values.length;
+      const result = new Float64Array(n * n);
+      values.forEach((value, i) => (result[i * n + i] = value));
+      return make([n, n], result);
+    },
+    trace(tensor) {
+      const { rows, columns, values } = matrix(tensor);
+      let sum = 0;
+      for (let i = 0; i < Math.min(rows, columns); i++) sum += values[i * columns + i] ?? Number.NaN;
+      return make([], Float64Array.of(sum));
+    },
+    ...hostLinearAlgebra(transfer),
+    allFinite: (tensors) => tensors.every((tensor) => own(tensor).values.every(Number.isFinite)),
+    scope(compute) {
+      const before = new Set(live);
+      try {
+        const result = compute();
+        for (const tensor of tensorsIn(result, isTensor)) before.add(tensor);
+        return result;
+      } finally {
+        for (const tensor of live) if (!before.has(tensor)) live.delete(tensor);
+      }
+    },
+    dispose(tensors) {
+      for (const tensor of tensors) live.delete(tensor);
+    },
+    get liveTensors() {
+      return live.size;
+    },
+  };
+}

@@ -1,0 +1,121 @@
+/**
+ * Errors of the service as RFC 9457 problem documents.
+ *
+ * Every error that can reach a client has one entry in {@link PROBLEMS}; its code is stable, its texts may improve.
+ */
+import * as z from 'zod';
+
+interface ProblemKind {
+  readonly status: 400 | 404 | 405 | 410 | 411 | 412 | 413 | 415 | 422 | 429 | 500 | 502 | 503;
+  readonly title: string;
+  /** Whether the same request may succeed later without a change. */
+  readonly retryable: boolean;
+}
+
+export const PROBLEMS = {
+  malformed_json: { status: 400, title: 'The body is not JSON', retryable: false },
+  truncated_body: { status: 400, title: 'The body is shorter than announced', retryable: true },
+  route_not_found: { status: 404, title: 'No such resource', retryable: false },
+  session_not_found: { status: 404, title: 'No such session', retryable: false },
+  method_not_allowed: { status: 405, title: 'This resource has no such method', retryable: false },
+  reply_not_retained: { status: 410, title: 'The reply of this step is no longer kept', retryable: false },
+  length_required: { status: 411, title: 'The length of the body is missing', retryable: false },
+  step_out_of_order: { status: 412, title: 'The step is not the next one', retryable: false },
+  body_too_large: { status: 413, title: 'The body is too large', retryable: false },
+  unsupported_media_type: { status: 415, title: 'The body has the wrong content type', retryable: false },
+  invalid_parameter: { status: 422, title: 'A parameter is out of its range', retryable: false },
+  invalid_header: { status: 422, title: 'The safetensors header is invalid', retryable: false },
+  length_mismatch: { status: 422, title: 'The header and the length of the body disagree', retryable: false },
+  unknown_tensor: { status: 422, title: 'A tensor has a name the session does not know', retryable: false },
+  missing_tensor: { status: 422, title: 'A tensor is missing', retryable: false },
+  dtype_unsupported: { status: 422, title: 'A tensor has an element type the step does not take', retryable: false },
+  shape_mismatch: { status: 422, title: 'A tensor has the wrong shape', retryable: false },
+  non_finite_value: { status: 422, title: 'A tensor contains NaN or infinity', retryable: false },
+  step_conflict: { status: 422, title: 'This step was applied with another body', retryable: false },
+  numerical_failure: { status: 422, title: 'The step cannot be computed in floating point', retryable: false },
+  session_exists: { status: 422, title: 'The session exists with another definition', retryable: false },
+  session_limit_reached: { status: 503, title: 'The worker holds as many sessions as it can', retryable: true },
+  queue_full: { status: 429, title: 'Too many steps are waiting', retryable: true },
+  worker_unavailable: { status: 503, title: 'The worker does not answer', retryable: true },
+  worker_protocol: { status: 502, title: 'The worker answered something unexpected', retryable: false },
+  internal: { status: 500, title: 'The service failed', retryable: false },
+} as const satisfies Record<string, ProblemKind>;
+
+export type ProblemCode = keyof typeof PROBLEMS;
+
+const PROBLEM_CODES = Object.keys(PROBLEMS) as [ProblemCode, ...ProblemCode[]];
+
+export const problemSchema = z
+  .object({
+    type: z
+      .string()
+      .meta({ description: 'A URI reference that names the kind of problem', example: '/problems/shape_mismatch' }),
+    title: z.string().meta({ description: 'The kind of problem in words' }),
+    status: z.int().meta({ description: 'The HTTP status' }),
+    detail: z.string().meta({ description: 'What is wrong in this request: field, value, and what was expected' }),
+    remedy: z.string().meta({ description: 'What to do about it' }),
+    code: z.enum(PROBLEM_CODES).meta({ description: 'Stable, for programs' }),
+    param: z.string().optional().meta({ description: 'The field or tensor at fault', example: 'layers.fc1.input' }),
+    retryable: z.boolean().meta({ description: 'Whether the same request may succeed later' }),
+    request_id: z.string().meta({ description: 'Quote this when you report the problem' }),
+    expectedStep: z.int().optional().meta({ description: 'With step_out_of_order: the step the session expects next' }),
+  })
+  .meta({ id: 'Problem', description: 'RFC 9457 problem document' });
+
+export type Problem = z.infer<typeof problemSchema>;
+
+export interface ProblemDetails {
+  /** What is wrong in this request: names the field, its value and what was expected. */
+  readonly detail: string;
+  /** What the caller can do about it, in words. */
+  readonly remedy: string;
+  /** The field or tensor at fault. */
+  readonly param?: string;
+  /** With `step_out_of_order`: the step the session expects next. */
+  readonly expectedStep?: number;
+}
+
+/** An error with a meaning for the client. Everything else that is thrown is a defect and becomes `internal`. */
+export class ProblemError extends Error {
+  override readonly name = 'ProblemError';
+  readonly code: ProblemCode;
+  readonly details: ProblemDetails;
+
+  constructor(code: ProblemCode, details: ProblemDetails, options?: ErrorOptions) {
+    super(`${code}: ${details.detail}`, options);
+    this.code = code;
+    this.details = details;
+  }
+
+  get status(): ProblemKind['status'] {
+    return PROBLEMS[this.code].status;
+  }
+
+  get retryable(): boolean {
+    return PROBLEMS[this.code].retryable;
+  }
+
+  toProblem(requestId: string): Problem {
+    const { title, status, retryable } = PROBLEMS[this.code];
+    return {
+      type: `/problems/${this.code}`,
+      title,
+      status,
+      code: this.code,
+      ...this.details,
+      retryable,
+      request_id: requestId,
+    };
+  }
+}
+
+/** The problem that stands for a defect of the service: its cause is logged, not shown. */
+export function internalProblem(cause: unknown): ProblemError {
+  return new ProblemError(
+    'internal',
+    { detail: 'The service failed while it answered this request.', remedy: 'Report it with the request id.' },
+    { cause },
+  );
+}
+
+export const PROBLEM_CONTENT_TYPE = 'application/problem+json';

@@ -1,0 +1,286 @@
+/**
+ * The safetensors format: 8 bytes little-endian header length N, N bytes of JSON, then the tensors' bytes without gap or overlap.
+ * https://github.com/huggingface/safetensors#format
+ *
+ * The reader checks a header against the announced length of the whole body, without the body: the edge needs no more than
+ * the first bytes of a stream to accept or refuse it.
+ */
+import { LIMITS } from './limits.ts';
+import { ProblemError, type ProblemCode } from './errors.ts';
+
+export const SAFETENSORS_CONTENT_TYPE = 'application/vnd.safetensors';
+
+/** Bytes before the JSON header. */
+export const LENGTH_PREFIX_BYTES = 8;
+
+const ELEMENT_BYTES = {
+  F64: 8,
+  F32: 4,
+  F16: 2,
+  BF16: 2,
+  I64: 8,
+  I32: 4,
+  I16: 2,
+  I8: 1,
+  U8: 1,
+  BOOL: 1,
+} as const;
+
+export type Dtype = keyof typeof ELEMENT_BYTES;
+
+/** One tensor of a body: its bytes lie at [begin, end) of the data section. */
+export interface TensorEntry {
+  readonly name: string;
+  readonly dtype: Dtype;
+  readonly shape: readonly number[];
+  readonly begin: number;
+  readonly end: number;
+}
+
+export interface SafetensorsHeader {
+  /** In the order of their bytes. */
+  readonly entries: readonly TensorEntry[];
+  readonly metadata: Readonly<Record<string, string>>;
+  /** Offset of the data section in the body. */
+  readonly dataStart: number;
+}
+
+/** Floating-point numbers of the wire, row-major. */
+export type TensorValues = Float32Array | Float64Array;
+
+export interface NamedTensor {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly values: TensorValues;
+}
+
+function reject(code: ProblemCode, detail: string, remedy: string, param?: string): never {
+  throw new ProblemError(code, { detail, remedy, ...(param === undefined ? {} : { param }) });
+}
+
+const WRITE_AGAIN = 'Write the body with a safetensors library; see /docs for the tensors of a step.';
+
+/**
+ * Length in bytes of the JSON header, from the first 8 bytes of a body.
+ *
+ * @throws ProblemError `length_mismatch` if the body is too short for its header; `invalid_header` if the header is empty or
+ *   longer than the limit
+ */
+export function readHeaderLength(prefix: Uint8Array, bodyLength: number): number {
+  if (bodyLength < LENGTH_PREFIX_BYTES || prefix.length < LENGTH_PREFIX_BYTES) {
+    reject(
+      'length_mismatch',
+      `The body has ${String(bodyLength)} bytes; a safetensors body has at least ${String(LENGTH_PREFIX_BYTES)}.`,
+      WRITE_AGAIN,
+    );
+  }
+  const view = new DataView(prefix.buffer, prefix.byteOffset, LENGTH_PREFIX_BYTES);
+  const length = view.getBigUint64(0, true);
+  if (length < 2n || length > BigInt(LIMITS.headerBytes)) {
+    reject(
+      'invalid_header',
+      `The first 8 bytes announce a header of ${String(length)} bytes; the range is 2 to ${String(LIMITS.headerBytes)}.`,
+      WRITE_AGAIN,
+    );
+  }
+  if (BigInt(bodyLength) < BigInt(LENGTH_PREFIX_BYTES) + length) {
+    reject(
+      'length_mismatch',
+      `The body has ${String(bodyLength)} bytes, its header alone has ${String(length)}.`,
+      'Send the whole body and its true Content-Length.',
+    );
+  }
+  return Number(length);
+}
+
+/**
+ * Parses and checks a header against the announced length of the whole body.
+ *
+ * @param json the header's bytes, without the length prefix
+ * @param bodyLength bytes of the whole body: prefix, header and data
+ * @throws ProblemError `invalid_header` names the entry at fault; `length_mismatch` if the data section has another length than
+ *   the header announces
+ */
+export function parseHeader(json: Uint8Array, bodyLength: number): SafetensorsHeader {
+  const document = parseObject(json);
+  const entries: TensorEntry[] = [];
+  let metadata: Record<string, string> = {};
+  for (const [name, value] of Object.entries(document)) {
+    if (name === '__metadata__') metadata = parseMetadata(value);
+    else entries.push(parseEntry(name, value));
+  }
+  entries.sort((a, b) => a.begin - b.begin || a.end - b.end);
+  let offset = 0;
+  for (const { name, begin, end } of entries) {
+    if (begin !== offset) {
+      const fault = begin > offset ? 'a gap' : 'an overlap';
+      reject(
+        'invalid_header',
+        `${name}: data_offsets [${String(begin)}, ${String(end)}] leave ${fault}; the tensor before it ends at ${String(offset)}.`,
+        'Lay the tensors out one after the other, the first at 0.',
+        name,
+      );
+    }
+    offset = end;
+  }
+  const dataStart = LENGTH_PREFIX_BYTES + json.length;
+  if (dataStart + offset !== bodyLength) {
+    reject(
+      'length_mismatch',
+      `The header announces ${String(offset)} bytes of tensors; the body has ${String(bodyLength - dataStart)} after the header.`,
+      'Send every tensor whole, nothing behind the last one, and the true Content-Length.',
+    );
+  }
+  return { entries, metadata, dataStart };
+}
+
+function parseObject(json: Uint8Array): Record<string, unknown> {
+  let document: unknown;
+  try {
+    document = JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(json));
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : 'unreadable';
+    reject('invalid_header', `The header is not a JSON object: ${reason}.`, WRITE_AGAIN);
+  }
+  if (!isRecord(document)) reject('invalid_header', 'The header is not a JSON object.', WRITE_AGAIN);
+  return document;
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function parseMetadata(value: unknown): Record<string, string> {
+  const metadata: Record<string, string> = {};
+  if (!isRecord(value))
+    reject('invalid_header', '__metadata__ is not an object of strings.', WRITE_AGAIN, '__metadata__');
+  for (const [key, text] of Object.entries(value)) {
+    if (typeof text !== 'string') {
+      reject('invalid_header', `__metadata__.${key} is not a string.`, WRITE_AGAIN, '__metadata__');
+    }
+    metadata[key] = text;
+  }
+  return metadata;
+}
+
+function isSize(value: unknown): value is number {
+  return typeof value === 'number' && Number.isSafeInteger(value) && value >= 0;
+}
+
+function isDtype(value: unknown): value is Dtype {
+  return typeof value === 'string' && Object.hasOwn(ELEMENT_BYTES, value);
+}
+
+function parseEntry(name: string, value: unknown): TensorEntry {
+  if (!isRecord(value)) reject('invalid_header', `${name}: the entry is not an object.`, WRITE_AGAIN, name);
+  const { dtype, shape, data_offsets: offsets } = value as { dtype?: unknown; shape?: unknown; data_offsets?: unknown };
+  if (!isDtype(dtype)) {
+    const known = Object.keys(ELEMENT_BYTES).join(', ');
+    reject('invalid_header', `${name}: dtype ${JSON.stringify(dtype)} is not one of ${known}.`, WRITE_AGAIN, name);
+  }
+  if (!Array.isArray(shape) || !shape.every(isSize)) {
+    reject('invalid_header', `${name}: shape ${JSON.stringify(shape)} is not a list of sizes.`, WRITE_AGAIN, name);
+  }
+  const [begin, end, ...more] = Array.isArray(offsets) ? (offsets as unknown[]) : [];
+  if (!isSize(begin) || !isSize(end) || begin > end || more.length > 0) {
+    reject(
+      'invalid_header',
+      `${name}: data_offsets ${JSON.stringify(offsets)} are not [begin, end] with 0 ≤ begin ≤ end.`,
+      WRITE_AGAIN,
+      name,
+    );
+  }
+  const bytes = elementCount(shape) * ELEMENT_BYTES[dtype];
+  if (bytes !== end - begin) {
+    reject(
+      'invalid_header',
+      `${name}: ${dtype} ${formatShape(shape)} takes ${String(bytes)} bytes; data_offsets give it ${String(end - begin)}.`,
+      'Make data_offsets match dtype and shape.',
+      name,
+    );
+  }
+  return { name, dtype, shape, begin, end };
+}
+
+/** Number of elements of a shape; 1 for a scalar's empty shape. */
+export function elementCount(shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1);
+}
+
+/** A shape as texts show it: [128, 64]. */
+export function formatShape(shape: readonly (number | string)[]): string {
+  return `[${shape.join(', ')}]`;
+}
+
+/** Parses and checks a whole body. See {@link readHeaderLength} and {@link parseHeader} for the errors. */
+export function readHeader(body: Uint8Array): SafetensorsHeader {
+  const length = readHeaderLength(body, body.length);
+  return parseHeader(body.subarray(LENGTH_PREFIX_BYTES, LENGTH_PREFIX_BYTES + length), body.length);
+}
+
+/**
+ * The values of an F32 or F64 tensor.
+ *
+ * @param body the whole body that `header` was read from
+ * @returns a view of the body where alignment allows it, else a copy
+ * @throws ProblemError `dtype_unsupported`
+ */
+export function readValues(body: Uint8Array, header: SafetensorsHeader, entry: TensorEntry): TensorValues {
+  const start = body.byteOffset + header.dataStart + entry.begin;
+  const length = entry.end - entry.begin;
+  const aligned = (alignment: number): { buffer: ArrayBufferLike; start: number } =>
+    start % alignment === 0
+      ? { buffer: body.buffer, start }
+      : { buffer: body.slice(header.dataStart + entry.begin, header.dataStart + entry.end).buffer, start: 0 };
+  switch (entry.dtype) {
+    case 'F32': {
+      const source = aligned(4);
+      return new Float32Array(source.buffer, source.start, length / 4);
+    }
+    case 'F64': {
+      const source = aligned(8);
+      return new Float64Array(source.buffer, source.start, length / 8);
+    }
+    default:
+      return reject(
+        'dtype_unsupported',
+        `${entry.name} has dtype ${entry.dtype}; F32 or F64 was expected.`,
+        'Convert the tensor to F32.',
+        entry.name,
+      );
+  }
+}
+
+/**
+ * Writes a body. Float32Array becomes F32, Float64Array F64; the data section starts at a multiple of 8 bytes.
+ */
+export function encode(
+  tensors: readonly NamedTensor[],
+  metadata: Readonly<Record<string, string>> = {},
+): Uint8Array<ArrayBuffer> {
+  const header: Record<string, unknown> = {};
+  if (Object.keys(metadata).length > 0) header['__metadata__'] = metadata;
+  let offset = 0;
+  // Wide elements first, so that every tensor is aligned to its element.
+  const ordered = tensors.toSorted((a, b) => b.values.BYTES_PER_ELEMENT - a.values.BYTES_PER_ELEMENT);
+  for (const { name, shape, values } of ordered) {
+    if (elementCount(shape) !== values.length) {
+      throw new RangeError(`${name}: shape ${formatShape(shape)} does not hold ${String(values.length)} values`);
+    }
+    const end = offset + values.byteLength;
+    header[name] = { dtype: values instanceof Float64Array ? 'F64' : 'F32', shape, data_offsets: [offset, end] };
+    offset = end;
+  }
+  const json = new TextEncoder().encode(JSON.stringify(header));
+  const padded = Math.ceil(json.length / 8) * 8;
+  const body = new Uint8Array(LENGTH_PREFIX_BYTES + padded + offset);
+  new DataView(body.buffer).setBigUint64(0, BigInt(padded), true);
+  body.set(json, LENGTH_PREFIX_BYTES);
+  body.fill(0x20, LENGTH_PREFIX_BYTES + json.length, LENGTH_PREFIX_BYTES + padded);
+  let position = LENGTH_PREFIX_BYTES + padded;
+  for (const { values } of ordered) {
+    body.set(new Uint8Array(values.buffer, values.byteOffset, values.byteLength), position);
+    position += values.byteLength;
+  }
+  return body;
+}

@@ -1,0 +1,43 @@
+/** Turns a failed schema check into a problem that names the field, the value and what to do. */
+import type * as z from 'zod';
+import { ProblemError } from './errors.ts';
+
+/**
+ * @param error what zod found; its first issue is reported
+ * @param input the document that was checked, for the value at fault
+ */
+export function invalidParameter(error: z.ZodError, input: unknown): ProblemError {
+  const issue = error.issues[0];
+  if (issue === undefined) throw new TypeError('a zod error without an issue');
+  const path = issue.code === 'unrecognized_keys' ? [...issue.path, ...issue.keys.slice(0, 1)] : issue.path;
+  const param = path
+    .map((key, index) => (typeof key === 'number' ? `[${String(key)}]` : `${index > 0 ? '.' : ''}${String(key)}`))
+    .join('');
+  const value = JSON.stringify(valueAt(input, path));
+  const shown = value === undefined ? 'missing' : value.length > 100 ? `${value.slice(0, 100)}…` : value;
+  return new ProblemError('invalid_parameter', {
+    ...(param === '' ? {} : { param }),
+    detail: `${param === '' ? 'The document' : param} is ${shown}: ${issue.message}.`,
+    remedy: 'Correct the field; /openapi.json states every field with its range and default.',
+  });
+}
+
+function valueAt(input: unknown, path: readonly PropertyKey[]): unknown {
+  let value = input;
+  for (const key of path) {
+    if (typeof value !== 'object' || value === null) return undefined;
+    value = (value as Record<PropertyKey, unknown>)[key];
+  }
+  return value;
+}
+
+/**
+ * Parses a document with a schema.
+ *
+ * @throws ProblemError `invalid_parameter`
+ */
+export function parseDocument<Schema extends z.ZodType>(schema: Schema, input: unknown): z.output<Schema> {
+  const result = schema.safeParse(input);
+  if (!result.success) throw invalidParameter(result.error, input);
+  return result.data;
+}
