@@ -11,6 +11,7 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { getRequestListener } from '@hono/node-server';
 import * as z from 'zod';
+import type { WorkerReady } from '../shared/worker-process.ts';
 import { ComputeQueue } from './engine/queue.ts';
 import { createWorkerApp } from './server/app.ts';
 import { SessionRegistry } from './session/registry.ts';
@@ -26,13 +27,6 @@ const environmentSchema = z.object({
   DDPNOPT_WORKER_PORT: z.coerce.number().int().min(0).max(65_535).default(8788),
   DDPNOPT_MAX_SESSIONS: z.coerce.number().int().min(1).default(64),
 });
-
-/** What the process tells whoever started it, through the channel of child_process.fork and on standard output. */
-export interface WorkerReady {
-  readonly event: 'ready';
-  readonly url: string;
-  readonly engine: string;
-}
 
 const environment = environmentSchema.safeParse(process.env);
 if (!environment.success) {

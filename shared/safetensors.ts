@@ -203,7 +203,7 @@ function parseEntry(name: string, value: unknown): TensorEntry {
 }
 
 /** Number of elements of a shape; 1 for a scalar's empty shape. */
-export function elementCount(shape: readonly number[]): number {
+function elementCount(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1);
 }
 

@@ -180,7 +180,7 @@ export function replyForm(definition: Pick<SessionDefinition, 'reply' | 'optimiz
   return definition.optimizer.coupling === 'feedback' ? 'policy' : 'update';
 }
 
-export const sessionIdSchema = z
+const sessionIdSchema = z
   .string()
   .regex(/^ses_[0-9a-f]{32}$/)
   .brand('SessionId')

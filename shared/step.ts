@@ -38,7 +38,7 @@ interface ExpectedTensor {
 }
 
 /** The tensors a step of this session must carry, no more and no fewer. */
-export function expectedTensors(layers: readonly Layer[]): readonly ExpectedTensor[] {
+function expectedTensors(layers: readonly Layer[]): readonly ExpectedTensor[] {
   return [
     { name: TENSOR.losses, shape: ['B'] },
     ...layers.flatMap(({ name, inputs, outputs }): ExpectedTensor[] => [

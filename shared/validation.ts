@@ -13,8 +13,9 @@ export function invalidParameter(error: z.ZodError, input: unknown): ProblemErro
   const param = path
     .map((key, index) => (typeof key === 'number' ? `[${String(key)}]` : `${index > 0 ? '.' : ''}${String(key)}`))
     .join('');
-  const value = JSON.stringify(valueAt(input, path));
-  const shown = value === undefined ? 'missing' : value.length > 100 ? `${value.slice(0, 100)}…` : value;
+  const value = valueAt(input, path);
+  const text = value === undefined ? 'missing' : JSON.stringify(value);
+  const shown = text.length > 100 ? `${text.slice(0, 100)}…` : text;
   return new ProblemError('invalid_parameter', {
     ...(param === '' ? {} : { param }),
     detail: `${param === '' ? 'The document' : param} is ${shown}: ${issue.message}.`,

@@ -10,7 +10,7 @@ export interface MiniBatch {
 }
 
 /** The samples at the given indices. */
-export function select(data: LabelledData, indices: Uint32Array): LabelledData {
+function select(data: LabelledData, indices: Uint32Array): LabelledData {
   const { features, classes } = data;
   const inputs = new Float32Array(indices.length * features);
   const labels = new Uint8Array(indices.length);

@@ -15,7 +15,7 @@ export interface DenseParameters {
 }
 
 /** What a forward pass leaves behind, per layer: its input x_t [B, n] and its pre-activation [B, c]. */
-export interface LayerTrace {
+interface LayerTrace {
   readonly input: Float32Array;
   readonly preActivation: Float32Array;
 }

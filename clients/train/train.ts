@@ -24,7 +24,7 @@ export interface EpochReport {
   readonly testAccuracy: number;
 }
 
-export interface StepProgress {
+interface StepProgress {
   /** Steps taken, over all epochs. */
   readonly step: number;
   readonly steps: number;
@@ -47,26 +47,30 @@ export async function trainWithService(
   observer: TrainingObserver = {},
   signal?: AbortSignal,
 ): Promise<EpochReport[]> {
-  return run(network, task, observer, async (batch) => {
+  return run(network, task, observer, signal, async (batch) => {
     const { lossBefore, bytesSent, bytesReceived } = await serviceStep(network, batch, session, signal);
     return { loss: lossBefore, bytes: bytesSent + bytesReceived };
   });
 }
 
-/** Trains with a local optimizer. */
+/** Trains with a local optimizer. Stops with the signal's reason when it is aborted. */
 export async function trainLocally(
   network: MultilayerPerceptron,
   task: TrainingTask,
   optimizer: LocalOptimizer,
   observer: TrainingObserver = {},
+  signal?: AbortSignal,
 ): Promise<EpochReport[]> {
-  return run(network, task, observer, (batch) => Promise.resolve({ loss: optimizer.step(network, batch), bytes: 0 }));
+  return run(network, task, observer, signal, (batch) =>
+    Promise.resolve({ loss: optimizer.step(network, batch), bytes: 0 }),
+  );
 }
 
 async function run(
   network: MultilayerPerceptron,
   { train, test, batchSize, epochs, seed }: TrainingTask,
   { onStep, onEpoch }: TrainingObserver,
+  signal: AbortSignal | undefined,
   takeStep: (batch: MiniBatch) => Promise<{ loss: number; bytes: number }>,
 ): Promise<EpochReport[]> {
   const random = seededRandom(seed);
@@ -75,6 +79,7 @@ async function run(
   let step = 0;
   for (let epoch = 1; epoch <= epochs; epoch++) {
     for (const batch of miniBatches(train, batchSize, random)) {
+      signal?.throwIfAborted();
       const { loss, bytes } = await takeStep(batch);
       step++;
       onStep?.({ step, steps, loss, bytes });
@@ -82,6 +87,8 @@ async function run(
     const report = { epoch, trainLoss: network.evaluate(train).loss, testAccuracy: network.evaluate(test).accuracy };
     reports.push(report);
     onEpoch?.(report);
+    // Local steps never leave the thread: let it answer signals and draw.
+    await new Promise((resolve) => setTimeout(resolve));
   }
   return reports;
 }

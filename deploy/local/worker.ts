@@ -1,7 +1,7 @@
 /** The worker as a child process. */
 import { fork, type ChildProcess } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import type { WorkerReady } from '../../gpu-worker/index.ts';
+import { workerReadySchema, type WorkerReady } from '../../shared/worker-process.ts';
 
 const ENTRY = fileURLToPath(new URL('../../gpu-worker/index.ts', import.meta.url));
 const STOP_MILLISECONDS = 5_000;
@@ -52,7 +52,7 @@ export async function startWorker({ port, engine, maximumSessions }: WorkerOptio
   });
   const ready = new Promise<WorkerReady>((resolve) => {
     child.once('message', (message) => {
-      resolve(message as WorkerReady);
+      resolve(workerReadySchema.parse(message));
     });
   });
   const first = await Promise.race([ready, ended]);

@@ -18,7 +18,7 @@ export class StepBody {
 
   /** @param length the announced length of the whole body */
   constructor(stream: ReadableStream<Uint8Array> | null, length: number) {
-    this.#stream = stream ?? new Blob([]).stream();
+    this.#stream = stream ?? emptyStream();
     this.#length = length;
   }
 
@@ -75,6 +75,14 @@ export class StepBody {
     writer.releaseLock();
     await this.#stream.pipeTo(writable);
   }
+}
+
+function emptyStream(): ReadableStream<Uint8Array> {
+  return new ReadableStream<Uint8Array>({
+    start: (controller) => {
+      controller.close();
+    },
+  });
 }
 
 function concatenate(chunks: readonly Uint8Array[], length: number): Uint8Array {

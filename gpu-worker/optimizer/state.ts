@@ -14,7 +14,7 @@ export interface KroneckerState {
   readonly outputInverse: Tensor;
 }
 
-export interface IdentityState {
+interface IdentityState {
   readonly kind: 'identity';
 }
 

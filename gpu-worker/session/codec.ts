@@ -7,6 +7,7 @@ import {
   type NamedTensor,
   type SafetensorsHeader,
   type TensorEntry,
+  type TensorValues,
 } from '../../shared/safetensors.ts';
 import type { SessionDefinition, StepMetrics } from '../../shared/session.ts';
 import { checkStepHeader, TENSOR } from '../../shared/step.ts';
@@ -34,7 +35,7 @@ export function decodeStep(body: Uint8Array, definition: SessionDefinition): Dec
   const entries = new Map(
     header.entries.map((entry) => [entry.name, { entry, values: finiteValues(body, header, entry) }]),
   );
-  const find = (name: string): { entry: TensorEntry; values: ArrayLike<number> } => {
+  const find = (name: string): { entry: TensorEntry; values: TensorValues } => {
     const found = entries.get(name);
     if (found === undefined) throw new TypeError(`${name} passed the header check but is missing`);
     return found;
@@ -59,13 +60,13 @@ export function decodeStep(body: Uint8Array, definition: SessionDefinition): Dec
   };
 }
 
-export function mean(values: ArrayLike<number>): number {
+export function mean(values: TensorValues): number {
   let sum = 0;
-  for (let i = 0; i < values.length; i++) sum += values[i] ?? Number.NaN;
+  for (const value of values) sum += value;
   return sum / values.length;
 }
 
-function finiteValues(body: Uint8Array, header: SafetensorsHeader, entry: TensorEntry): ArrayLike<number> {
+function finiteValues(body: Uint8Array, header: SafetensorsHeader, entry: TensorEntry): TensorValues {
   const values = readValues(body, header, entry);
   const index = values.findIndex((value) => !Number.isFinite(value));
   if (index >= 0) {

@@ -15,7 +15,7 @@ export interface Tensor {
 
 export type Operand = Tensor | number;
 
-export interface Product {
+interface Product {
   readonly transposeLeft?: boolean;
   readonly transposeRight?: boolean;
 }
@@ -28,45 +28,45 @@ export interface Engine {
   readonly precision: 'float32' | 'float64';
 
   /** Copies values to the device. */
-  tensor(values: ArrayLike<number>, shape: readonly number[]): Tensor;
+  readonly tensor: (values: ArrayLike<number>, shape: readonly number[]) => Tensor;
   /** Copies a tensor's values back. Waits for the device. */
-  read(tensor: Tensor): Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer>;
+  readonly read: (tensor: Tensor) => Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer>;
 
-  add(left: Operand, right: Operand): Tensor;
-  subtract(left: Operand, right: Operand): Tensor;
-  multiply(left: Operand, right: Operand): Tensor;
-  divide(left: Operand, right: Operand): Tensor;
-  minimum(left: Operand, right: Operand): Tensor;
-  maximum(left: Operand, right: Operand): Tensor;
-  sqrt(tensor: Tensor): Tensor;
+  readonly add: (left: Operand, right: Operand) => Tensor;
+  readonly subtract: (left: Operand, right: Operand) => Tensor;
+  readonly multiply: (left: Operand, right: Operand) => Tensor;
+  readonly divide: (left: Operand, right: Operand) => Tensor;
+  readonly minimum: (left: Operand, right: Operand) => Tensor;
+  readonly maximum: (left: Operand, right: Operand) => Tensor;
+  readonly sqrt: (tensor: Tensor) => Tensor;
 
   /** left · right for matrices, either one transposed first. */
-  matMul(left: Tensor, right: Tensor, product?: Product): Tensor;
+  readonly matMul: (left: Tensor, right: Tensor, product?: Product) => Tensor;
   /** Sum over one axis, which disappears. */
-  sum(tensor: Tensor, axis: number): Tensor;
-  reshape(tensor: Tensor, shape: readonly number[]): Tensor;
+  readonly sum: (tensor: Tensor, axis: number) => Tensor;
+  readonly reshape: (tensor: Tensor, shape: readonly number[]) => Tensor;
   /** [B, n] → [B, n + 1] with ones in the last column: the bias as one more input. */
-  appendOnes(matrix: Tensor): Tensor;
+  readonly appendOnes: (matrix: Tensor) => Tensor;
   /** Rows [begin, begin + rows) of a matrix. */
-  rows(matrix: Tensor, begin: number, rows: number): Tensor;
+  readonly rows: (matrix: Tensor, begin: number, rows: number) => Tensor;
   /** The n×n matrix with the given n values on its diagonal. */
-  diagonal(values: Tensor): Tensor;
+  readonly diagonal: (values: Tensor) => Tensor;
   /** Sum of a square matrix's diagonal, a scalar. */
-  trace(matrix: Tensor): Tensor;
+  readonly trace: (matrix: Tensor) => Tensor;
 
   /** Lower Cholesky factor of a symmetric positive definite matrix; all NaN if the matrix is not. */
-  cholesky(matrix: Tensor): Tensor;
+  readonly cholesky: (matrix: Tensor) => Tensor;
   /** x with L Lᵀ x = b, for L [n, n] and b [n]. */
-  choleskySolve(factor: Tensor, rightHandSide: Tensor): Tensor;
+  readonly choleskySolve: (factor: Tensor, rightHandSide: Tensor) => Tensor;
   /** Inverse of a symmetric positive definite matrix; all NaN if the matrix is not. */
-  inverseSpd(matrix: Tensor): Tensor;
+  readonly inverseSpd: (matrix: Tensor) => Tensor;
   /** Whether no element of any of the tensors is NaN or infinite. Waits for the device. */
-  allFinite(tensors: readonly Tensor[]): boolean;
+  readonly allFinite: (tensors: readonly Tensor[]) => boolean;
 
   /** Runs a computation and frees every tensor it made, except those reachable from its result (objects, arrays, maps). */
-  scope<Result>(compute: () => Result): Result;
+  readonly scope: <Result>(compute: () => Result) => Result;
   /** Frees tensors; each may be named more than once. */
-  dispose(tensors: Iterable<Tensor>): void;
+  readonly dispose: (tensors: Iterable<Tensor>) => void;
   /** Tensors alive on the device: for accounting and leak checks. */
   readonly liveTensors: number;
 }

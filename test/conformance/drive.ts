@@ -64,7 +64,7 @@ export function stepOn(
 }
 
 /** A change as the oracle writes it: [n + 1, c], the bias as the last row. */
-export function asMatrix({ weight, bias }: ParameterChange, columns: number): Matrix {
+function asMatrix({ weight, bias }: ParameterChange, columns: number): Matrix {
   const rows = weight.length / columns;
   const block = (values: TensorValues, count: number): Matrix =>
     build(count, columns, (i, j) => values[i * columns + j]!);

@@ -85,7 +85,7 @@ export interface ValueExpansion {
   readonly Vxx: Matrix;
 }
 
-export interface QExpansion {
+interface QExpansion {
   /** B n_t × 1 */
   readonly Qx: Matrix;
   /** m_t × 1 */
@@ -99,14 +99,14 @@ export interface QExpansion {
 }
 
 /** δu*(δX) = k + K δX. */
-export interface Policy {
+interface Policy {
   /** m_t × 1 */
   readonly k: Matrix;
   /** m_t × B n_t */
   readonly K: Matrix;
 }
 
-export interface StageSolution extends QExpansion, Policy, ValueExpansion {}
+interface StageSolution extends QExpansion, Policy, ValueExpansion {}
 
 export interface DdpStep {
   /** δu_t as matrices [n_t + 1, c]. */

@@ -1,0 +1,104 @@
+/**
+ * Who may know whom. Each rule allows one folder what it needs and forbids the rest; test/boundaries.test.ts proves that the
+ * check fires.
+ */
+const only = (name, from, allowed, comment) => ({
+  name,
+  comment,
+  severity: 'error',
+  from: { path: from },
+  to: { pathNot: allowed.map((path) => `^${path}`) },
+});
+const modules = (...names) => names.map((name) => `node_modules/${name}(/|$)`);
+
+module.exports = {
+  forbidden: [
+    { name: 'no-cycles', severity: 'error', from: {}, to: { circular: true } },
+    { name: 'resolvable', severity: 'error', from: {}, to: { couldNotResolve: true } },
+    {
+      name: 'nothing-imports-test',
+      severity: 'error',
+      from: { pathNot: '^test/' },
+      to: { path: '^test/' },
+    },
+    only('shared', '^shared/', ['shared/', ...modules('zod')], 'shared speaks to both sides and runs anywhere'),
+    only(
+      'edge',
+      '^edge/',
+      ['edge/', 'shared/', ...modules('hono', '@hono/zod-openapi', 'zod')],
+      'the edge holds no tensor engine and runs in workerd: nothing of Node',
+    ),
+    only('client', '^clients/js/', ['clients/js/', 'shared/'], 'the client library runs in browsers too'),
+    only('training', '^clients/(train|datasets)/', ['clients/', 'node:', '(fs|zlib)']),
+    only('demo', '^demo/', ['demo/', 'clients/', 'deploy/', 'node:'], 'through public interfaces only'),
+    only(
+      'bench',
+      '^bench/',
+      ['bench/', 'clients/', 'deploy/', '(fs|os|path|url|child_process)'],
+      'through public interfaces only',
+    ),
+    only('deploy', '^deploy/', [
+      'deploy/',
+      'shared/',
+      '(child_process|url)',
+      ...modules('miniflare', 'wrangler', 'esbuild'),
+    ]),
+    // gpu-worker, downwards only: server → session → engine → optimizer → tensor.
+    only('server', '^gpu-worker/server/', [
+      'gpu-worker/(server|session|engine)/',
+      'shared/',
+      '(crypto|http)',
+      ...modules('hono', '@hono/node-server'),
+    ]),
+    only('session', '^gpu-worker/session/', ['gpu-worker/(session|engine|optimizer|tensor)/', 'shared/', 'util']),
+    only('engine', '^gpu-worker/engine/', ['gpu-worker/(engine|optimizer|tensor)/', 'shared/']),
+    only('optimizer', '^gpu-worker/optimizer/', ['gpu-worker/(optimizer|tensor)/', 'shared/']),
+    {
+      name: 'optimizer-downwards',
+      comment: 'inside optimizer: step → {ddp, update} → curvature → {layers, losses}',
+      severity: 'error',
+      from: { path: '^gpu-worker/optimizer/(ddp|update|curvature|layers|losses)/' },
+      to: { path: '^gpu-worker/optimizer/step' },
+    },
+    {
+      name: 'ddp-and-update-apart',
+      severity: 'error',
+      from: { path: '^gpu-worker/optimizer/(ddp|update)/' },
+      to: { path: '^gpu-worker/optimizer/(ddp|update)/', pathNot: '^gpu-worker/optimizer/$1/' },
+    },
+    {
+      name: 'curvature-downwards',
+      severity: 'error',
+      from: { path: '^gpu-worker/optimizer/curvature/' },
+      to: { path: '^gpu-worker/optimizer/(ddp|update)/' },
+    },
+    {
+      name: 'layers-and-losses-at-the-bottom',
+      severity: 'error',
+      from: { path: '^gpu-worker/optimizer/(layers|losses)/' },
+      to: { path: '^gpu-worker/optimizer/(ddp|update|curvature)/' },
+    },
+    only('tensor', '^gpu-worker/tensor/', ['gpu-worker/tensor/', 'shared/', ...modules('@tensorflow')]),
+    {
+      name: 'tensorflow-behind-the-seam',
+      severity: 'error',
+      from: { pathNot: '^gpu-worker/tensor/' },
+      to: { path: '^node_modules/@tensorflow/' },
+    },
+    {
+      name: 'oracle-is-independent',
+      severity: 'error',
+      from: { path: '^test/oracle/' },
+      to: { path: '^(gpu-worker|shared|clients|edge)/' },
+    },
+  ],
+  options: {
+    doNotFollow: { path: 'node_modules' },
+    tsPreCompilationDeps: true,
+    tsConfig: { fileName: 'tsconfig.json' },
+    enhancedResolveOptions: {
+      exportsFields: ['exports'],
+      conditionNames: ['import', 'require', 'node', 'default', 'types'],
+    },
+  },
+};
