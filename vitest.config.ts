@@ -3,5 +3,8 @@ import { defineConfig } from 'vitest/config';
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
+    reporters: ['default', './test/closing-line.ts'],
+    hookTimeout: 60_000,
+    testTimeout: 30_000,
   },
 });

@@ -11,7 +11,7 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { getRequestListener } from '@hono/node-server';
 import * as z from 'zod';
-import type { WorkerReady } from '../shared/worker-process.ts';
+import type { ProcessReady } from '../shared/service-process.ts';
 import { ComputeQueue } from './engine/queue.ts';
 import { createWorkerApp } from './server/app.ts';
 import { SessionRegistry } from './session/registry.ts';
@@ -68,6 +68,6 @@ process.once('disconnect', stop);
 
 const { address, port } = server.address() as AddressInfo;
 const host = address.includes(':') ? `[${address}]` : address;
-const ready: WorkerReady = { event: 'ready', url: `http://${host}:${String(port)}`, engine: engine.name };
+const ready: ProcessReady = { event: 'ready', url: `http://${host}:${String(port)}`, engine: engine.name };
 process.stdout.write(`${JSON.stringify(ready)}\n`);
 process.send?.(ready);

@@ -39,7 +39,7 @@ async function quickstart(signal: AbortSignal): Promise<void> {
     signal.throwIfAborted();
     line.print(`Worker and edge are ready at ${stack.url} (engine: ${stack.engine}).\n`);
     const failed = stack.failed.then((reason) => {
-      throw new Error(`the worker ended: ${reason}`);
+      throw new Error(reason);
     });
     await Promise.race([compare(stack, signal), failed]);
   } finally {

@@ -25,7 +25,7 @@ try {
   const reason = await Promise.race([interrupted, stack.failed]);
   await stack.stop();
   if (reason !== 'interrupted') {
-    process.stderr.write(`The worker ended: ${reason}\n`);
+    process.stderr.write(`${reason}\n`);
     process.exitCode = 1;
   }
 } catch (error) {

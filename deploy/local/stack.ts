@@ -6,7 +6,7 @@ export interface LocalStack {
   /** The edge: what clients talk to. */
   readonly url: string;
   readonly engine: string;
-  /** Resolves with the reason if the worker ends before it was told to. */
+  /** Resolves with the reason when one of them ends. */
   readonly failed: Promise<string>;
   readonly stop: () => Promise<void>;
 }
@@ -24,19 +24,23 @@ export async function startStack(options: StackOptions = {}): Promise<LocalStack
   const { edgePort = 0, workerPort = 0, engine, maximumSessions } = options;
   const worker = await startWorker({ port: workerPort, engine, maximumSessions });
   try {
-    const edge = await startEdge({ port: edgePort, workerUrl: worker.url });
+    const edge = await startEdge({ port: edgePort, workerUrl: worker.ready.url });
     let stopping: Promise<void> | undefined;
     const stopBoth = async (): Promise<void> => {
       await Promise.all([edge.stop(), worker.stop()]);
     };
     const stop = (): Promise<void> => (stopping ??= stopBoth());
-    const readiness = await fetch(new URL('/readyz', edge.url));
+    const readiness = await fetch(new URL('/readyz', edge.ready.url));
     if (!readiness.ok) {
       const reason = await readiness.text();
       await stop();
       throw new Error(`edge and worker started, but steps cannot be taken: ${reason}`);
     }
-    return { url: edge.url, engine: worker.engine, failed: worker.ended, stop };
+    const failed = Promise.race([
+      worker.ended.then((reason) => `the worker ended: ${reason}`),
+      edge.ended.then((reason) => `the edge ended: ${reason}`),
+    ]);
+    return { url: edge.ready.url, engine: worker.ready.engine ?? 'unknown', failed, stop };
   } catch (error) {
     await worker.stop();
     throw error;

@@ -1,0 +1,64 @@
+/** Processes of the service as children: started, awaited until they serve, stopped. */
+import { fork } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { processReadySchema, type ProcessReady } from '../../shared/service-process.ts';
+
+const STOP_MILLISECONDS = 5_000;
+const KEPT_ERROR_CHARACTERS = 10_000;
+
+export interface ServiceProcess {
+  /** What the process said when it began to serve. */
+  readonly ready: ProcessReady;
+  /** Resolves when the process has ended for whatever reason, with its exit code or signal in words. */
+  readonly ended: Promise<string>;
+  readonly stop: () => Promise<void>;
+}
+
+/**
+ * Starts a process and waits until it serves.
+ *
+ * @param name for messages
+ * @param entry URL of the module to run; it ends by itself when the channel to its parent closes, however the parent ended
+ * @throws Error with the process's own words if it ends before it serves
+ */
+export async function startProcess(
+  name: string,
+  entry: URL,
+  environment: Readonly<Record<string, string | undefined>>,
+): Promise<ServiceProcess> {
+  const child = fork(fileURLToPath(entry), {
+    execArgv: [],
+    // In a process group of its own: Ctrl-C reaches the parent alone, which then stops its children in order.
+    detached: true,
+    stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+    env: { ...process.env, ...environment },
+  });
+  let errors = '';
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+    errors = (errors + text).slice(-KEPT_ERROR_CHARACTERS);
+    process.stderr.write(text);
+  });
+  const ended = new Promise<string>((resolve) => {
+    child.once('exit', (code, signal) => {
+      resolve(signal ?? `exit code ${String(code)}`);
+    });
+    child.once('error', (error) => {
+      resolve(error.message);
+    });
+  });
+  const ready = new Promise<ProcessReady>((resolve) => {
+    child.once('message', (message) => {
+      resolve(processReadySchema.parse(message));
+    });
+  });
+  const first = await Promise.race([ready, ended]);
+  if (typeof first === 'string') throw new Error(`the ${name} did not start (${first}): ${errors.trim()}`);
+
+  const stop = async (): Promise<void> => {
+    child.kill('SIGTERM');
+    const forced = setTimeout(() => child.kill('SIGKILL'), STOP_MILLISECONDS);
+    await ended;
+    clearTimeout(forced);
+  };
+  return { ready: first, ended, stop };
+}

@@ -1,0 +1,53 @@
+/**
+ * The edge in workerd, through Miniflare: the configuration is wrangler.toml's, the bundle the one wrangler would make.
+ *
+ * DDPNOPT_PORT             port to bind; 0 takes a free one
+ * DDPNOPT_WORKER_URL       where the worker is
+ */
+import { fileURLToPath } from 'node:url';
+import { build } from 'esbuild';
+import { convertV4MiniflareOptions, Log, LogLevel, Miniflare } from 'miniflare';
+import { unstable_getMiniflareWorkerOptions as readWorkerOptions } from 'wrangler';
+import type { ProcessReady } from '../../shared/service-process.ts';
+
+const CONFIGURATION = fileURLToPath(new URL('../../wrangler.toml', import.meta.url));
+
+const { main, workerOptions } = readWorkerOptions(CONFIGURATION);
+if (main === undefined) throw new Error('wrangler.toml has no main');
+const vars = workerOptions['bindings'] as Record<string, string>;
+const workerUrl = process.env['DDPNOPT_WORKER_URL'];
+const bundle = await build({
+  entryPoints: [main],
+  bundle: true,
+  write: false,
+  format: 'esm',
+  target: 'es2024',
+  conditions: ['workerd', 'worker', 'browser'],
+});
+const contents = bundle.outputFiles[0]?.text;
+if (contents === undefined) throw new Error('the bundler produced nothing');
+
+const miniflare = new Miniflare(
+  convertV4MiniflareOptions({
+    host: '127.0.0.1',
+    port: Number(process.env['DDPNOPT_PORT'] ?? 8787),
+    log: new Log(LogLevel.ERROR),
+    workers: [
+      {
+        ...workerOptions,
+        name: 'edge',
+        modules: [{ type: 'ESModule', path: 'index.js', contents }],
+        bindings: workerUrl === undefined ? vars : { ...vars, WORKER_URL: workerUrl },
+      },
+    ],
+  }),
+);
+
+// Ends with whoever started it, however that ended. Miniflare itself handles SIGTERM and SIGINT.
+process.once('disconnect', () => {
+  void miniflare.dispose().then(() => process.exit());
+});
+
+const { origin } = await miniflare.ready;
+const ready: ProcessReady = { event: 'ready', url: origin };
+process.send?.(ready);
