@@ -41,7 +41,7 @@ module.exports = {
       'deploy/',
       'shared/',
       '(child_process|url)',
-      ...modules('miniflare', 'wrangler', 'esbuild'),
+      ...modules('miniflare', 'wrangler', 'esbuild', 'zod'),
     ]),
     // gpu-worker, downwards only: server → session → engine → optimizer → tensor.
     only('server', '^gpu-worker/server/', [

@@ -3,7 +3,7 @@ import { OpenAPIHono } from '@hono/zod-openapi';
 import { requestId } from 'hono/request-id';
 import { invalidParameter } from '../shared/validation.ts';
 import type { EdgeEnv } from './environment.ts';
-import { answerProblem, noSuchRoute } from './middleware/problems.ts';
+import { answerProblem, noSuchRoute, refuseOtherMethods } from './middleware/problems.ts';
 import { registerDocumentation } from './routes/documentation.ts';
 import { registerHealth } from './routes/health.ts';
 import { registerSessions } from './routes/sessions.ts';
@@ -24,5 +24,6 @@ export function createApp(): OpenAPIHono<EdgeEnv> {
   registerSessions(app);
   registerSteps(app);
   registerDocumentation(app);
+  refuseOtherMethods(app);
   return app;
 }

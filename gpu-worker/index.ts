@@ -44,13 +44,27 @@ const app = createWorkerApp({
   reportDefect: (error, requestId) => {
     const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
     process.stderr.write(`${JSON.stringify({ event: 'defect', requestId, error: text })}\n`);
+    // A trap in the engine's WebAssembly leaves its heap in an unknown state: whoever watches the process must start another.
+    if (error instanceof Error && error.name === 'RuntimeError') {
+      process.exitCode = 1;
+      stop();
+    }
   },
 });
 
 const listener = getRequestListener(app.fetch);
 const server = createServer((request, response) => void listener(request, response));
+// A slow upload is the edge's to limit: it knows the client.
+server.requestTimeout = 0;
 server.listen(configuration.DDPNOPT_WORKER_PORT, configuration.DDPNOPT_WORKER_HOST);
-await once(server, 'listening');
+try {
+  await once(server, 'listening');
+} catch (error) {
+  const { DDPNOPT_WORKER_HOST: at, DDPNOPT_WORKER_PORT: wanted } = configuration;
+  const reason = error instanceof Error ? error.message : String(error);
+  process.stderr.write(`cannot serve at ${at}:${String(wanted)} (${reason}); set DDPNOPT_WORKER_PORT to a free port\n`);
+  process.exit(1);
+}
 const sweep = setInterval(() => {
   sessions.removeExpired();
 }, SWEEP_MILLISECONDS);

@@ -31,6 +31,7 @@ export const PROBLEMS = {
   dtype_unsupported: { status: 422, title: 'A tensor has an element type the step does not take', retryable: false },
   shape_mismatch: { status: 422, title: 'A tensor has the wrong shape', retryable: false },
   non_finite_value: { status: 422, title: 'A tensor contains NaN or infinity', retryable: false },
+  step_too_large: { status: 422, title: 'The step takes more than one step may', retryable: false },
   step_conflict: { status: 422, title: 'This step was applied with another body', retryable: false },
   numerical_failure: { status: 422, title: 'The step cannot be computed in floating point', retryable: false },
   session_exists: { status: 422, title: 'The session exists with another definition', retryable: false },
@@ -75,6 +76,11 @@ export interface ProblemDetails {
   readonly expectedStep?: number;
 }
 
+/** A text may quote what the client sent, which may be of any length. */
+function shorten(text: string, maximum: number): string {
+  return text.length <= maximum ? text : `${text.slice(0, maximum)}…`;
+}
+
 /** An error with a meaning for the client. Everything else that is thrown is a defect and becomes `internal`. */
 export class ProblemError extends Error {
   override readonly name = 'ProblemError';
@@ -82,9 +88,15 @@ export class ProblemError extends Error {
   readonly details: ProblemDetails;
 
   constructor(code: ProblemCode, details: ProblemDetails, options?: ErrorOptions) {
-    super(`${code}: ${details.detail}`, options);
+    const { detail, param } = details;
+    const shortened = {
+      ...details,
+      detail: shorten(detail, 1000),
+      ...(param === undefined ? {} : { param: shorten(param, 300) }),
+    };
+    super(`${code}: ${shortened.detail}`, options);
     this.code = code;
-    this.details = details;
+    this.details = shortened;
   }
 
   get status(): ProblemKind['status'] {
@@ -119,3 +131,13 @@ export function internalProblem(cause: unknown): ProblemError {
 }
 
 export const PROBLEM_CONTENT_TYPE = 'application/problem+json';
+
+/** Whether an answer claims to be a problem document. */
+export function isProblem(response: { readonly headers: { get: (name: string) => string | null } }): boolean {
+  return mediaType(response.headers.get('content-type')) === PROBLEM_CONTENT_TYPE;
+}
+
+/** The media type of a Content-Type header, without its parameters. */
+export function mediaType(contentType: string | null | undefined): string | undefined {
+  return contentType?.split(';')[0]?.trim().toLowerCase();
+}

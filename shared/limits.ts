@@ -4,18 +4,28 @@
 export const LIMITS = {
   /** Bytes of one request body. Cloudflare caps a Worker's request body at 100 MB on its Free and Pro plans. */
   bodyBytes: 100_000_000,
+  /** Bytes of request bodies that a worker holds at once, from their arrival to the end of their step. */
+  bodyBytesInMemory: 1_000_000_000,
   /** Bytes of the JSON header of a safetensors body: about 5,000 tensors. */
   headerBytes: 1_048_576,
   /** Bytes of the JSON document that creates a session. */
   sessionDocumentBytes: 1_048_576,
-  /** Samples in one batch. The step factorises one B×B matrix per layer, so time grows with B³ and memory with B². */
+  /** Samples in one batch. */
   batch: 2048,
+  /** L·B³ of one step with L layers: the step factorises one B×B matrix per layer. Two layers at the largest batch. */
+  batchWork: 2 * 2048 ** 3,
+  /** Bytes of the L factors of B×B of one step, which a policy's reply carries. */
+  batchFactorBytes: 100_000_000,
   /** Layers with parameters in one session. */
   layers: 512,
-  /** Features on either side of a dense layer. The Kronecker factors are factorised at this size. */
+  /** Features on either side of a dense layer. */
   features: 16_384,
+  /** Σ n³ + c³ over the layers of a session whose metric factorises an n×n and a c×c matrix per layer. */
+  refreshWork: 2 * 2050 ** 3,
+  /** Bytes of state of all sessions of a worker together. */
+  stateBytes: 1_000_000_000,
   /** Seconds an idle session is kept. */
   ttlSeconds: { minimum: 10, default: 3600, maximum: 86_400 },
-  /** Bytes of an early-rejected body that are read, so that the client sees the answer rather than a reset connection. */
-  drainBytes: 8_388_608,
+  /** Milliseconds that a refused body is read for, so that the client sees the answer rather than a reset connection. */
+  drainMilliseconds: 1000,
 } as const;

@@ -58,6 +58,15 @@ function reject(code: ProblemCode, detail: string, remedy: string, param?: strin
   throw new ProblemError(code, { detail, remedy, ...(param === undefined ? {} : { param }) });
 }
 
+/** A value of a header as a text shows it. */
+function show(value: unknown): string {
+  try {
+    return JSON.stringify(value);
+  } catch {
+    return 'nested too deep to show';
+  }
+}
+
 const WRITE_AGAIN = 'Write the body with a safetensors library; see /docs for the tensors of a step.';
 
 /**
@@ -135,15 +144,33 @@ export function parseHeader(json: Uint8Array, bodyLength: number): SafetensorsHe
 }
 
 function parseObject(json: Uint8Array): Record<string, unknown> {
+  let text: string;
   let document: unknown;
   try {
-    document = JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(json));
+    text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(json);
+    document = JSON.parse(text);
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : 'unreadable';
     reject('invalid_header', `The header is not a JSON object: ${reason}.`, WRITE_AGAIN);
   }
   if (!isRecord(document)) reject('invalid_header', 'The header is not a JSON object.', WRITE_AGAIN);
+  rejectRepeatedNames(text);
   return document;
+}
+
+/** JSON.parse keeps the last of several members with one name; the format allows one. */
+function rejectRepeatedNames(text: string): void {
+  const names = new Set<string>();
+  let depth = 0;
+  for (const [token, name] of text.matchAll(/("(?:[^"\\]|\\.)*")\s*:|"(?:[^"\\]|\\.)*"|[{}[\]]/g)) {
+    if (token === '{' || token === '[') depth++;
+    else if (token === '}' || token === ']') depth--;
+    else if (name !== undefined && depth === 1) {
+      const key = JSON.parse(name) as string;
+      if (names.has(key)) reject('invalid_header', `${key} is in the header twice.`, WRITE_AGAIN, key);
+      names.add(key);
+    }
+  }
 }
 
 function isRecord(value: unknown): value is Record<string, unknown> {
@@ -176,16 +203,16 @@ function parseEntry(name: string, value: unknown): TensorEntry {
   const { dtype, shape, data_offsets: offsets } = value as { dtype?: unknown; shape?: unknown; data_offsets?: unknown };
   if (!isDtype(dtype)) {
     const known = Object.keys(ELEMENT_BYTES).join(', ');
-    reject('invalid_header', `${name}: dtype ${JSON.stringify(dtype)} is not one of ${known}.`, WRITE_AGAIN, name);
+    reject('invalid_header', `${name}: dtype ${show(dtype)} is not one of ${known}.`, WRITE_AGAIN, name);
   }
   if (!Array.isArray(shape) || !shape.every(isSize)) {
-    reject('invalid_header', `${name}: shape ${JSON.stringify(shape)} is not a list of sizes.`, WRITE_AGAIN, name);
+    reject('invalid_header', `${name}: shape ${show(shape)} is not a list of sizes.`, WRITE_AGAIN, name);
   }
   const [begin, end, ...more] = Array.isArray(offsets) ? (offsets as unknown[]) : [];
   if (!isSize(begin) || !isSize(end) || begin > end || more.length > 0) {
     reject(
       'invalid_header',
-      `${name}: data_offsets ${JSON.stringify(offsets)} are not [begin, end] with 0 ≤ begin ≤ end.`,
+      `${name}: data_offsets ${show(offsets)} are not [begin, end] with 0 ≤ begin ≤ end.`,
       WRITE_AGAIN,
       name,
     );
@@ -231,7 +258,12 @@ export function readValues(body: Uint8Array, header: SafetensorsHeader, entry: T
   const aligned = (alignment: number): { buffer: ArrayBufferLike; start: number } =>
     start % alignment === 0
       ? { buffer: body.buffer, start }
-      : { buffer: body.slice(header.dataStart + entry.begin, header.dataStart + entry.end).buffer, start: 0 };
+      : // Not body.slice: a Buffer's own is a view, not a copy.
+        {
+          buffer: Uint8Array.prototype.slice.call(body, header.dataStart + entry.begin, header.dataStart + entry.end)
+            .buffer,
+          start: 0,
+        };
   switch (entry.dtype) {
     case 'F32': {
       const source = aligned(4);
@@ -264,6 +296,9 @@ export function encode(
   // Wide elements first, so that every tensor is aligned to its element.
   const ordered = tensors.toSorted((a, b) => b.values.BYTES_PER_ELEMENT - a.values.BYTES_PER_ELEMENT);
   for (const { name, shape, values } of ordered) {
+    if (name === '__metadata__' || name === '__proto__' || Object.hasOwn(header, name)) {
+      throw new RangeError(`${name}: the name is taken`);
+    }
     if (elementCount(shape) !== values.length) {
       throw new RangeError(`${name}: shape ${formatShape(shape)} does not hold ${String(values.length)} values`);
     }

@@ -4,6 +4,7 @@
  */
 import * as z from 'zod';
 import { ProblemError } from './errors.ts';
+import { refreshWork } from './cost.ts';
 import { LIMITS } from './limits.ts';
 
 const finite = z.number().meta({ description: 'A finite number' });
@@ -76,9 +77,10 @@ const lossScaleSchema = z
       .meta({ description: 'h₀, the smallest terminal weight; 1 is the most robust' }),
     ceiling: finite.gt(0).max(1e6).default(100).meta({ description: 'The largest terminal weight' }),
   })
-  .refine(({ floor, ceiling }) => floor <= ceiling, {
-    error: 'floor must not exceed ceiling',
-    path: ['floor'],
+  .superRefine(({ floor, ceiling }, context) => {
+    if (floor <= ceiling) return;
+    const message = `the floor, ${String(floor)}, must not exceed the ceiling, ${String(ceiling)}`;
+    context.addIssue({ code: 'custom', message, input: { floor, ceiling } });
   })
   .meta({
     id: 'LossScale',
@@ -149,6 +151,17 @@ export const sessionDefinitionSchema = z
         });
       }
       names.set(name, index);
+    }
+    const work = refreshWork({ layers, optimizer });
+    if (work > LIMITS.refreshWork) {
+      context.addIssue({
+        code: 'custom',
+        path: ['layers'],
+        message:
+          `refreshing the kronecker metric of these layers takes ${work.toExponential(1)} operations (the sum of inputs³ + outputs³); ` +
+          `at most ${LIMITS.refreshWork.toExponential(1)} are taken. Use metric "identity", or narrower layers`,
+        input: layers,
+      });
     }
     if (optimizer.coupling === 'feedback' && reply === 'update') {
       context.addIssue({

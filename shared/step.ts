@@ -2,6 +2,7 @@
  * The tensors of a step in `layers` mode: their names, shapes, and the check of a header against a session's definition, which
  * both the edge (before it forwards a body) and the worker (before it computes) apply.
  */
+import { batchFactorBytes, batchWork } from './cost.ts';
 import { LIMITS } from './limits.ts';
 import { ProblemError } from './errors.ts';
 import { formatShape, type Dtype, type SafetensorsHeader, type TensorEntry } from './safetensors.ts';
@@ -52,7 +53,7 @@ function expectedTensors(layers: readonly Layer[]): readonly ExpectedTensor[] {
  * Checks a step's header against the session's layers.
  *
  * @returns the batch size B, from `losses`
- * @throws ProblemError `unknown_tensor`, `missing_tensor`, `dtype_unsupported` or `shape_mismatch`, naming the tensor
+ * @throws ProblemError `unknown_tensor`, `missing_tensor`, `dtype_unsupported` or `shape_mismatch`, naming the tensor; `step_too_large`
  */
 export function checkStepHeader(header: SafetensorsHeader, layers: readonly Layer[]): number {
   const expected = new Map(expectedTensors(layers).map((tensor) => [tensor.name, tensor]));
@@ -94,7 +95,21 @@ export function checkStepHeader(header: SafetensorsHeader, layers: readonly Laye
       });
     }
   }
+  checkStepSize(layers.length, batch);
   return batch;
+}
+
+/** @throws ProblemError `step_too_large` */
+function checkStepSize(layers: number, batch: number): void {
+  const bytes = batchFactorBytes(layers, batch);
+  if (batchWork(layers, batch) <= LIMITS.batchWork && bytes <= LIMITS.batchFactorBytes) return;
+  const byWork = Math.floor(Math.cbrt(LIMITS.batchWork / layers));
+  const byBytes = Math.floor(Math.sqrt(LIMITS.batchFactorBytes / batchFactorBytes(layers, 1)));
+  throw new ProblemError('step_too_large', {
+    param: TENSOR.losses,
+    detail: `A batch of ${String(batch)} with ${String(layers)} layers takes one factorisation of ${String(batch)}×${String(batch)} per layer, ${String(bytes)} bytes together.`,
+    remedy: `With ${String(layers)} layers send at most ${String(Math.min(byWork, byBytes))} samples in a step.`,
+  });
 }
 
 function batchOf(losses: TensorEntry | undefined): number {
@@ -128,7 +143,7 @@ export function parseStepNumber(text: string): number {
   if (!STEP_NUMBER.test(text)) {
     throw new ProblemError('invalid_parameter', {
       param: 'n',
-      detail: `The step number ${JSON.stringify(text)} is not a whole number from 0.`,
+      detail: `The step number ${JSON.stringify(text)} is not a whole number from 0 to 999,999,999,999,999.`,
       remedy: 'Number the steps 0, 1, 2, … ; GET the session for its nextStep.',
     });
   }

@@ -1,5 +1,5 @@
 /** A client of the service: creates sessions and takes steps. Runs in Node, Deno, browsers and Workers. */
-import { PROBLEM_CONTENT_TYPE, problemSchema } from '../../shared/errors.ts';
+import { isProblem, problemSchema } from '../../shared/errors.ts';
 import {
   encode,
   readHeader,
@@ -63,19 +63,21 @@ export class DdpnoptClient {
   readonly #base: URL;
 
   constructor({ url }: ClientOptions) {
-    this.#base = new URL(url);
+    // With a closing slash, so that paths are resolved below it.
+    this.#base = new URL(String(url).replace(/\/*$/, '/'));
   }
 
   /** Creates a training session. @throws DdpnoptError, ConnectionError */
   async createSession(definition: SessionDefinitionInput, options: RequestOptions = {}): Promise<TrainingSession> {
-    const response = await this.request(
-      'POST',
-      '/v1/sessions',
-      options,
-      'application/json',
-      JSON.stringify(definition),
-    );
-    return new TrainingSession(this, sessionSchema.parse(await response.json()));
+    const body = JSON.stringify(definition);
+    const response = await this.request('POST', 'v1/sessions', options, 'application/json', body);
+    return new TrainingSession(this, await readSession(response));
+  }
+
+  /** Takes up a session that exists, at the step where the service stands. @throws DdpnoptError, ConnectionError */
+  async openSession(id: string, options: RequestOptions = {}): Promise<TrainingSession> {
+    const response = await this.request('GET', `v1/sessions/${id}`, options);
+    return new TrainingSession(this, await readSession(response));
   }
 
   /** One request to the service. @throws DdpnoptError if it refuses, ConnectionError if no answer comes */
@@ -99,8 +101,9 @@ export class DdpnoptClient {
       throw new ConnectionError(`${method} ${path} at ${this.#base.href}: no answer`, { cause });
     }
     if (response.ok) return response;
-    if (response.headers.get('content-type') === PROBLEM_CONTENT_TYPE) {
-      throw new DdpnoptError(problemSchema.parse(await response.json()));
+    if (isProblem(response)) {
+      const problem = problemSchema.safeParse(await complete(() => response.json()));
+      if (problem.success) throw new DdpnoptError(problem.data);
     }
     throw new ConnectionError(
       `${method} ${path} at ${this.#base.href}: status ${String(response.status)}, not from the service`,
@@ -113,6 +116,7 @@ export class TrainingSession {
   readonly #client: DdpnoptClient;
   readonly session: Session;
   #nextStep: number;
+  #isStepping = false;
 
   constructor(client: DdpnoptClient, session: Session) {
     this.#client = client;
@@ -125,28 +129,46 @@ export class TrainingSession {
   }
 
   /**
-   * Takes one optimizer step. After an error the step has not been counted: correct the input, or send the same again.
+   * Takes one optimizer step; the next one must wait for its reply.
+   *
+   * After a DdpnoptError the step has not been counted: correct the input, or send it again. After a ConnectionError or an abort
+   * it may have been: call `step` with the same input again, which the service applies only once, or `resynchronise` to give the
+   * step up.
    *
    * @throws DdpnoptError, ConnectionError
    */
   async step(input: StepInput, options: RequestOptions = {}): Promise<StepReply> {
-    const body = encode(this.#tensorsOf(input));
-    const path = `/v1/sessions/${this.session.id}/steps/${String(this.#nextStep)}`;
-    const response = await this.#client.request('PUT', path, options, SAFETENSORS_CONTENT_TYPE, body);
-    const reply = this.#readReply(new Uint8Array(await response.arrayBuffer()), body.length);
-    this.#nextStep++;
-    return reply;
+    if (this.#isStepping) throw new Error('the session is taking a step; wait for its reply before the next one');
+    this.#isStepping = true;
+    try {
+      const n = this.#nextStep;
+      const body = encode(this.#tensorsOf(input));
+      const path = `v1/sessions/${this.session.id}/steps/${String(n)}`;
+      const response = await this.#client.request('PUT', path, options, SAFETENSORS_CONTENT_TYPE, body);
+      const reply = await complete(async () =>
+        this.#readReply(new Uint8Array(await response.arrayBuffer()), body.length),
+      );
+      this.#nextStep = n + 1;
+      return reply;
+    } finally {
+      this.#isStepping = false;
+    }
+  }
+
+  /** Goes on at the step the service expects, after one whose outcome is unknown. @throws DdpnoptError, ConnectionError */
+  async resynchronise(options: RequestOptions = {}): Promise<void> {
+    const { nextStep } = await this.describe(options);
+    this.#nextStep = nextStep;
   }
 
   /** The session as the service sees it. @throws DdpnoptError, ConnectionError */
   async describe(options: RequestOptions = {}): Promise<Session> {
-    const response = await this.#client.request('GET', `/v1/sessions/${this.session.id}`, options);
-    return sessionSchema.parse(await response.json());
+    return readSession(await this.#client.request('GET', `v1/sessions/${this.session.id}`, options));
   }
 
   /** Deletes the session. @throws DdpnoptError, ConnectionError */
   async delete(options: RequestOptions = {}): Promise<void> {
-    await this.#client.request('DELETE', `/v1/sessions/${this.session.id}`, options);
+    await this.#client.request('DELETE', `v1/sessions/${this.session.id}`, options);
   }
 
   #tensorsOf({ losses, layers }: StepInput): NamedTensor[] {
@@ -168,7 +190,7 @@ export class TrainingSession {
     const entries = new Map(header.entries.map((entry) => [entry.name, entry]));
     const values = (name: string): TensorValues => {
       const entry = entries.get(name);
-      if (entry === undefined) throw new ConnectionError(`the reply lacks ${name}`);
+      if (entry === undefined) throw new RangeError(`it lacks ${name}`);
       return readValues(body, header, entry);
     };
     const metrics = stepMetricsSchema.parse(JSON.parse(header.metadata['metrics'] ?? 'null'));
@@ -197,4 +219,19 @@ export class TrainingSession {
       }
     }
   }
+}
+
+/** Reads an answer to its end. @throws ConnectionError if it breaks off, or is not of the service's form */
+async function complete<Result>(read: () => Promise<Result>): Promise<Result> {
+  try {
+    return await read();
+  } catch (cause) {
+    if (cause instanceof Error && cause.name === 'AbortError') throw cause;
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new ConnectionError(`the answer is incomplete, or not from the service: ${reason}`, { cause });
+  }
+}
+
+function readSession(response: Response): Promise<Session> {
+  return complete(async () => sessionSchema.parse(await response.json()));
 }

@@ -12,7 +12,7 @@ export class DdpnoptError extends Error {
   }
 }
 
-/** No answer came, or none that the service would give: a wrong address, a proxy, a broken connection. */
+/** No answer came, or none that the service would give: a wrong address, a proxy, a broken connection. A step may have been applied. */
 export class ConnectionError extends Error {
   override readonly name = 'ConnectionError';
 }

@@ -1,5 +1,5 @@
 /** Processes of the service as children: started, awaited until they serve, stopped. */
-import { fork } from 'node:child_process';
+import { fork, type ChildProcess } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { processReadySchema, type ProcessReady } from '../../shared/service-process.ts';
 
@@ -40,15 +40,19 @@ export async function startProcess(
   });
   const ended = new Promise<string>((resolve) => {
     child.once('exit', (code, signal) => {
+      // Killed, it had no time to end the processes it started itself.
+      if (signal !== null) killGroup(child);
       resolve(signal ?? `exit code ${String(code)}`);
     });
     child.once('error', (error) => {
       resolve(error.message);
     });
   });
-  const ready = new Promise<ProcessReady>((resolve) => {
+  const ready = new Promise<ProcessReady>((resolve, reject) => {
     child.once('message', (message) => {
-      resolve(processReadySchema.parse(message));
+      const parsed = processReadySchema.safeParse(message);
+      if (parsed.success) resolve(parsed.data);
+      else reject(new Error(`the ${name} said something unexpected`, { cause: parsed.error }));
     });
   });
   const first = await Promise.race([ready, ended]);
@@ -56,9 +60,21 @@ export async function startProcess(
 
   const stop = async (): Promise<void> => {
     child.kill('SIGTERM');
-    const forced = setTimeout(() => child.kill('SIGKILL'), STOP_MILLISECONDS);
+    const forced = setTimeout(() => {
+      killGroup(child);
+    }, STOP_MILLISECONDS);
     await ended;
     clearTimeout(forced);
   };
   return { ready: first, ended, stop };
+}
+
+/** Ends the child and whatever it started: it leads a process group of its own. */
+function killGroup({ pid }: ChildProcess): void {
+  if (pid === undefined) return;
+  try {
+    process.kill(-pid, 'SIGKILL');
+  } catch {
+    // The whole group has ended already.
+  }
 }

@@ -1,5 +1,7 @@
 /**
  * The edge in workerd, through Miniflare: the configuration is wrangler.toml's, the bundle the one wrangler would make.
+ * Miniflare rather than `wrangler dev` or its test harness, because the port must be ours to choose and no proxy must stand
+ * before workerd; wrangler's reader of the configuration has only an unstable name, and its version is pinned.
  *
  * DDPNOPT_PORT             port to bind; 0 takes a free one
  * DDPNOPT_WORKER_URL       where the worker is
@@ -16,6 +18,7 @@ const { main, workerOptions } = readWorkerOptions(CONFIGURATION);
 if (main === undefined) throw new Error('wrangler.toml has no main');
 const vars = workerOptions['bindings'] as Record<string, string>;
 const workerUrl = process.env['DDPNOPT_WORKER_URL'];
+const port = Number(process.env['DDPNOPT_PORT'] ?? 8787);
 const bundle = await build({
   entryPoints: [main],
   bundle: true,
@@ -30,7 +33,7 @@ if (contents === undefined) throw new Error('the bundler produced nothing');
 const miniflare = new Miniflare(
   convertV4MiniflareOptions({
     host: '127.0.0.1',
-    port: Number(process.env['DDPNOPT_PORT'] ?? 8787),
+    port,
     log: new Log(LogLevel.ERROR),
     workers: [
       {
@@ -48,6 +51,13 @@ process.once('disconnect', () => {
   void miniflare.dispose().then(() => process.exit());
 });
 
-const { origin } = await miniflare.ready;
+const origin = await miniflare.ready.then(
+  (url) => url.origin,
+  (error: unknown) => {
+    const reason = error instanceof Error ? error.message : String(error);
+    process.stderr.write(`cannot serve at 127.0.0.1:${String(port)} (${reason}); set DDPNOPT_PORT to a free port\n`);
+    process.exit(1);
+  },
+);
 const ready: ProcessReady = { event: 'ready', url: origin };
 process.send?.(ready);

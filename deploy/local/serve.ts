@@ -5,17 +5,23 @@
  * DDPNOPT_WORKER_PORT      port of the worker, 8788 by default
  * DDPNOPT_ENGINE           tensor engine of the worker
  */
+import * as z from 'zod';
 import { untilInterrupted } from './interrupt.ts';
 import { startStack } from './stack.ts';
 
-const interrupted = untilInterrupted();
-const starting = startStack({
-  edgePort: Number(process.env['DDPNOPT_PORT'] ?? 8787),
-  workerPort: Number(process.env['DDPNOPT_WORKER_PORT'] ?? 8788),
-  engine: process.env['DDPNOPT_ENGINE'],
+const port = z.coerce.number().int().min(0).max(65_535);
+const environmentSchema = z.object({
+  DDPNOPT_PORT: port.default(8787),
+  DDPNOPT_WORKER_PORT: port.default(8788),
+  DDPNOPT_ENGINE: z.string().optional(),
 });
+
+const interrupted = untilInterrupted();
 try {
-  const stack = await starting;
+  const environment = environmentSchema.safeParse(process.env);
+  if (!environment.success) throw new Error(z.prettifyError(environment.error));
+  const { DDPNOPT_PORT: edgePort, DDPNOPT_WORKER_PORT: workerPort, DDPNOPT_ENGINE: engine } = environment.data;
+  const stack = await startStack({ edgePort, workerPort, engine });
   process.stdout.write(
     `DDPNOpt serves at ${stack.url} (engine: ${stack.engine})\n` +
       `  API for people    ${stack.url}/docs\n` +

@@ -1,6 +1,9 @@
 /** Worker and edge on this machine, started and stopped together. */
+import type { ServiceProcess } from './child.ts';
 import { startEdge } from './edge.ts';
 import { startWorker } from './worker.ts';
+
+const READINESS_MILLISECONDS = 10_000;
 
 export interface LocalStack {
   /** The edge: what clients talk to. */
@@ -22,27 +25,28 @@ export interface StackOptions {
 /** Starts both and waits until the edge reports the worker ready. */
 export async function startStack(options: StackOptions = {}): Promise<LocalStack> {
   const { edgePort = 0, workerPort = 0, engine, maximumSessions } = options;
-  const worker = await startWorker({ port: workerPort, engine, maximumSessions });
+  const started: ServiceProcess[] = [];
+  const stopAll = async (): Promise<void> => {
+    await Promise.all(started.map((process) => process.stop()));
+  };
+  let stopping: Promise<void> | undefined;
+  const stop = (): Promise<void> => (stopping ??= stopAll());
   try {
+    const worker = await startWorker({ port: workerPort, engine, maximumSessions });
+    started.push(worker);
     const edge = await startEdge({ port: edgePort, workerUrl: worker.ready.url });
-    let stopping: Promise<void> | undefined;
-    const stopBoth = async (): Promise<void> => {
-      await Promise.all([edge.stop(), worker.stop()]);
-    };
-    const stop = (): Promise<void> => (stopping ??= stopBoth());
-    const readiness = await fetch(new URL('/readyz', edge.ready.url));
-    if (!readiness.ok) {
-      const reason = await readiness.text();
-      await stop();
-      throw new Error(`edge and worker started, but steps cannot be taken: ${reason}`);
-    }
+    started.push(edge);
+    const readiness = await fetch(new URL('/readyz', edge.ready.url), {
+      signal: AbortSignal.timeout(READINESS_MILLISECONDS),
+    });
+    if (!readiness.ok) throw new Error(`edge and worker started, but steps cannot be taken: ${await readiness.text()}`);
     const failed = Promise.race([
       worker.ended.then((reason) => `the worker ended: ${reason}`),
       edge.ended.then((reason) => `the edge ended: ${reason}`),
     ]);
     return { url: edge.ready.url, engine: worker.ready.engine ?? 'unknown', failed, stop };
   } catch (error) {
-    await worker.stop();
+    await stop();
     throw error;
   }
 }

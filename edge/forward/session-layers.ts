@@ -2,7 +2,7 @@
 import type { Context } from 'hono';
 import { sessionSchema, type Layer, type Session, type SessionId } from '../../shared/session.ts';
 import type { EdgeEnv } from '../environment.ts';
-import { callWorker, unexpectedAnswer } from './worker.ts';
+import { callWorker, readJson, unexpectedAnswer } from './worker.ts';
 
 const REMEMBERED_SESSIONS = 1000;
 const remembered = new Map<SessionId, readonly Layer[]>();
@@ -29,7 +29,7 @@ export async function layersOf(c: Context<EdgeEnv>, id: SessionId): Promise<read
 
 /** The session document in a worker's answer. @throws ProblemError `worker_protocol` if there is none */
 export async function readSession(response: Response): Promise<Session> {
-  const parsed = sessionSchema.safeParse(await response.json());
+  const parsed = sessionSchema.safeParse(await readJson(response));
   if (!parsed.success) throw unexpectedAnswer('a session of a form this edge does not know', parsed.error);
   return parsed.data;
 }

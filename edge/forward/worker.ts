@@ -1,9 +1,12 @@
 /** Calls to the worker that owns a session. */
 import type { Context } from 'hono';
-import { PROBLEM_CONTENT_TYPE, ProblemError, problemSchema } from '../../shared/errors.ts';
+import { isProblem, ProblemError, problemSchema } from '../../shared/errors.ts';
 import type { SessionId } from '../../shared/session.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { singleWorker } from '../placement/placement.ts';
+
+/** Bad gateway, unavailable, timeout, and Cloudflare’s own 520 to 530. */
+const isGatewayStatus = (status: number): boolean => status >= 502 && status !== 505;
 
 /**
  * Sends a request to the session's worker.
@@ -27,19 +30,15 @@ export async function callWorker(
       headers: { ...init.headers, 'x-request-id': c.get('requestId') },
     });
   } catch (cause) {
-    throw new ProblemError(
-      'worker_unavailable',
-      { detail: 'The worker of this session does not answer.', remedy: 'Send the same request again in a second.' },
-      { cause },
-    );
+    throw unavailable('no connection', cause);
   }
   if (response.ok) return response;
   throw await problemOf(response);
 }
 
 async function problemOf(response: Response): Promise<ProblemError> {
-  if (response.headers.get('content-type') === PROBLEM_CONTENT_TYPE) {
-    const parsed = problemSchema.safeParse(await response.json());
+  if (isProblem(response)) {
+    const parsed = problemSchema.safeParse(await readJson(response));
     if (parsed.success) {
       const { code, detail, remedy, param, expectedStep } = parsed.data;
       return new ProblemError(code, {
@@ -50,7 +49,30 @@ async function problemOf(response: Response): Promise<ProblemError> {
       });
     }
   }
+  if (!response.bodyUsed) await response.body?.cancel();
+  // What stands between edge and worker answers so when it does not reach the worker.
+  if (isGatewayStatus(response.status)) return unavailable(`status ${String(response.status)}`);
   return unexpectedAnswer(`status ${String(response.status)} without a problem document`);
+}
+
+/** The JSON of a worker's answer. @throws ProblemError `worker_protocol` if it does not parse */
+export async function readJson(response: Response): Promise<unknown> {
+  try {
+    return await response.json();
+  } catch (cause) {
+    throw unexpectedAnswer('a body that is not JSON', cause);
+  }
+}
+
+function unavailable(reason: string, cause?: unknown): ProblemError {
+  return new ProblemError(
+    'worker_unavailable',
+    {
+      detail: `The worker of this session does not answer (${reason}).`,
+      remedy: 'Send the same request again in a second.',
+    },
+    { cause },
+  );
 }
 
 export function unexpectedAnswer(what: string, cause?: unknown): ProblemError {

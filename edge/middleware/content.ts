@@ -1,13 +1,13 @@
 /** Checks of a body's headers, before a byte of it is read. */
 import { createMiddleware } from 'hono/factory';
-import { ProblemError } from '../../shared/errors.ts';
+import { mediaType, ProblemError } from '../../shared/errors.ts';
 import type { EdgeEnv } from '../environment.ts';
 
 /** Refuses a body of another content type, without a length, or longer than `maximumBytes`. */
 export function acceptBody(contentType: string, maximumBytes: number): ReturnType<typeof createMiddleware<EdgeEnv>> {
   return createMiddleware<EdgeEnv>(async (c, next) => {
     const sent = c.req.header('content-type');
-    if (sent?.split(';')[0]?.trim().toLowerCase() !== contentType) {
+    if (mediaType(sent) !== contentType) {
       throw new ProblemError('unsupported_media_type', {
         param: 'Content-Type',
         detail: `The body was sent as ${sent === undefined ? 'no content type' : JSON.stringify(sent)}.`,

@@ -1,5 +1,5 @@
 /** Every failure leaves the edge as an RFC 9457 problem document. */
-import type { Context } from 'hono';
+import type { Context, Hono } from 'hono';
 import { HTTPException } from 'hono/http-exception';
 import { internalProblem, PROBLEM_CONTENT_TYPE, ProblemError } from '../../shared/errors.ts';
 import { LIMITS } from '../../shared/limits.ts';
@@ -11,7 +11,8 @@ export async function answerProblem(error: Error, c: Context<EdgeEnv>): Promise<
   await drain(c.req.raw.body);
   const requestId = c.get('requestId');
   const problem = asProblem(error);
-  if (problem.code === 'internal') {
+  // What arrives as `internal` from the worker is logged there.
+  if (!(error instanceof ProblemError) && problem.code === 'internal') {
     console.error(JSON.stringify({ event: 'defect', requestId, error: error.stack ?? error.message }));
   }
   const headers = new Headers({ 'content-type': PROBLEM_CONTENT_TYPE });
@@ -20,22 +21,15 @@ export async function answerProblem(error: Error, c: Context<EdgeEnv>): Promise<
 }
 
 /**
- * Reads and drops a bounded part of a refused body. Closing at once would reset the connection while the client still writes,
- * and it would see the reset instead of the answer.
+ * Reads and drops a refused body, for a bounded time. Closing at once would reset the connection while the client still writes,
+ * and it would see the reset instead of the answer; waiting for the end would keep one waiting that sends nothing more.
  */
 async function drain(body: ReadableStream<Uint8Array> | null): Promise<void> {
   if (body === null || body.locked) return;
-  const reader = body.getReader();
-  try {
-    for (let drained = 0; drained < LIMITS.drainBytes;) {
-      const { done, value } = await reader.read();
-      if (done) return;
-      drained += value.length;
-    }
-    await reader.cancel();
-  } catch {
-    // The client has stopped sending: there is nothing left to drain.
-  }
+  // It ends early when the client stops sending, which is no error here.
+  const drained = body.pipeTo(new WritableStream()).catch(() => undefined);
+  const timeout = new Promise((resolve) => setTimeout(resolve, LIMITS.drainMilliseconds));
+  await Promise.race([drained, timeout]);
 }
 
 function asProblem(error: Error): ProblemError {
@@ -56,4 +50,24 @@ export function noSuchRoute(c: Context<EdgeEnv>): never {
     detail: `There is no ${c.req.method} ${c.req.path}.`,
     remedy: 'The resources are listed in /openapi.json and, for people, in /docs.',
   });
+}
+
+/** Answers 405 with the methods there are, on every path that has a route. To be called when all routes are registered. */
+export function refuseOtherMethods(app: Hono<EdgeEnv>): void {
+  const methods = new Map<string, Set<string>>();
+  for (const { path, method } of app.routes) {
+    // Middleware is registered for every method.
+    if (method === 'ALL') continue;
+    methods.set(path, (methods.get(path) ?? new Set()).add(method));
+  }
+  for (const [path, allowed] of methods) {
+    const list = [...allowed].join(', ');
+    app.all(path, (c) => {
+      c.header('Allow', list);
+      throw new ProblemError('method_not_allowed', {
+        detail: `${c.req.method} ${c.req.path}: this resource takes ${list}.`,
+        remedy: `Use ${list}; /openapi.json describes each.`,
+      });
+    });
+  }
 }

@@ -10,6 +10,7 @@ const answer = { 'application/json': { schema: statusSchema } };
 
 const health = createRoute({
   method: 'get',
+  tags: ['Health'],
   path: '/healthz',
   summary: 'Whether the edge is alive',
   responses: { 200: { description: 'It is', content: answer } },
@@ -17,6 +18,7 @@ const health = createRoute({
 
 const readiness = createRoute({
   method: 'get',
+  tags: ['Health'],
   path: '/readyz',
   summary: 'Whether steps can be taken',
   responses: {
@@ -34,8 +36,8 @@ export function registerHealth(app: OpenAPIHono<EdgeEnv>): void {
     } catch (cause) {
       throw workerNotReady('it does not answer', cause);
     }
-    if (!response.ok) throw workerNotReady(`it answered ${String(response.status)}`);
     await response.body?.cancel();
+    if (!response.ok) throw workerNotReady(`it answered ${String(response.status)}`);
     return c.json({ status: 'ok' as const }, 200);
   });
 }

@@ -22,6 +22,7 @@ const sessionAnswer = { [JSON_TYPE]: { schema: sessionSchema } };
 
 const createSession = createRoute({
   method: 'post',
+  tags: ['Sessions'],
   path: '/v1/sessions',
   summary: 'Create a training session',
   description: 'States the layers and the optimizer once. Everything but `layers` has a default.',
@@ -36,6 +37,7 @@ const createSession = createRoute({
       'unsupported_media_type',
       'invalid_parameter',
       'session_limit_reached',
+      'worker_protocol',
       'worker_unavailable',
     ),
   },
@@ -43,23 +45,25 @@ const createSession = createRoute({
 
 const getSession = createRoute({
   method: 'get',
+  tags: ['Sessions'],
   path: '/v1/sessions/{id}',
   summary: 'Describe a session',
   request: { params: sessionParameters },
   responses: {
     200: { description: 'The session, its next step and the last step’s metrics', content: sessionAnswer },
-    ...problemResponses('session_not_found', 'worker_unavailable'),
+    ...problemResponses('session_not_found', 'worker_protocol', 'worker_unavailable'),
   },
 });
 
 const deleteSession = createRoute({
   method: 'delete',
+  tags: ['Sessions'],
   path: '/v1/sessions/{id}',
   summary: 'Delete a session',
   request: { params: sessionParameters },
   responses: {
     204: { description: 'The session is gone' },
-    ...problemResponses('session_not_found', 'worker_unavailable'),
+    ...problemResponses('session_not_found', 'worker_protocol', 'worker_unavailable'),
   },
 });
 

@@ -8,7 +8,7 @@ import { parseSessionId } from '../../shared/session.ts';
 import { checkStepHeader, parseStepNumber } from '../../shared/step.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { layersOf } from '../forward/session-layers.ts';
-import { StepBody } from '../forward/step-body.ts';
+import { StreamedBody } from '../forward/streamed-body.ts';
 import { callWorker, unexpectedAnswer } from '../forward/worker.ts';
 import { acceptBody } from '../middleware/content.ts';
 import { problemResponses } from './problem-responses.ts';
@@ -44,6 +44,7 @@ sample i’s loss at this layer’s input; solve L Lᵀ κ = target + s; add −
 
 const putStep = createRoute({
   method: 'put',
+  tags: ['Steps'],
   path: '/v1/sessions/{id}/steps/{n}',
   summary: 'Take one optimizer step',
   description: REQUEST_TENSORS,
@@ -69,6 +70,7 @@ const putStep = createRoute({
       'non_finite_value',
       'step_conflict',
       'numerical_failure',
+      'step_too_large',
       'queue_full',
       'worker_protocol',
       'worker_unavailable',
@@ -78,6 +80,7 @@ const putStep = createRoute({
 
 const getStep = createRoute({
   method: 'get',
+  tags: ['Steps'],
   path: '/v1/sessions/{id}/steps/{n}',
   summary: 'Get a step’s reply again',
   description: 'The reply of the last step is kept.',
@@ -89,6 +92,7 @@ const getStep = createRoute({
       'reply_not_retained',
       'step_out_of_order',
       'invalid_parameter',
+      'worker_protocol',
       'worker_unavailable',
     ),
   },
@@ -99,7 +103,7 @@ export function registerSteps(app: OpenAPIHono<EdgeEnv>): void {
     const { id: idText, n } = c.req.valid('param');
     const id = parseSessionId(idText);
     const path = `/steps/${String(parseStepNumber(n))}`;
-    const body = new StepBody(c.req.raw.body, Number(c.req.header('content-length')));
+    const body = new StreamedBody(c.req.raw.body, Number(c.req.header('content-length')));
     checkStepHeader(await body.readHeader(), await layersOf(c, id));
     const forward = (stream: ReadableStream<Uint8Array>): Promise<Response> =>
       callWorker(c, id, path, { method: 'PUT', body: stream, headers: { 'content-type': SAFETENSORS_CONTENT_TYPE } });

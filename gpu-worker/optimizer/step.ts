@@ -73,7 +73,7 @@ export function ddpStep(
     const stages: StageExpansion[] = [];
     let failedFactorizations = state.failedFactorizations;
     for (const [t, layer] of layers.entries()) {
-      const { input, outputGradient } = stageOf(batch, t);
+      const { input, outputGradient } = at(batch.layers, t);
       const gradients = perSampleGradients(engine, layer, input, outputGradient);
       const previous = state.metrics?.[t] ?? null;
       const metric = updateMetric(engine, optimizer.metric, previous, gradients, h, state.step, layer.name);
@@ -91,7 +91,7 @@ export function ddpStep(
     // The policy δu_t = −R_t⁻¹J_tᵀ S_t⁻¹ (1/h + s_t): handed out, or evaluated at s_t = 0.
     const target = policyTarget(engine, h);
     const policies = choleskyFactors.map((choleskyFactor, t): Policy => {
-      const { preconditioned } = stageOf({ layers: stages }, t);
+      const { preconditioned } = at(stages, t);
       return { preconditioned, choleskyFactor };
     });
     const reply: StepReply =
@@ -100,7 +100,7 @@ export function ddpStep(
         : {
             kind: 'update',
             changes: layers.map((layer, t) =>
-              splitBias(engine, layer, openLoopUpdate(engine, stageOf({ layers: policies }, t), target)),
+              splitBias(engine, layer, openLoopUpdate(engine, at(policies, t), target)),
             ),
           };
 
@@ -114,10 +114,10 @@ export function ddpStep(
   });
 }
 
-function stageOf<Stage>({ layers }: { readonly layers: readonly Stage[] }, t: number): Stage {
-  const stage = layers[t];
-  if (stage === undefined) throw new RangeError(`the batch has no stage ${String(t)}`);
-  return stage;
+function at<Item>(items: readonly Item[], t: number): Item {
+  const item = items[t];
+  if (item === undefined) throw new RangeError(`there is no stage ${String(t)} among ${String(items.length)}`);
+  return item;
 }
 
 /** Refuses a step whose arithmetic overflowed, before it replaces the state. */
@@ -128,19 +128,20 @@ function assertFinite(
   policies: readonly Policy[],
   reply: StepReply,
 ): void {
-  for (const [t, layer] of layers.entries()) {
-    const metric = stageOf({ layers: metrics }, t);
-    const policy = stageOf({ layers: policies }, t);
+  // From the last layer on: S_t contains every later layer, so an overflow shows in the layers before its own as well.
+  for (const [t, layer] of [...layers.entries()].reverse()) {
+    const metric = at(metrics, t);
+    const policy = at(policies, t);
     const checked = [policy.choleskyFactor, policy.preconditioned.input, policy.preconditioned.outputGradient];
     if (metric.kind === 'kronecker') checked.push(metric.inputFactor, metric.outputFactor);
     if (reply.kind === 'update') {
-      const { weight, bias } = stageOf({ layers: reply.changes }, t);
+      const { weight, bias } = at(reply.changes, t);
       checked.push(weight, ...(bias === null ? [] : [bias]));
     }
     if (engine.allFinite(checked)) continue;
     throw new ProblemError('numerical_failure', {
       param: `layers.${layer.name}`,
-      detail: `The step overflows ${engine.precision} in layer ${layer.name}.`,
+      detail: `The step cannot be computed in ${engine.precision} at layer ${layer.name}: a value overflows, or S is not positive definite.`,
       remedy: 'Check the scale of its inputs and output gradients, or lower the learning rate.',
     });
   }

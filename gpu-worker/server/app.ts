@@ -2,12 +2,13 @@
 import type { HttpBindings } from '@hono/node-server';
 import { Hono } from 'hono';
 import { internalProblem, PROBLEM_CONTENT_TYPE, ProblemError } from '../../shared/errors.ts';
+import { LIMITS } from '../../shared/limits.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { parseSessionId, sessionDefinitionSchema } from '../../shared/session.ts';
 import { parseStepNumber } from '../../shared/step.ts';
 import { parseDocument } from '../../shared/validation.ts';
 import type { SessionRegistry } from '../session/registry.ts';
-import { readBody } from './body.ts';
+import { bodyReader } from './body.ts';
 
 export interface WorkerServices {
   readonly sessions: SessionRegistry;
@@ -25,6 +26,7 @@ const RETRY_AFTER_SECONDS = '1';
 
 export function createWorkerApp({ sessions, engineName, reportDefect }: WorkerServices): Hono<WorkerEnv> {
   const app = new Hono<WorkerEnv>();
+  const withBody = bodyReader(LIMITS.bodyBytesInMemory);
 
   app.onError((error, c) => {
     const requestId = c.req.header(REQUEST_ID) ?? 'none';
@@ -44,8 +46,8 @@ export function createWorkerApp({ sessions, engineName, reportDefect }: WorkerSe
   app.get('/healthz', (c) => c.json({ status: 'ok', engine: engineName, sessions: sessions.size }));
 
   app.put('/sessions/:id', async (c) => {
-    const { bytes } = await readBody(c.env.incoming);
-    const definition = parseDocument(sessionDefinitionSchema, parseJson(bytes));
+    const document = await withBody(c.env.incoming, ({ bytes }) => parseJson(bytes));
+    const definition = parseDocument(sessionDefinitionSchema, document);
     return c.json(sessions.create(parseSessionId(c.req.param('id')), definition).describe(), 201);
   });
   app.get('/sessions/:id', (c) => c.json(sessions.get(parseSessionId(c.req.param('id'))).describe()));
@@ -57,7 +59,8 @@ export function createWorkerApp({ sessions, engineName, reportDefect }: WorkerSe
   app.put('/sessions/:id/steps/:n', async (c) => {
     const session = sessions.get(parseSessionId(c.req.param('id')));
     const n = parseStepNumber(c.req.param('n'));
-    const reply = await session.step(n, await readBody(c.env.incoming));
+    session.admit(n);
+    const reply = await session.use(() => withBody(c.env.incoming, (body) => session.step(n, body)));
     return c.body(reply, 200, { 'content-type': SAFETENSORS_CONTENT_TYPE });
   });
   app.get('/sessions/:id/steps/:n', (c) => {

@@ -4,10 +4,41 @@ import type { IncomingMessage } from 'node:http';
 import { ProblemError } from '../../shared/errors.ts';
 import { LIMITS } from '../../shared/limits.ts';
 
+export interface Body {
+  readonly bytes: Uint8Array;
+  /** SHA-256, in hexadecimal. */
+  readonly digest: string;
+}
+
 /**
- * @throws ProblemError `length_required`, `body_too_large`, or `truncated_body` if the sender stops early
+ * Reads bodies within a common budget of memory.
+ *
+ * @param budget bytes of all bodies that are being read or worked on
+ * @returns reads a request's body, and holds its share of the budget until the work on it is done. It throws ProblemError
+ *   `length_required`, `body_too_large`, `queue_full` if the budget is used up, or `truncated_body` if the sender stops early
  */
-export async function readBody(request: IncomingMessage): Promise<{ bytes: Uint8Array; digest: string }> {
+export function bodyReader(
+  budget: number,
+): <Result>(request: IncomingMessage, work: (body: Body) => Result | Promise<Result>) => Promise<Result> {
+  let held = 0;
+  return async (request, work) => {
+    const length = announcedLength(request);
+    if (held + length > budget) {
+      throw new ProblemError('queue_full', {
+        detail: `Bodies of ${String(held)} bytes are being worked on; with this one they would exceed ${String(budget)}.`,
+        remedy: 'Send the same request again in a second.',
+      });
+    }
+    held += length;
+    try {
+      return await work(await read(request, length));
+    } finally {
+      held -= length;
+    }
+  };
+}
+
+function announcedLength(request: IncomingMessage): number {
   const announced = request.headers['content-length'];
   if (announced === undefined || !/^[0-9]+$/.test(announced)) {
     throw new ProblemError('length_required', {
@@ -24,6 +55,10 @@ export async function readBody(request: IncomingMessage): Promise<{ bytes: Uint8
       remedy: 'Send smaller batches.',
     });
   }
+  return length;
+}
+
+async function read(request: IncomingMessage, length: number): Promise<Body> {
   const bytes = new Uint8Array(length);
   const hash = createHash('sha256');
   let position = 0;

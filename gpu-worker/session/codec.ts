@@ -27,13 +27,18 @@ export interface DecodedStep {
 /**
  * Checks a step's body: header, names, shapes, and that every value is finite.
  *
+ * @param precision of the engine that will compute: what is finite in float64 need not be in float32
  * @throws ProblemError the codes of `checkStepHeader`, and `non_finite_value`
  */
-export function decodeStep(body: Uint8Array, definition: SessionDefinition): DecodedStep {
+export function decodeStep(
+  body: Uint8Array,
+  definition: SessionDefinition,
+  precision: Engine['precision'],
+): DecodedStep {
   const header = readHeader(body);
   const batch = checkStepHeader(header, definition.layers);
   const entries = new Map(
-    header.entries.map((entry) => [entry.name, { entry, values: finiteValues(body, header, entry) }]),
+    header.entries.map((entry) => [entry.name, { entry, values: finiteValues(body, header, entry, precision) }]),
   );
   const find = (name: string): { entry: TensorEntry; values: TensorValues } => {
     const found = entries.get(name);
@@ -61,22 +66,34 @@ export function decodeStep(body: Uint8Array, definition: SessionDefinition): Dec
 }
 
 export function mean(values: TensorValues): number {
+  // Divided first, so that the mean of representable values is representable.
   let sum = 0;
-  for (const value of values) sum += value;
-  return sum / values.length;
+  for (const value of values) sum += value / values.length;
+  return sum;
 }
 
-function finiteValues(body: Uint8Array, header: SafetensorsHeader, entry: TensorEntry): TensorValues {
+function finiteValues(
+  body: Uint8Array,
+  header: SafetensorsHeader,
+  entry: TensorEntry,
+  precision: Engine['precision'],
+): TensorValues {
   const values = readValues(body, header, entry);
-  const index = values.findIndex((value) => !Number.isFinite(value));
+  const isFinite = precision === 'float32' ? isFiniteInFloat32 : Number.isFinite;
+  const index = values.findIndex((value) => !isFinite(value));
   if (index >= 0) {
+    const value = values[index] ?? Number.NaN;
     throw new ProblemError('non_finite_value', {
       param: entry.name,
-      detail: `${entry.name}${formatIndex(index, entry.shape)} is ${String(values[index])}.`,
+      detail: `${entry.name}${formatIndex(index, entry.shape)} is ${String(value)}${Number.isFinite(value) ? ', which is infinite in float32' : ''}.`,
       remedy: 'Look for a diverged forward pass or a division by zero in the client; the session is as it was before.',
     });
   }
   return values;
+}
+
+function isFiniteInFloat32(value: number): boolean {
+  return Number.isFinite(Math.fround(value));
 }
 
 /** A flat index as subscripts: [3, 17]. */

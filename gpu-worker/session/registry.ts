@@ -1,6 +1,8 @@
 /** The sessions of a worker: bounded in number, removed when idle. */
 import { isDeepStrictEqual } from 'node:util';
+import { stateBytes } from '../../shared/cost.ts';
 import { ProblemError } from '../../shared/errors.ts';
+import { LIMITS } from '../../shared/limits.ts';
 import { sessionNotFound, type SessionDefinition, type SessionId } from '../../shared/session.ts';
 import { TrainingSession, type SessionResources } from './session.ts';
 
@@ -24,20 +26,29 @@ export class SessionRegistry {
    * @throws ProblemError `session_exists` if the id is taken by another definition; `session_limit_reached`
    */
   create(id: SessionId, definition: SessionDefinition): TrainingSession {
+    this.removeExpired();
     const existing = this.#sessions.get(id);
     if (existing !== undefined) {
-      if (isDeepStrictEqual(existing.definition, definition)) return existing;
+      if (isDeepStrictEqual(existing.definition, definition)) return this.get(id);
       throw new ProblemError('session_exists', {
         param: 'id',
         detail: `Session ${id} exists with another definition.`,
         remedy: 'Create a session under a new id, or delete this one first.',
       });
     }
-    this.removeExpired();
+    const remedy = 'Delete sessions that are done, or retry when idle ones have expired.';
     if (this.#sessions.size >= this.#limit) {
       throw new ProblemError('session_limit_reached', {
         detail: `The worker holds ${String(this.#sessions.size)} of ${String(this.#limit)} sessions.`,
-        remedy: 'Delete sessions that are done, or retry when idle ones have expired.',
+        remedy,
+      });
+    }
+    const held = [...this.#sessions.values()].reduce((sum, session) => sum + stateBytes(session.definition), 0);
+    const wanted = stateBytes(definition);
+    if (held + wanted > LIMITS.stateBytes) {
+      throw new ProblemError('session_limit_reached', {
+        detail: `The session’s state takes ${String(wanted)} bytes; the worker has ${String(LIMITS.stateBytes - held)} left.`,
+        remedy,
       });
     }
     const session = new TrainingSession(id, definition, this.#resources);
@@ -63,7 +74,7 @@ export class SessionRegistry {
   removeExpired(): void {
     const now = this.#resources.now();
     for (const [id, session] of this.#sessions) {
-      if (session.expiresAt > now) continue;
+      if (!session.isExpired(now)) continue;
       session.close();
       this.#sessions.delete(id);
     }

@@ -14,7 +14,7 @@ import {
 } from '../../shared/session.ts';
 import type { ComputeQueue } from '../engine/queue.ts';
 import { INITIAL_STATE, type OptimizerState } from '../optimizer/state.ts';
-import { ddpStep, type StepReply } from '../optimizer/step.ts';
+import { ddpStep } from '../optimizer/step.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
 import { decodeStep, encodeReply, mean } from './codec.ts';
 
@@ -43,10 +43,13 @@ export class TrainingSession {
   readonly #resources: SessionResources;
   readonly #createdAt: number;
   #lastUsed: number;
+  #openRequests = 0;
   #state: OptimizerState = INITIAL_STATE;
   #metrics: StepMetrics | null = null;
   #lastReply: RetainedReply | null = null;
   #closed = false;
+  /** Steps in the queue, by number and digest: a copy waits with the first one and takes no place of its own. */
+  readonly #waiting = new Map<string, Promise<Uint8Array<ArrayBuffer>>>();
 
   constructor(id: SessionId, definition: SessionDefinition, resources: SessionResources) {
     this.id = id;
@@ -56,12 +59,27 @@ export class TrainingSession {
     this.#lastUsed = this.#createdAt;
   }
 
+  /** Does some work for a request; until it is done the session does not expire. */
+  async use<Result>(work: () => Promise<Result>): Promise<Result> {
+    this.#openRequests++;
+    try {
+      return await work();
+    } finally {
+      this.#openRequests--;
+      this.touch();
+    }
+  }
+
   /** Marks the session as used, which puts off its expiry. */
   touch(): void {
     this.#lastUsed = this.#resources.now();
   }
 
-  get expiresAt(): number {
+  isExpired(now: number): boolean {
+    return this.#openRequests === 0 && now >= this.#expiresAt;
+  }
+
+  get #expiresAt(): number {
     return this.#lastUsed + this.definition.ttlSeconds * 1000;
   }
 
@@ -73,8 +91,13 @@ export class TrainingSession {
       metrics: this.#metrics,
       engine: this.#resources.engine.name,
       createdAt: new Date(this.#createdAt).toISOString(),
-      expiresAt: new Date(this.expiresAt).toISOString(),
+      expiresAt: new Date(this.#expiresAt).toISOString(),
     };
+  }
+
+  /** Refuses a step by its number alone, before its body is read. @throws ProblemError as {@link step} */
+  admit(n: number): void {
+    this.#replyTo(n);
   }
 
   /**
@@ -88,18 +111,23 @@ export class TrainingSession {
     // Checked twice: here, to refuse before the body waits in the queue, and in its turn, when earlier steps have been applied.
     const retained = this.#answerFor(n, body.digest);
     if (retained !== null) return retained;
-    const decoded = decodeStep(body.bytes, this.definition);
-    return this.#resources.queue.run(
+    const key = `${String(n)} ${body.digest}`;
+    const same = this.#waiting.get(key);
+    if (same !== undefined) return same;
+    const decoded = decodeStep(body.bytes, this.definition, this.#resources.engine.precision);
+    const reply = this.#resources.queue.run(
       this.id,
       () => this.#answerFor(n, body.digest) ?? this.#apply(n, body.digest, decoded),
     );
+    this.#waiting.set(key, reply);
+    return reply.finally(() => this.#waiting.delete(key));
   }
 
   /** The stored reply of step n. */
   storedReply(n: number): Uint8Array<ArrayBuffer> {
-    if (n >= this.#state.step) throw this.#outOfOrder(n);
-    if (this.#lastReply?.step !== n) throw notRetained(n);
-    return this.#lastReply.body;
+    const reply = this.#replyTo(n);
+    if (reply === null) throw this.#outOfOrder(n);
+    return reply.body;
   }
 
   /** Frees the session's memory. Steps that still wait are refused. */
@@ -113,18 +141,25 @@ export class TrainingSession {
 
   /** The reply to give without computing, or null if step n is the next one. */
   #answerFor(n: number, digest: string): Uint8Array<ArrayBuffer> | null {
-    if (this.#closed) throw sessionNotFound(this.id);
-    if (n === this.#state.step) return null;
-    if (n > this.#state.step) throw this.#outOfOrder(n);
-    if (this.#lastReply?.step !== n) throw notRetained(n);
-    if (this.#lastReply.digest !== digest) {
+    const reply = this.#replyTo(n);
+    if (reply === null) return null;
+    if (reply.digest !== digest) {
       throw new ProblemError('step_conflict', {
         param: 'n',
         detail: `Step ${String(n)} was applied with another body; a step is never applied twice.`,
         remedy: `Send new work as step ${String(this.#state.step)}; to repeat a step, send exactly the same bytes.`,
       });
     }
-    return this.#lastReply.body;
+    return reply.body;
+  }
+
+  /** The reply of step n if it was the last one applied, or null if it is the next one. */
+  #replyTo(n: number): RetainedReply | null {
+    if (this.#closed) throw sessionNotFound(this.id);
+    if (n === this.#state.step) return null;
+    if (n > this.#state.step) throw this.#outOfOrder(n);
+    if (this.#lastReply?.step !== n) throw notRetained(n);
+    return this.#lastReply;
   }
 
   #apply(n: number, digest: string, decoded: ReturnType<typeof decodeStep>): Uint8Array<ArrayBuffer> {
@@ -144,7 +179,7 @@ export class TrainingSession {
       return {
         state: result.state,
         metrics: stepMetrics,
-        body: encodeReply(engine, this.definition, result.reply satisfies StepReply, stepMetrics),
+        body: encodeReply(engine, this.definition, result.reply, stepMetrics),
       };
     });
     // Nothing below can fail: the step is applied and its reply kept, or neither.

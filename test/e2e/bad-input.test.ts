@@ -2,7 +2,7 @@
  * Every bad step is refused with a problem that names the fault, and leaves the session as it was: the same next step, the same
  * metrics, and the correct steps in between give the bytes they give in a session that saw no bad one.
  */
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, onTestFailed } from 'vitest';
 import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
 import type { ProblemCode } from '../../shared/errors.ts';
 import { LIMITS } from '../../shared/limits.ts';
@@ -372,14 +372,14 @@ const VALUES: readonly BadStep[] = [
         shape: [BATCH, 5],
         values: new Float64Array(BATCH * 5).fill(1e300),
       }),
-    code: 'numerical_failure',
-    param: 'layers.fc1',
-    mentions: ['fc1'],
+    code: 'non_finite_value',
+    param: 'layers.fc1.input',
+    mentions: ['[0, 0]', '1e+300', 'float32'],
   },
   {
-    title: 'losses whose mean overflows float64',
+    title: 'losses beyond float32',
     send: () => stepBodyWith(SEED, { name: 'losses', shape: [BATCH], values: new Float64Array(BATCH).fill(1.7e308) }),
-    code: 'numerical_failure',
+    code: 'non_finite_value',
     param: 'losses',
   },
 ];
@@ -461,6 +461,7 @@ describe.each([
 
   // The first of each kind meets a session without a step, the others one that has taken some.
   it.each(steps)('$title', async (bad) => {
+    onTestFailed(startPair);
     await refuses(bad);
     await stepBoth();
   });

@@ -110,6 +110,17 @@ describe('npm run quickstart', { timeout: PATIENCE_MILLISECONDS }, () => {
       await untilGone(run.mark);
     });
 
+    it('when its edge is killed: it says so, and stops the rest', async () => {
+      const run = quickstart();
+      await untilLine(run, /^ +1 /);
+      const edge = marked(run.mark).find((line) => line.includes('edge-process'))!;
+      process.kill(Number(edge.split(' ')[0]), 'SIGKILL');
+      const { code, stderr } = await run.ended;
+      expect(stderr).toMatch(/the edge ended: SIGKILL|no answer|incomplete/);
+      expect(code).toBe(1);
+      await untilGone(run.mark);
+    });
+
     it('when it is killed', async () => {
       const run = quickstart();
       await untilLine(run, /^ +1 /);

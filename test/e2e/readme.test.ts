@@ -7,7 +7,7 @@ import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
 
 const ROOT = new URL('../../', import.meta.url);
 // Beside the README, where it tells the reader to put it.
-const EXAMPLE = new URL(`example-${String(process.pid)}.mts`, ROOT);
+const EXAMPLE = new URL(`example-${String(process.pid)}.mjs`, ROOT);
 
 let stack: LocalStack;
 
@@ -22,7 +22,7 @@ afterAll(async () => {
 
 it('fits the line', async () => {
   const readme = await readFile(new URL('README.md', ROOT), 'utf8');
-  const code = /```ts\n(.*?)```/s.exec(readme)![1]!;
+  const code = /```js\n(.*?)```/s.exec(readme)![1]!;
   expect(code).toContain('http://127.0.0.1:8787');
   await writeFile(EXAMPLE, code.replace('http://127.0.0.1:8787', stack.url));
   const { stdout } = await promisify(execFile)(process.execPath, [EXAMPLE.pathname]);

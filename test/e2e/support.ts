@@ -19,8 +19,10 @@ export interface Answer {
   readonly bytes: Uint8Array;
 }
 
+type Body = NonNullable<RequestInit['body']>;
+
 export interface CallOptions {
-  readonly body?: BodyInit;
+  readonly body?: Body;
   readonly type?: string;
 }
 
@@ -56,7 +58,7 @@ export async function describeSession(url: string, id: string): Promise<Session>
   return sessionSchema.parse(json(answer));
 }
 
-export function putStep(url: string, id: string, n: number | string, body: BodyInit): Promise<Answer> {
+export function putStep(url: string, id: string, n: number | string, body: Body): Promise<Answer> {
   return call(url, 'PUT', `/v1/sessions/${id}/steps/${n}`, { body, type: SAFETENSORS_CONTENT_TYPE });
 }
 
@@ -179,6 +181,7 @@ export async function rawRequest(url: string, request: RawRequest): Promise<Answ
   socket.connect(Number(port), hostname);
   socket.write(head);
   for (const chunk of request.body ?? []) {
+    if (socket.readableEnded || socket.destroyed) break;
     if (!socket.write(chunk)) await Promise.race([new Promise((resolve) => socket.once('drain', resolve)), closed]);
   }
   if (request.then === 'end') socket.end();

@@ -1,0 +1,199 @@
+/** GET /openapi.json and /docs. */
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { ServiceProcess } from '../../deploy/local/child.ts';
+import { startEdge } from '../../deploy/local/edge.ts';
+import { PROBLEMS } from '../../shared/errors.ts';
+import { call, json } from './support.ts';
+
+interface Response {
+  readonly description: string;
+  readonly content?: Record<string, { schema: unknown }>;
+}
+interface Operation {
+  readonly summary?: string;
+  readonly parameters?: readonly { name: string; in: string; required?: boolean }[];
+  readonly requestBody?: { required?: boolean; content: Record<string, unknown> };
+  readonly responses: Record<string, Response>;
+}
+interface Document {
+  readonly openapi: string;
+  readonly info: { title: string; version: string };
+  readonly paths: Record<string, Record<string, Operation>>;
+  readonly components: { schemas: Record<string, Schema> };
+}
+interface Schema {
+  readonly properties?: Record<string, Schema & { default?: unknown }>;
+  readonly [keyword: string]: unknown;
+}
+
+let edge: ServiceProcess;
+let document: Document;
+let operations: { name: string; operation: Operation }[];
+beforeAll(async () => {
+  edge = await startEdge({ port: 0, workerUrl: 'http://127.0.0.1:9' });
+  const answer = await call(edge.ready.url, 'GET', '/openapi.json');
+  expect(answer.status).toBe(200);
+  expect(answer.headers.get('content-type')).toMatch(/^application\/json/);
+  document = json(answer) as Document;
+  operations = Object.entries(document.paths).flatMap(([path, methods]) =>
+    Object.entries(methods).map(([method, operation]) => ({ name: `${method} ${path}`, operation })),
+  );
+});
+afterAll(() => edge.stop());
+
+describe('/openapi.json', () => {
+  it('lists every resource', () => {
+    expect(document.openapi).toMatch(/^3\.1\./);
+    expect(document.info).toMatchObject({
+      title: 'DDPNOpt',
+      version: expect.stringMatching(/^\d+\.\d+\.\d+$/) as string,
+    });
+    expect(operations.map(({ name }) => name).toSorted()).toEqual([
+      'delete /v1/sessions/{id}',
+      'get /healthz',
+      'get /readyz',
+      'get /v1/sessions/{id}',
+      'get /v1/sessions/{id}/steps/{n}',
+      'post /v1/sessions',
+      'put /v1/sessions/{id}/steps/{n}',
+    ]);
+  });
+
+  it('summarises every operation and describes its answers, good and bad', () => {
+    for (const { name, operation } of operations) {
+      expect(operation.summary, name).toBeTruthy();
+      const statuses = Object.keys(operation.responses);
+      expect(
+        statuses.some((status) => status.startsWith('2')),
+        name,
+      ).toBe(true);
+      if (name !== 'get /healthz')
+        expect(
+          statuses.some((status) => /^[45]/.test(status)),
+          name,
+        ).toBe(true);
+      for (const [status, response] of Object.entries(operation.responses)) {
+        expect(response.description, `${name} ${status}`).toBeTruthy();
+        if (!/^[45]/.test(status)) continue;
+        expect(response.content, `${name} ${status}`).toEqual({
+          'application/problem+json': { schema: { $ref: '#/components/schemas/Problem' } },
+        });
+      }
+    }
+  });
+
+  it('declares every variable of a path as a parameter, and no other', () => {
+    for (const { name, operation } of operations) {
+      const variables = [...name.matchAll(/\{(\w+)\}/g)].map(([, variable]) => variable);
+      const parameters = operation.parameters ?? [];
+      expect(parameters.filter((parameter) => parameter.in === 'path').map((parameter) => parameter.name)).toEqual(
+        variables,
+      );
+      expect(
+        parameters.every(({ required }) => required),
+        name,
+      ).toBe(true);
+    }
+  });
+
+  it('names every code a client can meet where it meets it', () => {
+    const codes = (name: string): string =>
+      Object.values(operations.find((each) => each.name === name)!.operation.responses)
+        .map(({ description }) => description)
+        .join();
+    for (const code of [
+      'step_conflict',
+      'step_out_of_order',
+      'queue_full',
+      'numerical_failure',
+      'worker_unavailable',
+    ]) {
+      expect(codes('put /v1/sessions/{id}/steps/{n}')).toContain(`\`${code}\``);
+    }
+    // Whatever calls the worker can get an answer from something else.
+    for (const { name } of operations.filter((each) => each.name.includes('/v1/'))) {
+      expect(codes(name), name).toContain('`worker_protocol`');
+    }
+    expect(document.components.schemas['Problem']!.properties!['code']!['enum']).toEqual(Object.keys(PROBLEMS));
+  });
+
+  it('resolves every reference', () => {
+    const references = new Set<string>();
+    const visit = (value: unknown): void => {
+      if (typeof value !== 'object' || value === null) return;
+      for (const [key, child] of Object.entries(value)) {
+        if (key === '$ref') references.add(String(child));
+        else visit(child);
+      }
+    };
+    visit(document);
+    expect(references.size).toBeGreaterThan(5);
+    for (const reference of references) {
+      const [root, ...keys] = reference.split('/');
+      expect(root).toBe('#');
+      let target: unknown = document;
+      for (const key of keys)
+        target = (target as Record<string, unknown>)[key.replaceAll('~1', '/').replaceAll('~0', '~')];
+      expect(target, reference).toBeTypeOf('object');
+    }
+  });
+
+  it('states the defaults and the ranges of a session', () => {
+    const schema = (name: string) => document.components.schemas[name]!.properties!;
+    expect(schema('KroneckerMetric')).toMatchObject({
+      damping: { default: 0.01, exclusiveMinimum: 0, maximum: 1e6 },
+      decay: { default: 0.95, minimum: 0, exclusiveMaximum: 1 },
+      refreshEvery: { default: 10, minimum: 1, maximum: 100_000 },
+    });
+    expect(schema('ConstantLearningRate')).toMatchObject({ value: { default: 10, exclusiveMinimum: 0, maximum: 1e6 } });
+    expect(schema('GradientCurvature')['lossScale']!.properties).toMatchObject({
+      floor: { default: 0.5, exclusiveMinimum: 0, maximum: 1e6 },
+      ceiling: { default: 100, exclusiveMinimum: 0, maximum: 1e6 },
+    });
+    expect(schema('DenseLayer')).toMatchObject({
+      inputs: { minimum: 1, maximum: 16_384 },
+      outputs: { minimum: 1, maximum: 16_384 },
+      bias: { default: true },
+    });
+    expect(schema('SessionDefinition')).toMatchObject({
+      layers: { minItems: 1, maxItems: 512 },
+      ttlSeconds: { default: 3600, minimum: 10, maximum: 86_400 },
+      mode: { default: 'layers' },
+    });
+    expect(document.components.schemas['Coupling']).toMatchObject({
+      enum: ['layerwise', 'value', 'feedback'],
+      default: 'feedback',
+    });
+    expect(document.components.schemas['ReplyForm']).toMatchObject({ default: 'auto' });
+  });
+
+  it('asks of a request only what has no default', () => {
+    expect(document.components.schemas['SessionDefinition']!['required']).toEqual(['layers']);
+    expect(document.components.schemas['DenseLayer']!['required']).toEqual(['name', 'kind', 'inputs', 'outputs']);
+  });
+});
+
+describe('/docs', () => {
+  it('is a page whose assets are there', async () => {
+    const page = await call(edge.ready.url, 'GET', '/docs');
+    expect(page.status).toBe(200);
+    expect(page.headers.get('content-type')).toMatch(/^text\/html/);
+    const html = new TextDecoder().decode(page.bytes);
+    expect(html).toContain('/openapi.json');
+    const assets = [...html.matchAll(/(?:src|href)="([^"]+)"/g)].map(([, path]) => path!);
+    expect(assets).toHaveLength(3);
+    const types = { css: 'text/css', js: /javascript/, png: 'image/png' } as const;
+    for (const path of assets) {
+      const asset = await call(edge.ready.url, 'GET', path);
+      expect(asset.status, path).toBe(200);
+      expect(asset.headers.get('content-type'), path).toMatch(types[path.split('.').at(-1) as keyof typeof types]);
+      expect(asset.bytes.length, path).toBeGreaterThan(100);
+    }
+  });
+
+  it('serves nothing else of the assets’ folder', async () => {
+    for (const path of ['/docs/package.json', '/package.json', '/index.html', '/docs/..%2Fpackage.json']) {
+      expect((await call(edge.ready.url, 'GET', path)).status, path).toBe(404);
+    }
+  });
+});

@@ -1,0 +1,58 @@
+/** A step that would take more than a worker can give is refused from its header. */
+import { describe, expect, it } from 'vitest';
+import { LIMITS } from '../../shared/limits.ts';
+import type { SafetensorsHeader } from '../../shared/safetensors.ts';
+import { sessionDefinitionSchema, type Layer } from '../../shared/session.ts';
+import { checkStepHeader, TENSOR } from '../../shared/step.ts';
+
+function layersOf(count: number): Layer[] {
+  const layers = Array.from({ length: count }, (_, t) => ({
+    name: `l${t}`,
+    kind: 'dense' as const,
+    inputs: 1,
+    outputs: 1,
+  }));
+  return sessionDefinitionSchema.parse({ layers }).layers;
+}
+
+/** The header of a step; the offsets are not looked at here. */
+function headerOf(layers: readonly Layer[], batch: number): SafetensorsHeader {
+  const entry = (name: string, shape: number[]) => ({ name, dtype: 'F32' as const, shape, begin: 0, end: 0 });
+  const entries = layers.flatMap(({ name }) => [
+    entry(TENSOR.input(name), [batch, 1]),
+    entry(TENSOR.outputGradient(name), [batch, 1]),
+  ]);
+  return { entries: [entry(TENSOR.losses, [batch]), ...entries], metadata: {}, dataStart: 0 };
+}
+
+describe('the batch', () => {
+  it.each([
+    [1, LIMITS.batch],
+    [2, LIMITS.batch],
+    [20, 900],
+    [512, 200],
+  ])('with %i layers may have %i samples', (count, batch) => {
+    const layers = layersOf(count);
+    expect(checkStepHeader(headerOf(layers, batch), layers)).toBe(batch);
+  });
+
+  it.each([
+    [3, LIMITS.batch],
+    [20, 2000],
+    [128, 1024],
+    [512, 256],
+  ])('with %i layers may not have %i, and the remedy states how many it may', (count, batch) => {
+    const layers = layersOf(count);
+    const check = (size: number) => () => checkStepHeader(headerOf(layers, size), layers);
+    expect(check(batch)).toThrow(expect.objectContaining({ code: 'step_too_large' }));
+    let most = 0;
+    try {
+      check(batch)();
+    } catch (error) {
+      const { remedy } = (error as { details: { remedy: string } }).details;
+      most = Number(/at most ([0-9]+) samples/.exec(remedy)![1]);
+    }
+    expect(check(most)()).toBe(most);
+    expect(check(most + 1)).toThrow(expect.objectContaining({ code: 'step_too_large' }));
+  });
+});
