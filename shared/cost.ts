@@ -1,5 +1,6 @@
 /** What a session and a step take, so that neither can ask for more than a worker can give. */
-import type { Layer, Optimizer } from './session.ts';
+import type { Layer } from './layer.ts';
+import type { Optimizer } from './optimizer.ts';
 
 /** Orders n and c of the two Kronecker factors of a layer, the bias counted as an input. */
 function factorOrders({ inputs, outputs, bias }: Layer): readonly [number, number] {

@@ -6,7 +6,7 @@ import { batchFactorBytes, batchWork } from './cost.ts';
 import { LIMITS } from './limits.ts';
 import { ProblemError } from './errors.ts';
 import { formatShape, type Dtype, type SafetensorsHeader, type TensorEntry } from './safetensors.ts';
-import type { Layer } from './session.ts';
+import type { Layer } from './layer.ts';
 
 /** Names of the tensors on the wire. */
 export const TENSOR = {

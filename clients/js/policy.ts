@@ -5,7 +5,7 @@
  */
 import { choleskySolve } from '../../shared/linear-algebra.ts';
 import type { TensorValues } from '../../shared/safetensors.ts';
-import type { Layer } from '../../shared/session.ts';
+import type { Layer } from '../../shared/layer.ts';
 
 /** A change of one layer's parameters, to be added to them. */
 export interface ParameterChange {

@@ -1,6 +1,7 @@
 /** The layers of the sessions that this isolate has seen lately: a session's layers never change, so a copy is never stale. */
 import type { Context } from 'hono';
-import { sessionSchema, type Layer, type Session, type SessionId } from '../../shared/session.ts';
+import type { Layer } from '../../shared/layer.ts';
+import { sessionSchema, type Session, type SessionId } from '../../shared/session.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { callWorker, readJson, unexpectedAnswer } from './worker.ts';
 

@@ -8,7 +8,8 @@
  *     u_t ← u_t − R_t⁻¹ J_tᵀ S_t⁻¹ (1/h + s_t)
  */
 import { ProblemError } from '../../shared/errors.ts';
-import type { Layer, Optimizer } from '../../shared/session.ts';
+import type { Layer } from '../../shared/layer.ts';
+import type { Optimizer } from '../../shared/optimizer.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
 import { precondition, refreshes, updateMetric } from './curvature/metric.ts';
 import { openLoopUpdate, policyTarget, type Policy } from './ddp/policy.ts';

@@ -2,7 +2,8 @@
 import { describe, expect, it } from 'vitest';
 import { LIMITS } from '../../shared/limits.ts';
 import type { SafetensorsHeader } from '../../shared/safetensors.ts';
-import { sessionDefinitionSchema, type Layer } from '../../shared/session.ts';
+import type { Layer } from '../../shared/layer.ts';
+import { sessionDefinitionSchema } from '../../shared/session.ts';
 import { checkStepHeader, TENSOR } from '../../shared/step.ts';
 
 function layersOf(count: number): Layer[] {

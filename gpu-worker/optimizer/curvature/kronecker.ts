@@ -5,7 +5,7 @@
  * and the π split of the damping γ (section 6.3).
  */
 import { ProblemError } from '../../../shared/errors.ts';
-import type { KroneckerMetric } from '../../../shared/session.ts';
+import type { KroneckerMetric } from '../../../shared/optimizer.ts';
 import type { Engine, Tensor } from '../../tensor/engine.ts';
 import type { FactoredGradients } from '../layers/dense.ts';
 import type { KroneckerState } from '../state.ts';

@@ -1,5 +1,5 @@
 /** The control metric R_t = P_t/η: what a change of a layer's parameters costs. One place chooses among its kinds. */
-import type { ControlMetric } from '../../../shared/session.ts';
+import type { ControlMetric } from '../../../shared/optimizer.ts';
 import type { Engine, Tensor } from '../../tensor/engine.ts';
 import type { FactoredGradients } from '../layers/dense.ts';
 import type { MetricState } from '../state.ts';

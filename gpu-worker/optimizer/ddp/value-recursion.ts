@@ -8,7 +8,7 @@
  * It equals the dense recursion Q_uu = R + f_uᵀV'_xx f_u, V_xx = Q_xx − Q_uxᵀQ_uu⁻¹Q_ux of Liu, Chen & Theodorou (2021) on the
  * stacked batch; nothing larger than B×B is ever factorised.
  */
-import type { Coupling } from '../../../shared/session.ts';
+import type { Coupling } from '../../../shared/optimizer.ts';
 import type { Engine, Tensor } from '../../tensor/engine.ts';
 import { gram, type FactoredGradients } from '../layers/dense.ts';
 

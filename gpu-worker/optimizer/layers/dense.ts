@@ -3,7 +3,7 @@
  *
  * The gradient of sample i in vec(W̄), row-major, is a_i ⊗ g_i: it is kept as its two factors and never formed.
  */
-import type { DenseLayer } from '../../../shared/session.ts';
+import type { DenseLayer } from '../../../shared/layer.ts';
 import type { Engine, Tensor } from '../../tensor/engine.ts';
 
 /** Per-sample gradients J of one layer in factored form: row i of J is input_i ⊗ outputGradient_i. */

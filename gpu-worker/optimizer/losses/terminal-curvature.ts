@@ -4,7 +4,7 @@
  * `gradient`: one column, S_i = ∂φ_i/∂x_T, the paper's outer-product choice with h_i = 1. Weighed by the loss,
  * h_i = clamp(1/(2φ_i), floor, ceiling), it is Gauss–Newton on √(2φ) as the floor goes to 0.
  */
-import type { TerminalCurvature } from '../../../shared/session.ts';
+import type { TerminalCurvature } from '../../../shared/optimizer.ts';
 import type { Engine, Tensor } from '../../tensor/engine.ts';
 
 /**
