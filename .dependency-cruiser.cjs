@@ -37,6 +37,7 @@ module.exports = {
       ['bench/', 'clients/', 'deploy/', '(fs|os|path|url|child_process)'],
       'through public interfaces only',
     ),
+    only('docs', '^docs/', ['docs/', 'shared/', '(fs)', ...modules('zod')]),
     only('deploy', '^deploy/', [
       'deploy/',
       'shared/',
@@ -78,11 +79,11 @@ module.exports = {
       from: { path: '^gpu-worker/optimizer/(layers|losses)/' },
       to: { path: '^gpu-worker/optimizer/(ddp|update|curvature)/' },
     },
-    only('tensor', '^gpu-worker/tensor/', ['gpu-worker/tensor/', 'shared/', ...modules('@tensorflow')]),
+    only('tensor', '^gpu-worker/tensor/', ['gpu-worker/tensor/', 'shared/', ...modules('@tensorflow', 'ml-matrix')]),
     {
       name: 'tensorflow-behind-the-seam',
       severity: 'error',
-      from: { pathNot: '^gpu-worker/tensor/' },
+      from: { pathNot: '^(gpu-worker/tensor|test)/' },
       to: { path: '^node_modules/@tensorflow/' },
     },
     {

@@ -31,6 +31,7 @@ export const PROBLEMS = {
   dtype_unsupported: { status: 422, title: 'A tensor has an element type the step does not take', retryable: false },
   shape_mismatch: { status: 422, title: 'A tensor has the wrong shape', retryable: false },
   non_finite_value: { status: 422, title: 'A tensor contains NaN or infinity', retryable: false },
+  invalid_index: { status: 422, title: 'A tensor of indices contains a value that is none', retryable: false },
   step_too_large: { status: 422, title: 'The step takes more than one step may', retryable: false },
   step_conflict: { status: 422, title: 'This step was applied with another body', retryable: false },
   numerical_failure: { status: 422, title: 'The step cannot be computed in floating point', retryable: false },

@@ -1,5 +1,6 @@
 /** The layers of a session. Every field's default, range and meaning stands here. */
 import * as z from 'zod';
+import { convolutionGeometry } from './convolution.ts';
 import { LIMITS } from './limits.ts';
 
 const layerNameSchema = z
@@ -9,6 +10,10 @@ const layerNameSchema = z
 
 const sizeSchema = z.int().min(1).max(LIMITS.features);
 
+const sequenceSchema = z.boolean().default(false).meta({
+  description: 'Whether activations have an axis of positions, [B, S, …], over which the parameters are shared',
+});
+
 const denseLayerSchema = z
   .strictObject({
     name: layerNameSchema,
@@ -16,12 +21,110 @@ const denseLayerSchema = z
     inputs: sizeSchema.meta({ description: 'Input features n', example: 64 }),
     outputs: sizeSchema.meta({ description: 'Output features c', example: 32 }),
     bias: z.boolean().default(true).meta({ description: 'Whether the layer adds a bias' }),
+    sequence: sequenceSchema,
   })
   .meta({ id: 'DenseLayer', description: 'pre-activation = activation · weight + bias; weight [n, c], bias [c]' });
 
+const extentSchema = z.int().min(1).max(1024);
+const paddingExtentSchema = z.int().min(0).max(1024);
+
+const paddingSchema = z
+  .discriminatedUnion('kind', [
+    z.strictObject({ kind: z.literal('valid') }).meta({ id: 'ValidPadding', description: 'No padding' }),
+    z
+      .strictObject({ kind: z.literal('same') })
+      .meta({ id: 'SamePadding', description: 'As much as keeps the size at stride 1; an odd zero behind' }),
+    z
+      .strictObject({
+        kind: z.literal('explicit'),
+        rows: z.tuple([paddingExtentSchema, paddingExtentSchema]).meta({ description: 'Zeros above and below' }),
+        columns: z.tuple([paddingExtentSchema, paddingExtentSchema]).meta({ description: 'Zeros left and right' }),
+      })
+      .meta({ id: 'ExplicitPadding' }),
+  ])
+  .meta({ id: 'Padding' });
+
+const conv2dLayerSchema = z
+  .strictObject({
+    name: layerNameSchema,
+    kind: z.literal('conv2d'),
+    height: sizeSchema.meta({ description: 'Rows of the input', example: 28 }),
+    width: sizeSchema.meta({ description: 'Columns of the input', example: 28 }),
+    inputs: sizeSchema.meta({ description: 'Input channels C', example: 1 }),
+    outputs: sizeSchema.meta({ description: 'Output channels c', example: 32 }),
+    kernel: z
+      .tuple([extentSchema, extentSchema])
+      .meta({ description: 'Rows and columns of the kernel', example: [3, 3] }),
+    strides: z.tuple([extentSchema, extentSchema]).default([1, 1]),
+    dilations: z.tuple([extentSchema, extentSchema]).default([1, 1]),
+    padding: paddingSchema.default({ kind: 'valid' }),
+    groups: sizeSchema.default(1).meta({ description: 'Divides input and output channels' }),
+    bias: z.boolean().default(true).meta({ description: 'Whether the layer adds a bias' }),
+  })
+  .superRefine((layer, context) => {
+    for (const side of ['inputs', 'outputs'] as const) {
+      if (layer[side] % layer.groups === 0) continue;
+      const message = `${String(layer.groups)} groups do not divide ${String(layer[side])} ${side}`;
+      context.addIssue({ code: 'custom', path: ['groups'], message, input: layer.groups });
+    }
+    const { rows, columns } = convolutionGeometry(layer);
+    if (rows.outputs < 1 || columns.outputs < 1) {
+      const message = `the kernel does not fit into the padded input of ${String(layer.height)} × ${String(layer.width)}`;
+      context.addIssue({ code: 'custom', path: ['kernel'], message, input: layer.kernel });
+    }
+  })
+  .meta({
+    id: 'Conv2dLayer',
+    description: 'Activations [height, width, channels]; weight [kernel rows, kernel columns, C/groups, c], bias [c]',
+  });
+
+const scaleShiftLayerSchema = z
+  .strictObject({
+    name: layerNameSchema,
+    kind: z.literal('scale-shift'),
+    features: sizeSchema,
+    shift: z.boolean().default(true).meta({ description: 'Whether the layer adds a shift' }),
+    sequence: sequenceSchema,
+  })
+  .meta({
+    id: 'ScaleShiftLayer',
+    description:
+      'pre-activation = scale ∘ activation + shift, as behind a normalisation; scale [features], shift [features]',
+  });
+
+const embeddingLayerSchema = z
+  .strictObject({
+    name: layerNameSchema,
+    kind: z.literal('embedding'),
+    inputs: sizeSchema.meta({ description: 'Size of the vocabulary' }),
+    outputs: sizeSchema.meta({ description: 'Features of an embedding' }),
+  })
+  .meta({
+    id: 'EmbeddingLayer',
+    description: 'Activations are token numbers [B, S], whole numbers from 0; weight [inputs, outputs]',
+  });
+
+const genericLayerSchema = z
+  .strictObject({
+    name: layerNameSchema,
+    kind: z.literal('generic'),
+    parameters: z.int().min(1).max(LIMITS.genericParameters),
+  })
+  .meta({
+    id: 'GenericLayer',
+    description: 'Any other layer: send per-sample gradients in its parameters, [B, parameters]',
+  });
+
 export const layerSchema = z
-  .discriminatedUnion('kind', [denseLayerSchema])
+  .discriminatedUnion('kind', [
+    denseLayerSchema,
+    conv2dLayerSchema,
+    scaleShiftLayerSchema,
+    embeddingLayerSchema,
+    genericLayerSchema,
+  ])
   .meta({ id: 'Layer', description: 'A layer with parameters: one stage of the optimal-control problem' });
 
 export type Layer = z.output<typeof layerSchema>;
 export type DenseLayer = z.output<typeof denseLayerSchema>;
+export type Conv2dLayer = z.output<typeof conv2dLayerSchema>;

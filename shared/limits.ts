@@ -12,18 +12,29 @@ export const LIMITS = {
   sessionDocumentBytes: 1_048_576,
   /** Samples in one batch. */
   batch: 2048,
-  /** L·B³ of one step with L layers: the step factorises one B×B matrix per layer. Two layers at the largest batch. */
+  /**
+   * L·R³ of one step with L layers: the step factorises one R×R matrix per layer, R = B·r with r columns of terminal curvature
+   * per sample. Two layers at the largest batch.
+   */
   batchWork: 2 * 2048 ** 3,
-  /** Bytes of the L factors of B×B of one step, which a policy's reply carries. */
+  /** Bytes of the L factors of R×R of one step, which a policy's reply carries. */
   batchFactorBytes: 100_000_000,
   /** Layers with parameters in one session. */
   layers: 512,
-  /** Features on either side of a dense layer. */
+  /** Features or channels on either side of a layer. */
   features: 16_384,
   /** Σ n³ + c³ over the layers of a session whose metric factorises an n×n and a c×c matrix per layer. */
   refreshWork: 2 * 2050 ** 3,
   /** Bytes of state of all sessions of a worker together. */
   stateBytes: 1_000_000_000,
+  /** Parameters of one generic layer: its per-sample gradients are sent and held as they are. */
+  genericParameters: 1_048_576,
+  /** Columns of terminal curvature per sample. */
+  curvatureColumns: 1024,
+  /** Σ R²·n·c of one step over the parameter blocks whose per-sample gradients are made explicit. */
+  gramWork: 1e11,
+  /** Bytes of one layer’s inputs in one step, as convolution patches or one-hot rows. */
+  inputBytes: 500_000_000,
   /** Seconds an idle session is kept. */
   ttlSeconds: { minimum: 10, default: 3600, maximum: 86_400 },
   /** Milliseconds that a refused body is read for, so that the client sees the answer rather than a reset connection. */

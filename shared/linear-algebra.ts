@@ -54,35 +54,26 @@ export function choleskySolve(factor: ArrayLike<number>, rightHandSide: ArrayLik
 }
 
 /**
- * Inverse of a symmetric positive definite matrix, A⁻¹ = L⁻ᵀ L⁻¹.
+ * L⁻¹ for the Cholesky factor L of a symmetric positive definite matrix: A⁻¹ = L⁻ᵀ L⁻¹.
  *
  * @param matrix row-major n×n; only its lower triangle is read
- * @returns the inverse, row-major n×n and exactly symmetric, or null if the matrix is not numerically positive definite
+ * @returns L⁻¹, row-major n×n with zeros above the diagonal, or null if the matrix is not numerically positive definite
  */
-export function inverseSpd(matrix: ArrayLike<number>, n: number): Float64Array | null {
+export function inverseCholesky(matrix: ArrayLike<number>, n: number): Float64Array | null {
   const factor = cholesky(matrix, n);
   if (factor === null) return null;
   // Row i of L⁻¹ by forward substitution against the rows above it: L⁻¹_i = (e_i − Σ_{k<i} L_ik L⁻¹_k) / L_ii.
-  const inverseFactor = new Float64Array(n * n);
+  const inverse = new Float64Array(n * n);
   for (let i = 0; i < n; i++) {
     const row = i * n;
     for (let k = 0; k < i; k++) {
       const weight = at(factor, row + k);
-      for (let j = 0; j <= k; j++)
-        inverseFactor[row + j] = at(inverseFactor, row + j) - weight * at(inverseFactor, k * n + j);
+      for (let j = 0; j <= k; j++) inverse[row + j] = at(inverse, row + j) - weight * at(inverse, k * n + j);
     }
     const pivot = at(factor, row + i);
-    for (let j = 0; j < i; j++) inverseFactor[row + j] = at(inverseFactor, row + j) / pivot;
-    inverseFactor[row + i] = 1 / pivot;
+    for (let j = 0; j < i; j++) inverse[row + j] = at(inverse, row + j) / pivot;
+    inverse[row + i] = 1 / pivot;
   }
-  const inverse = new Float64Array(n * n);
-  for (let k = 0; k < n; k++) {
-    for (let i = 0; i <= k; i++) {
-      const weight = at(inverseFactor, k * n + i);
-      for (let j = 0; j <= i; j++) inverse[i * n + j] = at(inverse, i * n + j) + weight * at(inverseFactor, k * n + j);
-    }
-  }
-  for (let i = 0; i < n; i++) for (let j = 0; j < i; j++) inverse[j * n + i] = at(inverse, i * n + j);
   return inverse;
 }
 

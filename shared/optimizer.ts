@@ -1,32 +1,140 @@
 /** The optimizer's options. Every option's default, range and meaning stands here. */
 import * as z from 'zod';
+import { LIMITS } from './limits.ts';
 
 const finite = z.number().meta({ description: 'A finite number' });
+
+const rateSchema = finite.gt(0).max(1e6);
+const warmUpSteps = z
+  .int()
+  .min(0)
+  .max(1e9)
+  .default(0)
+  .meta({ description: 'Steps over which η grows linearly to what the schedule says' });
+const scheduleSteps = z.int().min(1).max(1e9).meta({ description: 'Steps of the whole schedule' });
+const peakSchema = rateSchema.meta({ description: 'η > 0, the largest of the schedule' });
+const finalSchema = finite.min(0).max(1e6).default(0).meta({ description: 'η at the end, and from there on' });
 
 const learningRateSchema = z
   .discriminatedUnion('kind', [
     z
       .strictObject({
         kind: z.literal('constant'),
-        value: finite.gt(0).max(1e6).default(10).meta({
+        value: rateSchema.default(10).meta({
           description: 'η > 0: the control metric is R = P/η. With kronecker and feedback, 0.03 to 100 works',
         }),
+        warmUpSteps,
       })
       .meta({ id: 'ConstantLearningRate' }),
+    z
+      .strictObject({
+        kind: z.literal('step'),
+        value: peakSchema,
+        factor: finite.gt(0).lt(1).default(0.1).meta({ description: 'What η is multiplied by' }),
+        every: scheduleSteps.meta({ description: 'Steps between two multiplications' }),
+        warmUpSteps,
+      })
+      .meta({ id: 'StepLearningRate', description: 'η · factor^⌊n/every⌋' }),
+    z
+      .strictObject({
+        kind: z.literal('cosine'),
+        value: peakSchema,
+        final: finalSchema,
+        steps: scheduleSteps,
+        warmUpSteps,
+      })
+      .meta({ id: 'CosineLearningRate', description: 'Half a cosine from η to `final` over `steps` steps' }),
+    z
+      .strictObject({
+        kind: z.literal('one-cycle'),
+        initial: rateSchema.meta({ description: 'η at the first step' }),
+        value: peakSchema,
+        final: finalSchema,
+        steps: scheduleSteps,
+        riseShare: finite.gt(0).lt(1).default(0.3).meta({ description: 'Share of the steps in which η rises' }),
+        warmUpSteps,
+      })
+      .meta({
+        id: 'OneCycleLearningRate',
+        description: 'Half a cosine up from `initial`, half a cosine down to `final`',
+      }),
+    z
+      .strictObject({
+        kind: z.literal('leverage'),
+        value: rateSchema
+          .default(10)
+          .meta({ description: 'c, dimensionless: η = c / running average of the leverage' }),
+        decay: finite.min(0).lt(1).default(0.9).meta({ description: 'Decay of the running average' }),
+      })
+      .meta({
+        id: 'LeverageLearningRate',
+        description: 'η = c / E[mean_i(h_i Σ_t (N_t)_ii / B)], N_t at unit learning rate: one number for every metric',
+      }),
   ])
   .meta({ id: 'LearningRate' });
+
+const parameterGroupSchema = z
+  .strictObject({
+    pattern: z.string().min(1).max(128).meta({
+      description: 'Layer name; * stands for any characters. The first group that matches counts',
+      example: 'head*',
+    }),
+    learningRateFactor: finite.gt(0).max(1e6).meta({ description: 'Multiplies η of these layers' }),
+  })
+  .meta({ id: 'ParameterGroup' });
+
+const statisticsEverySchema = z
+  .int()
+  .min(1)
+  .max(100_000)
+  .default(1)
+  .meta({ description: 'Steps between two batches that enter the factors’ averages' });
+
+const firstInputFactorSchema = z
+  .discriminatedUnion('kind', [
+    z
+      .strictObject({ kind: z.literal('averaged') })
+      .meta({ id: 'AveragedInputFactor', description: 'As every other factor' }),
+    z
+      .strictObject({
+        kind: z.literal('frozen'),
+        batches: z.int().min(1).max(100_000).default(20).meta({ description: 'Batches that are averaged before' }),
+        rank: z
+          .int()
+          .min(1)
+          .max(LIMITS.features)
+          .nullable()
+          .default(null)
+          .meta({ description: 'Eigenvectors that are kept, the largest; null for all' }),
+        damping: finite
+          .gt(0)
+          .max(1e6)
+          .default(1)
+          .meta({ description: 'Added to the eigenvalues, in mean diagonals of the factor' }),
+      })
+      .meta({
+        id: 'FrozenInputFactor',
+        description:
+          'Made once from the first batches and kept, like whitening the network’s inputs, which do not change',
+      }),
+  ])
+  .meta({ id: 'FirstInputFactor' });
 
 const kroneckerMetricSchema = z
   .strictObject({
     kind: z.literal('kronecker'),
     damping: finite.gt(0).max(1e6).default(0.01).meta({ description: 'γ, added to the factors with the π split' }),
     decay: finite.min(0).lt(1).default(0.95).meta({ description: 'Decay of the factors’ moving averages' }),
+    statisticsEvery: statisticsEverySchema,
     refreshEvery: z
       .int()
       .min(1)
       .max(100_000)
       .default(10)
       .meta({ description: 'Steps between two inversions of the factors' }),
+    firstInputFactor: firstInputFactorSchema
+      .default({ kind: 'averaged' })
+      .meta({ description: 'The input factor of the first layer, whose inputs are the data' }),
   })
   .meta({
     id: 'KroneckerMetric',
@@ -37,8 +145,47 @@ const identityMetricSchema = z
   .strictObject({ kind: z.literal('identity') })
   .meta({ id: 'IdentityMetric', description: 'P = I: the metric of gradient descent' });
 
+const epsilonSchema = finite.gt(0).max(1).default(1e-8).meta({ description: 'ε, added to the root of the average' });
+
+const rmspropMetricSchema = z
+  .strictObject({
+    kind: z.literal('rmsprop'),
+    decay: finite.min(0).lt(1).default(0.99).meta({ description: 'Decay of the moving average' }),
+    epsilon: epsilonSchema,
+  })
+  .meta({ id: 'RmspropMetric', description: 'P = diag(√v + ε), v the moving average of the squared mean gradient' });
+
+const adamMetricSchema = z
+  .strictObject({
+    kind: z.literal('adam'),
+    decay: finite.min(0).lt(1).default(0.999).meta({ description: 'β₂, decay of the moving average' }),
+    epsilon: epsilonSchema,
+  })
+  .meta({ id: 'AdamMetric', description: 'As rmsprop, with bias correction' });
+
+const ekfacMetricSchema = z
+  .strictObject({
+    kind: z.literal('ekfac'),
+    damping: finite.gt(0).max(1e6).default(0.01).meta({ description: 'γ, added to the second moments' }),
+    decay: finite.min(0).lt(1).default(0.95).meta({ description: 'Decay of the moving averages' }),
+    statisticsEvery: statisticsEverySchema,
+    refreshEvery: z
+      .int()
+      .min(1)
+      .max(100_000)
+      .default(10)
+      .meta({ description: 'Steps between two eigendecompositions' }),
+  })
+  .meta({ id: 'EkfacMetric', description: 'Second moments in the eigenbasis of the Kronecker factors' });
+
 const metricSchema = z
-  .discriminatedUnion('kind', [identityMetricSchema, kroneckerMetricSchema])
+  .discriminatedUnion('kind', [
+    identityMetricSchema,
+    rmspropMetricSchema,
+    adamMetricSchema,
+    kroneckerMetricSchema,
+    ekfacMetricSchema,
+  ])
   .meta({ id: 'ControlMetric', description: 'The control metric R = P/η: what a change of the parameters costs' });
 
 const lossScaleSchema = z
@@ -71,15 +218,48 @@ const terminalCurvatureSchema = z
           .meta({ description: 'Weighs each sample by its loss; null gives every sample h_i = 1, as in the paper' }),
       })
       .meta({ id: 'GradientCurvature', description: 'φ_xx ≈ h_i φ_x φ_xᵀ: the outer product of the loss gradient' }),
+    z
+      .strictObject({
+        kind: z.literal('gauss-newton'),
+        columns: z
+          .int()
+          .min(1)
+          .max(LIMITS.curvatureColumns)
+          .meta({ description: 'r, columns of S per sample; as many as outputs for the exact Hessian', example: 10 }),
+      })
+      .meta({ id: 'GaussNewtonCurvature', description: 'φ_xx = S Sᵀ; send the gradients of the r columns too' }),
+    z.strictObject({ kind: z.literal('sampled-fisher') }).meta({
+      id: 'SampledFisherCurvature',
+      description: 'φ_xx ≈ S Sᵀ, S the loss gradient for a label drawn from the prediction; send its gradients too',
+    }),
   ])
   .meta({ id: 'TerminalCurvature' });
 
-const couplingSchema = z.enum(['layerwise', 'value', 'feedback']).meta({
+const couplingSchema = z.enum(['layerwise', 'value', 'gauss-newton-step', 'feedback']).meta({
   id: 'Coupling',
   description:
-    'layerwise: every layer by itself. value: the value function couples the layers, one forward pass. feedback: DDP proper; ' +
+    'layerwise: every layer by itself. value: the value function couples the layers, one forward pass. gauss-newton-step: each layer also reacts to the linear prediction of what the layers before it change. feedback: DDP proper; ' +
     'the client applies the policy in a second forward pass',
 });
+
+const batchCouplingSchema = z.enum(['full', 'diagonal', 'paper-faithful']).meta({
+  id: 'BatchCoupling',
+  description:
+    'full: exact for parameters shared by the batch. diagonal: without cross-sample terms, O(B). paper-faithful: the paper’s ' +
+    'per-sample recursion, for comparison',
+});
+
+const solverSchema = z
+  .strictObject({
+    choleskyRows: z.int().min(0).max(65_536).default(1024).meta({
+      description: 'Rows of the largest system that is factorised; larger ones are solved by conjugate gradients',
+    }),
+    iterations: z.int().min(1).max(1000).default(10).meta({ description: 'Iterations of conjugate gradients' }),
+  })
+  .meta({
+    id: 'BatchSolver',
+    description: 'How S κ = target is solved where the service solves it; a policy always carries the Cholesky factor',
+  });
 
 export const optimizerSchema = z
   .strictObject({
@@ -87,11 +267,65 @@ export const optimizerSchema = z
     metric: metricSchema.prefault({ kind: 'kronecker' }),
     terminalCurvature: terminalCurvatureSchema.prefault({ kind: 'gradient' }),
     coupling: couplingSchema.default('feedback'),
+    batchCoupling: batchCouplingSchema.default('full'),
+    valueRegularization: finite
+      .min(0)
+      .max(1e6)
+      .default(0)
+      .meta({ description: 'ε ≥ 0: adds ε G Gᵀ to V_xx, G the back-propagated curvature; larger is more cautious' }),
+    solver: solverSchema.prefault({}),
+    groups: z.array(parameterGroupSchema).max(64).default([]),
+    momentum: finite.min(0).lt(1).default(0).meta({
+      description: 'μ of v ← μ v + δu, applied in place of δu; with an update reply. 0.9 narrows the range of good η',
+    }),
+    maximumNorm: finite
+      .gt(0)
+      .nullable()
+      .default(null)
+      .meta({ description: 'Largest Euclidean norm of the update over all layers; with an update reply' }),
+    maximumPredictedDecrease: finite
+      .gt(0)
+      .nullable()
+      .default(null)
+      .meta({
+        description:
+          'Trust region: largest decrease of the mean loss that an update may predict to first order, as a share of that loss; ' +
+          'with an update reply',
+      }),
+  })
+  .superRefine(({ terminalCurvature, batchCoupling, valueRegularization }, context) => {
+    if (batchCoupling !== 'full' && terminalCurvature.kind !== 'gradient') {
+      const message = `it takes terminal curvature "gradient", not "${terminalCurvature.kind}"; or batchCoupling "full"`;
+      context.addIssue({ code: 'custom', path: ['batchCoupling'], message, input: batchCoupling });
+    }
+    if (batchCoupling === 'paper-faithful' && valueRegularization > 0) {
+      const message = 'the paper-faithful recursion has no such regularisation; leave it 0';
+      context.addIssue({ code: 'custom', path: ['valueRegularization'], message, input: valueRegularization });
+    }
   })
   .meta({ id: 'Optimizer' });
 
 export type Optimizer = z.output<typeof optimizerSchema>;
 export type ControlMetric = z.output<typeof metricSchema>;
+export type LearningRate = z.output<typeof learningRateSchema>;
+export type ParameterGroup = z.output<typeof parameterGroupSchema>;
 export type KroneckerMetric = z.output<typeof kroneckerMetricSchema>;
+export type EkfacMetric = z.output<typeof ekfacMetricSchema>;
+export type RmspropMetric = z.output<typeof rmspropMetricSchema>;
+export type AdamMetric = z.output<typeof adamMetricSchema>;
+export type BatchCoupling = z.output<typeof batchCouplingSchema>;
+export type BatchSolver = z.output<typeof solverSchema>;
 export type TerminalCurvature = z.output<typeof terminalCurvatureSchema>;
 export type Coupling = z.output<typeof couplingSchema>;
+
+/** Columns of terminal curvature per sample, r, that a client sends; 0 where the loss gradients are the columns. */
+export function sentColumns(curvature: TerminalCurvature): number {
+  switch (curvature.kind) {
+    case 'gradient':
+      return 0;
+    case 'sampled-fisher':
+      return 1;
+    case 'gauss-newton':
+      return curvature.columns;
+  }
+}

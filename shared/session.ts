@@ -5,9 +5,9 @@
 import * as z from 'zod';
 import { ProblemError } from './errors.ts';
 import { refreshWork } from './cost.ts';
-import { layerSchema } from './layer.ts';
+import { layerSchema, type Layer } from './layer.ts';
 import { LIMITS } from './limits.ts';
-import { optimizerSchema } from './optimizer.ts';
+import { optimizerSchema, type Optimizer } from './optimizer.ts';
 
 const replySchema = z.enum(['auto', 'update', 'policy']).meta({
   id: 'ReplyForm',
@@ -50,17 +50,25 @@ export const sessionDefinitionSchema = z
         code: 'custom',
         path: ['layers'],
         message:
-          `refreshing the kronecker metric of these layers takes ${work.toExponential(1)} operations (the sum of inputs³ + outputs³); ` +
+          `refreshing the ${optimizer.metric.kind} metric of these layers takes ${work.toExponential(1)} operations (inputs³ + outputs³, added up); ` +
           `at most ${LIMITS.refreshWork.toExponential(1)} are taken. Use metric "identity", or narrower layers`,
         input: layers,
       });
+    }
+    if (replyForm({ optimizer, reply }) === 'policy') {
+      const fault = withoutPolicy(layers, optimizer);
+      if (fault !== null) {
+        const path = reply === 'auto' ? ['optimizer', 'coupling'] : ['reply'];
+        const message = `a policy can be handed out for dense layers without a sequence axis, metric "identity" or "kronecker" and terminal curvature "gradient"; ${fault}. Use coupling "gauss-newton-step", "value" or "layerwise" with an update`;
+        context.addIssue({ code: 'custom', path, message, input: reply === 'auto' ? optimizer.coupling : reply });
+      }
     }
     if (optimizer.coupling === 'feedback' && reply === 'update') {
       context.addIssue({
         code: 'custom',
         path: ['reply'],
         message:
-          'with coupling "feedback" each layer’s change depends on your second forward pass; ask for "policy", or use coupling "value"',
+          'with coupling "feedback" each layer’s change depends on your second forward pass; ask for "policy", or use coupling "gauss-newton-step"',
         input: reply,
       });
     }
@@ -71,6 +79,20 @@ export const sessionDefinitionSchema = z
 export type SessionDefinition = z.output<typeof sessionDefinitionSchema>;
 /** What a client may write: defaults left out. */
 export type SessionDefinitionInput = z.input<typeof sessionDefinitionSchema>;
+
+/** What of a definition keeps its policy from being handed out, in words; null if nothing does. */
+function withoutPolicy(layers: readonly Layer[], optimizer: Optimizer): string | null {
+  const { metric, terminalCurvature, coupling, momentum, maximumNorm, maximumPredictedDecrease } = optimizer;
+  const layer = layers.find((candidate) => candidate.kind !== 'dense' || candidate.sequence);
+  if (layer !== undefined) return `layer ${layer.name} is another`;
+  if (metric.kind !== 'identity' && metric.kind !== 'kronecker') return `the metric is "${metric.kind}"`;
+  if (terminalCurvature.kind !== 'gradient') return `the terminal curvature is "${terminalCurvature.kind}"`;
+  if (coupling === 'gauss-newton-step') return 'coupling "gauss-newton-step" predicts the changes itself';
+  if (momentum > 0) return 'momentum works on finished updates';
+  if (maximumNorm !== null) return 'maximumNorm works on finished updates';
+  if (maximumPredictedDecrease !== null) return 'maximumPredictedDecrease works on finished updates';
+  return null;
+}
 
 /** What a reply carries. */
 export function replyForm(definition: Pick<SessionDefinition, 'reply' | 'optimizer'>): 'update' | 'policy' {
@@ -111,6 +133,7 @@ export const stepMetricsSchema = z
     step: z.int().meta({ description: 'Sequence number of the step' }),
     batch: z.int().meta({ description: 'Samples B' }),
     loss: z.number().meta({ description: 'Mean loss of the batch before the step' }),
+    learningRate: z.number().meta({ description: 'η of the step' }),
     terminalWeight: z.number().meta({ description: 'Mean terminal weight h' }),
     refreshed: z.boolean().meta({ description: 'Whether the metric’s factors were inverted in this step' }),
     failedFactorizations: z

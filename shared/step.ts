@@ -2,78 +2,154 @@
  * The tensors of a step in `layers` mode: their names, shapes, and the check of a header against a session's definition, which
  * both the edge (before it forwards a body) and the worker (before it computes) apply.
  */
-import { batchFactorBytes, batchWork } from './cost.ts';
-import { LIMITS } from './limits.ts';
+import { convolutionGeometry } from './convolution.ts';
+import { stepCost } from './cost.ts';
 import { ProblemError } from './errors.ts';
-import { formatShape, type Dtype, type SafetensorsHeader, type TensorEntry } from './safetensors.ts';
 import type { Layer } from './layer.ts';
+import { LIMITS } from './limits.ts';
+import { sentColumns, type Optimizer } from './optimizer.ts';
+import { formatShape, type Dtype, type SafetensorsHeader, type TensorEntry } from './safetensors.ts';
+
+/** Names of a layer's parameters. */
+export const PARAMETER_NAMES = ['weight', 'bias', 'scale', 'shift', 'parameters'] as const;
+export type ParameterName = (typeof PARAMETER_NAMES)[number];
 
 /** Names of the tensors on the wire. */
 export const TENSOR = {
   /** Request: per-sample losses φ_i, [B]. */
   losses: 'losses',
-  /** Request: input activations of a dense layer, [B, n]. */
+  /** Request: input activations, [B, …]. */
   input: (layer: string) => `layers.${layer}.input`,
-  /** Request: per-sample gradients of each sample's own loss in the pre-activations, [B, c]. */
+  /** Request: per-sample gradients of each sample's own loss in the pre-activations, [B, …]. */
   outputGradient: (layer: string) => `layers.${layer}.output_grad`,
-  /** Reply: 1/h_i, the target of the coefficients' equation, [B]. */
-  target: 'target',
+  /** Request: the same for the r columns of the terminal curvature, [B, r, …]. */
+  curvatureGradient: (layer: string) => `layers.${layer}.curvature_grad`,
+  /** Request, generic layer: per-sample gradients in the parameters, [B, m]. */
+  parameterGradient: (layer: string) => `layers.${layer}.param_grad`,
+  /** Request, generic layer: the same for the r columns of the terminal curvature, [B, r, m]. */
+  curvatureParameterGradient: (layer: string) => `layers.${layer}.curvature_param_grad`,
   /** Reply: metric-weighted inputs ã, [B, n (+ 1, bias last)]. */
   policyInput: (layer: string) => `layers.${layer}.policy.input`,
   /** Reply: metric-weighted output gradients g̃, η included, [B, c]. */
   policyOutputGradient: (layer: string) => `layers.${layer}.policy.output_grad`,
   /** Reply: lower Cholesky factor of S_t, [B, B]. */
   policyCholesky: (layer: string) => `layers.${layer}.policy.chol`,
-  /** Reply: change of the weight, [n, c]. */
-  updateWeight: (layer: string) => `layers.${layer}.update.weight`,
-  /** Reply: change of the bias, [c]. */
-  updateBias: (layer: string) => `layers.${layer}.update.bias`,
+  /** Reply: the target of S_t κ_t = target_t + s_t, [B]: 1/h, unless V_xx is regularised. */
+  policyTarget: (layer: string) => `layers.${layer}.policy.target`,
+  /** Reply, without cross-sample terms: κ_t = offset_t + gain_t ∘ s_t, both [B]. */
+  policyGain: (layer: string) => `layers.${layer}.policy.gain`,
+  policyOffset: (layer: string) => `layers.${layer}.policy.offset`,
+  /** Reply: change of a parameter, in its own shape. */
+  update: (layer: string, parameter: ParameterName) => `layers.${layer}.update.${parameter}`,
 } as const;
 
 const STEP_DTYPES: readonly Dtype[] = ['F32', 'F64'];
 
-/** A tensor that a step must carry; 'B' stands for the batch. */
-interface ExpectedTensor {
+/** What a step's tensors depend on. */
+export interface StepDefinition {
+  readonly layers: readonly Layer[];
+  readonly optimizer: Optimizer;
+}
+
+/** A tensor that a step must carry; 'B' stands for the batch, 'S' for the layer's own number of positions. */
+export interface ExpectedTensor {
   readonly name: string;
-  readonly shape: readonly ('B' | number)[];
+  readonly layer: string | null;
+  readonly role: 'losses' | 'input' | 'lossGradient' | 'columnGradient';
+  readonly shape: readonly ('B' | 'S' | number)[];
+}
+
+/** Shapes of a layer's input and pre-activation behind the batch axis; a generic layer has only parameters. */
+function activationShapes(layer: Layer): {
+  input: readonly ('S' | number)[] | null;
+  output: readonly ('S' | number)[];
+} {
+  switch (layer.kind) {
+    case 'dense': {
+      const positions = layer.sequence ? (['S'] as const) : [];
+      return { input: [...positions, layer.inputs], output: [...positions, layer.outputs] };
+    }
+    case 'conv2d': {
+      const { rows, columns } = convolutionGeometry(layer);
+      return {
+        input: [layer.height, layer.width, layer.inputs],
+        output: [rows.outputs, columns.outputs, layer.outputs],
+      };
+    }
+    case 'scale-shift': {
+      const shape = layer.sequence ? (['S', layer.features] as const) : [layer.features];
+      return { input: shape, output: shape };
+    }
+    case 'embedding':
+      return { input: ['S'], output: ['S', layer.outputs] };
+    case 'generic':
+      return { input: null, output: [layer.parameters] };
+  }
+}
+
+/** Names of the tensors that one layer's part of a step consists of. */
+export function layerTensors(layer: Layer): {
+  readonly input: string | null;
+  readonly lossGradient: string;
+  readonly columnGradient: string;
+} {
+  const { name } = layer;
+  return layer.kind === 'generic'
+    ? {
+        input: null,
+        lossGradient: TENSOR.parameterGradient(name),
+        columnGradient: TENSOR.curvatureParameterGradient(name),
+      }
+    : {
+        input: TENSOR.input(name),
+        lossGradient: TENSOR.outputGradient(name),
+        columnGradient: TENSOR.curvatureGradient(name),
+      };
 }
 
 /** The tensors a step of this session must carry, no more and no fewer. */
-function expectedTensors(layers: readonly Layer[]): readonly ExpectedTensor[] {
-  return [
-    { name: TENSOR.losses, shape: ['B'] },
-    ...layers.flatMap(({ name, inputs, outputs }): ExpectedTensor[] => [
-      { name: TENSOR.input(name), shape: ['B', inputs] },
-      { name: TENSOR.outputGradient(name), shape: ['B', outputs] },
-    ]),
-  ];
+export function expectedTensors({ layers, optimizer }: StepDefinition): readonly ExpectedTensor[] {
+  const columns = sentColumns(optimizer.terminalCurvature);
+  const expected: ExpectedTensor[] = [{ name: TENSOR.losses, layer: null, role: 'losses', shape: ['B'] }];
+  for (const layer of layers) {
+    const { input, output } = activationShapes(layer);
+    const names = layerTensors(layer);
+    const expect = (name: string, role: ExpectedTensor['role'], shape: ExpectedTensor['shape']): void => {
+      expected.push({ name, layer: layer.name, role, shape });
+    };
+    if (names.input !== null && input !== null) expect(names.input, 'input', ['B', ...input]);
+    expect(names.lossGradient, 'lossGradient', ['B', ...output]);
+    if (columns > 0) expect(names.columnGradient, 'columnGradient', ['B', columns, ...output]);
+  }
+  return expected;
 }
 
 /**
- * Checks a step's header against the session's layers.
+ * Checks a step's header against the session's definition.
  *
  * @returns the batch size B, from `losses`
- * @throws ProblemError `unknown_tensor`, `missing_tensor`, `dtype_unsupported` or `shape_mismatch`, naming the tensor; `step_too_large`
+ * @throws ProblemError `unknown_tensor`, `missing_tensor`, `dtype_unsupported` or `shape_mismatch`, naming the tensor;
+ *   `step_too_large`
  */
-export function checkStepHeader(header: SafetensorsHeader, layers: readonly Layer[]): number {
-  const expected = new Map(expectedTensors(layers).map((tensor) => [tensor.name, tensor]));
+export function checkStepHeader(header: SafetensorsHeader, definition: StepDefinition): number {
+  const expected = new Map(expectedTensors(definition).map((tensor) => [tensor.name, tensor]));
   const found = new Map<string, TensorEntry>();
   for (const entry of header.entries) {
     if (!expected.has(entry.name)) {
       throw new ProblemError('unknown_tensor', {
         param: entry.name,
-        detail: `${JSON.stringify(entry.name)} is no tensor of this session, whose layers are ${layerNames(layers)}.`,
-        remedy:
-          'Name tensors "losses", "layers.<layer>.input" and "layers.<layer>.output_grad", and send nothing else.',
+        detail: `${JSON.stringify(entry.name)} is no tensor of this session, whose layers are ${layerNames(definition.layers)}.`,
+        remedy: `Send ${[...expected.keys()].slice(0, 4).join(', ')}${expected.size > 4 ? ', …' : ''}, and nothing else.`,
       });
     }
     found.set(entry.name, entry);
   }
   const batch = batchOf(found.get(TENSOR.losses));
-  for (const { name, shape } of expected.values()) {
+  const positions = new Map<string, number>();
+  for (const { name, layer, shape } of expected.values()) {
     const entry = found.get(name);
-    const wanted = shape.map((size) => (size === 'B' ? batch : size));
     if (entry === undefined) {
+      const wanted = shape.map((size) => (size === 'B' ? batch : size));
       throw new ProblemError('missing_tensor', {
         param: name,
         detail: `${name} is missing.`,
@@ -87,29 +163,56 @@ export function checkStepHeader(header: SafetensorsHeader, layers: readonly Laye
         remedy: 'Convert the tensor to F32.',
       });
     }
-    if (entry.shape.length !== wanted.length || entry.shape.some((size, axis) => size !== wanted[axis])) {
+    // The first tensor of a layer with an axis of positions says how many there are.
+    const axis = shape.indexOf('S');
+    const counted = entry.shape[axis];
+    if (layer !== null && axis >= 0 && counted !== undefined && counted > 0 && !positions.has(layer)) {
+      positions.set(layer, counted);
+    }
+    const wanted = shape.map((size) => (size === 'B' ? batch : size === 'S' ? positions.get(layer ?? '') : size));
+    if (entry.shape.length !== wanted.length || entry.shape.some((size, index) => size !== wanted[index])) {
       throw new ProblemError('shape_mismatch', {
         param: name,
         detail: `${name} has shape ${formatShape(entry.shape)}; ${formatShape(shape)} with B = ${String(batch)} was expected.`,
-        remedy: 'Send every tensor with the batch of "losses" first and the features the session was created with.',
+        remedy: 'Send every tensor with the batch of "losses" first and the sizes the session was created with.',
       });
     }
   }
-  checkStepSize(layers.length, batch);
+  checkStepSize(definition, batch, positions);
   return batch;
 }
 
 /** @throws ProblemError `step_too_large` */
-function checkStepSize(layers: number, batch: number): void {
-  const bytes = batchFactorBytes(layers, batch);
-  if (batchWork(layers, batch) <= LIMITS.batchWork && bytes <= LIMITS.batchFactorBytes) return;
-  const byWork = Math.floor(Math.cbrt(LIMITS.batchWork / layers));
-  const byBytes = Math.floor(Math.sqrt(LIMITS.batchFactorBytes / batchFactorBytes(layers, 1)));
+function checkStepSize(definition: StepDefinition, batch: number, positions: ReadonlyMap<string, number>): void {
+  const fault = excess(definition, batch, positions);
+  if (fault === null) return;
+  let most = 0;
+  for (let tooMany = batch; tooMany - most > 1;) {
+    const middle = Math.floor((most + tooMany) / 2);
+    if (excess(definition, middle, positions) === null) most = middle;
+    else tooMany = middle;
+  }
   throw new ProblemError('step_too_large', {
     param: TENSOR.losses,
-    detail: `A batch of ${String(batch)} with ${String(layers)} layers takes one factorisation of ${String(batch)}×${String(batch)} per layer, ${String(bytes)} bytes together.`,
-    remedy: `With ${String(layers)} layers send at most ${String(Math.min(byWork, byBytes))} samples in a step.`,
+    detail: `A batch of ${String(batch)} with ${String(definition.layers.length)} layers takes ${fault}.`,
+    remedy:
+      most === 0
+        ? 'Even one sample is too much: use narrower layers, shorter sequences, or another metric or terminal curvature.'
+        : `With these layers send at most ${String(most)} samples in a step.`,
   });
+}
+
+/** What of a step on so many samples exceeds a limit, in words; null if nothing does. */
+function excess(definition: StepDefinition, batch: number, positions: ReadonlyMap<string, number>): string | null {
+  const { rows, batchWork, batchFactorBytes, gramWork, inputBytes } = stepCost(definition, batch, positions);
+  if (batchWork > LIMITS.batchWork || batchFactorBytes > LIMITS.batchFactorBytes) {
+    return `one factorisation of ${String(rows)}×${String(rows)} per layer, ${String(batchFactorBytes)} bytes together`;
+  }
+  if (gramWork > LIMITS.gramWork) {
+    return `${gramWork.toExponential(1)} operations for tangent kernels of explicit per-sample gradients`;
+  }
+  if (inputBytes > LIMITS.inputBytes) return `${String(inputBytes)} bytes for the patches or one-hot rows of one layer`;
+  return null;
 }
 
 function batchOf(losses: TensorEntry | undefined): number {

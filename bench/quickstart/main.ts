@@ -2,9 +2,7 @@
  * npm run bench:quickstart: the quickstart's comparison over several seeds, and what a step costs. Writes docs/results/quickstart.json
  * and, from it, docs/results/quickstart.md.
  */
-import { execFileSync } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
-import { cpus, platform, arch } from 'node:os';
 import { DdpnoptClient } from '../../clients/js/index.ts';
 import {
   bestRuns,
@@ -15,6 +13,7 @@ import {
   type TrainingRun,
 } from '../../clients/train/digits-comparison.ts';
 import { startStack } from '../../deploy/local/stack.ts';
+import { provenance } from '../provenance.ts';
 import { measureStepTraffic, type StepTraffic } from './traffic.ts';
 import { renderResults, type QuickstartResults, type SeedResult } from './report.ts';
 
@@ -47,9 +46,7 @@ try {
 
 const results: QuickstartResults = {
   command: 'npm run bench:quickstart',
-  machine: `${String(cpus().length)} × ${cpus()[0]?.model.trim() ?? 'unknown processor'}, ${platform()} ${arch()}, Node ${process.versions.node}`,
-  revision: execFileSync('git', ['rev-parse', '--short', 'HEAD'], { encoding: 'utf8' }).trim(),
-  engine: stack.engine,
+  ...provenance(stack.engine),
   comparison: COMPARISON,
   seeds,
   traffic,

@@ -1,5 +1,7 @@
 /** The results as Markdown: a pure function of the stored JSON, which a test holds the page to. */
 import type { COMPARISON, TrainingRun } from '../../clients/train/digits-comparison.ts';
+import { markdownTable } from '../markdown.ts';
+import type { Provenance } from '../provenance.ts';
 import type { StepTraffic } from './traffic.ts';
 
 export interface SeedResult {
@@ -8,11 +10,8 @@ export interface SeedResult {
   readonly runs: readonly TrainingRun[];
 }
 
-export interface QuickstartResults {
+export interface QuickstartResults extends Provenance {
   readonly command: string;
-  readonly machine: string;
-  readonly revision: string;
-  readonly engine: string;
   readonly comparison: Omit<typeof COMPARISON, 'widths' | 'sgdLearningRates' | 'adamLearningRates'> & {
     readonly widths: readonly number[];
     readonly sgdLearningRates: readonly number[];
@@ -86,9 +85,4 @@ ${markdownTable(['batch', 'KB sent', 'KB received', 'time / local SGD step'], tr
 function spread(values: readonly number[], format: (value: number) => string): string {
   const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
   return `${format(mean)} [${format(Math.min(...values))}, ${format(Math.max(...values))}]`;
-}
-
-function markdownTable(header: readonly string[], rows: readonly (readonly string[])[]): string {
-  const line = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`;
-  return [line(header), line(header.map((_, column) => (column === 0 ? '---' : '---:'))), ...rows.map(line)].join('\n');
 }

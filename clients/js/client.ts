@@ -16,9 +16,9 @@ import {
   type SessionDefinitionInput,
   type StepMetrics,
 } from '../../shared/session.ts';
-import { TENSOR } from '../../shared/step.ts';
+import { expectedTensors, PARAMETER_NAMES, TENSOR, type ExpectedTensor } from '../../shared/step.ts';
 import { ConnectionError, DdpnoptError } from './errors.ts';
-import { LayerPolicy, type ParameterChange } from './policy.ts';
+import { LayerPolicy, type ParameterChanges, type PolicyCoefficients } from './policy.ts';
 
 export interface ClientOptions {
   /** Where the service is, for example http://127.0.0.1:8787. */
@@ -30,22 +30,22 @@ export interface RequestOptions {
   readonly signal?: AbortSignal;
 }
 
+/** What a forward and a backward pass over one batch yield for one layer; row-major. */
+export interface LayerInput {
+  /** What the layer was given, [B, …]; a generic layer has none. */
+  readonly input?: TensorValues;
+  /** Gradient of each sample's own loss in the layer's pre-activation (generic: in its parameters), not divided by B, [B, …]. */
+  readonly outputGradient: TensorValues;
+  /** The same for the r columns of the terminal curvature, [B, r, …]; with "gauss-newton" and "sampled-fisher". */
+  readonly curvatureGradient?: TensorValues;
+}
+
 /** What a forward and a backward pass over one batch yield. */
 export interface StepInput {
   /** The loss of each sample, [B]. */
   readonly losses: TensorValues;
   /** By layer name. */
-  readonly layers: Readonly<
-    Record<
-      string,
-      {
-        /** What the layer was given, [B, n]. */
-        readonly input: TensorValues;
-        /** Gradient of each sample's own loss in the layer's pre-activation, not divided by B, [B, c]. */
-        readonly outputGradient: TensorValues;
-      }
-    >
-  >;
+  readonly layers: Readonly<Record<string, LayerInput>>;
 }
 
 interface Traffic {
@@ -57,7 +57,7 @@ interface Traffic {
 /** `policy`: to be applied in the second forward pass. `update`: to be added to the parameters. Both by layer name. */
 export type StepReply =
   | (Traffic & { readonly kind: 'policy'; readonly policies: ReadonlyMap<string, LayerPolicy> })
-  | (Traffic & { readonly kind: 'update'; readonly changes: ReadonlyMap<string, ParameterChange> });
+  | (Traffic & { readonly kind: 'update'; readonly changes: ReadonlyMap<string, ParameterChanges> });
 
 export class DdpnoptClient {
   readonly #base: URL;
@@ -173,16 +173,19 @@ export class TrainingSession {
 
   #tensorsOf({ losses, layers }: StepInput): NamedTensor[] {
     const batch = losses.length;
-    const tensors: NamedTensor[] = [{ name: TENSOR.losses, shape: [batch], values: losses }];
-    for (const { name, inputs, outputs } of this.session.layers) {
-      const layer = layers[name];
-      if (layer === undefined) throw new RangeError(`the step lacks layer ${name}`);
-      tensors.push(
-        { name: TENSOR.input(name), shape: [batch, inputs], values: layer.input },
-        { name: TENSOR.outputGradient(name), shape: [batch, outputs], values: layer.outputGradient },
+    return expectedTensors(this.session).map(({ name, layer, role, shape }): NamedTensor => {
+      const values = role === 'losses' ? losses : valuesOf(layers[layer ?? ''], role);
+      if (values === undefined) throw new RangeError(`the step lacks ${name}`);
+      const known = shape.reduce<number>(
+        (size, axis) => (axis === 'B' ? size * batch : axis === 'S' ? size : size * axis),
+        1,
       );
-    }
-    return tensors;
+      return {
+        name,
+        shape: shape.map((axis) => (axis === 'B' ? batch : axis === 'S' ? values.length / known : axis)),
+        values,
+      };
+    });
   }
 
   #readReply(body: Uint8Array, bytesSent: number): StepReply {
@@ -198,26 +201,45 @@ export class TrainingSession {
     const { layers } = this.session;
     switch (replyForm(this.session)) {
       case 'policy': {
-        const target = values(TENSOR.target);
-        const policies = layers.map((layer): [string, LayerPolicy] => [
-          layer.name,
-          new LayerPolicy(layer, {
-            input: values(TENSOR.policyInput(layer.name)),
-            outputGradient: values(TENSOR.policyOutputGradient(layer.name)),
-            cholesky: values(TENSOR.policyCholesky(layer.name)),
-            target,
-          }),
-        ]);
+        const policies = layers.map((layer): [string, LayerPolicy] => {
+          if (layer.kind !== 'dense') throw new RangeError(`layer ${layer.name} has no policy`);
+          const { name } = layer;
+          const coefficients: PolicyCoefficients = entries.has(TENSOR.policyCholesky(name))
+            ? {
+                kind: 'cholesky',
+                factor: values(TENSOR.policyCholesky(name)),
+                target: values(TENSOR.policyTarget(name)),
+              }
+            : { kind: 'diagonal', gain: values(TENSOR.policyGain(name)), offset: values(TENSOR.policyOffset(name)) };
+          const input = values(TENSOR.policyInput(name));
+          const outputGradient = values(TENSOR.policyOutputGradient(name));
+          return [name, new LayerPolicy(layer, { input, outputGradient, coefficients })];
+        });
         return { kind: 'policy', ...traffic, policies: new Map(policies) };
       }
       case 'update': {
-        const changes = layers.map(({ name, bias }): [string, ParameterChange] => [
-          name,
-          { weight: values(TENSOR.updateWeight(name)), bias: bias ? values(TENSOR.updateBias(name)) : null },
-        ]);
+        const changes = layers.map(({ name }): [string, ParameterChanges] => {
+          const parameters = PARAMETER_NAMES.filter((parameter) => entries.has(TENSOR.update(name, parameter)));
+          const changed = parameters.map((parameter) => [parameter, values(TENSOR.update(name, parameter))]);
+          return [name, Object.fromEntries(changed) as ParameterChanges];
+        });
         return { kind: 'update', ...traffic, changes: new Map(changes) };
       }
     }
+  }
+}
+
+function valuesOf(
+  layer: LayerInput | undefined,
+  role: Exclude<ExpectedTensor['role'], 'losses'>,
+): TensorValues | undefined {
+  switch (role) {
+    case 'input':
+      return layer?.input;
+    case 'lossGradient':
+      return layer?.outputGradient;
+    case 'columnGradient':
+      return layer?.curvatureGradient;
   }
 }
 

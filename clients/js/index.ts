@@ -4,8 +4,9 @@ export {
   TrainingSession,
   type ClientOptions,
   type RequestOptions,
+  type LayerInput,
   type StepInput,
   type StepReply,
 } from './client.ts';
 export { ConnectionError, DdpnoptError } from './errors.ts';
-export { LayerPolicy, type ParameterChange, type PolicyTensors } from './policy.ts';
+export { LayerPolicy, type ParameterChanges, type PolicyCoefficients, type PolicyTensors } from './policy.ts';

@@ -3,34 +3,39 @@
  *
  *     κ = S⁻¹(1/h + s),  [δW; δb] = −ãᵀ diag(κ) g̃
  */
+import type { DenseLayer } from '../../shared/layer.ts';
 import { choleskySolve } from '../../shared/linear-algebra.ts';
 import type { TensorValues } from '../../shared/safetensors.ts';
-import type { Layer } from '../../shared/layer.ts';
+import type { ParameterName } from '../../shared/step.ts';
 
-/** A change of one layer's parameters, to be added to them. */
-export interface ParameterChange {
-  /** [n, c], row-major. */
-  readonly weight: TensorValues;
-  /** [c]; null if the layer has no bias. */
-  readonly bias: TensorValues | null;
-}
+/** Changes of one layer's parameters, to be added to them: by name, row-major, in the parameters' own shapes. */
+export type ParameterChanges = Readonly<Partial<Record<ParameterName, TensorValues>>>;
+
+/** How the coefficients κ depend on s. */
+export type PolicyCoefficients =
+  | {
+      readonly kind: 'cholesky';
+      /** Lower Cholesky factor of S, [B, B]. */
+      readonly factor: TensorValues;
+      /** The target of S κ = target + s, [B]: 1/h, unless V_xx is regularised. */
+      readonly target: TensorValues;
+    }
+  /** κ = offset + gain ∘ s, all [B]: without cross-sample terms. */
+  | { readonly kind: 'diagonal'; readonly gain: TensorValues; readonly offset: TensorValues };
 
 export interface PolicyTensors {
   /** ã, [B, n (+ 1, bias last)]. */
   readonly input: TensorValues;
   /** g̃, learning rate included, [B, c]. */
   readonly outputGradient: TensorValues;
-  /** Lower Cholesky factor of S, [B, B]. */
-  readonly cholesky: TensorValues;
-  /** 1/h, [B]. */
-  readonly target: TensorValues;
+  readonly coefficients: PolicyCoefficients;
 }
 
 export class LayerPolicy {
-  readonly layer: Layer;
+  readonly layer: DenseLayer;
   readonly tensors: PolicyTensors;
 
-  constructor(layer: Layer, tensors: PolicyTensors) {
+  constructor(layer: DenseLayer, tensors: PolicyTensors) {
     this.layer = layer;
     this.tensors = tensors;
   }
@@ -41,33 +46,47 @@ export class LayerPolicy {
    * @param predictedChange s, [B]: s_i = ⟨∂φ_i/∂x, x̂_i − x_i⟩, the change of sample i's loss that the change of this layer's
    *   input predicts; null for the first layer, whose input does not change
    */
-  change(predictedChange: ArrayLike<number> | null): ParameterChange {
-    const { input, outputGradient, cholesky, target } = this.tensors;
-    const batch = target.length;
-    if (predictedChange !== null && predictedChange.length !== batch) {
-      throw new RangeError(
-        `predictedChange has ${String(predictedChange.length)} values; the batch has ${String(batch)}`,
-      );
-    }
-    const rightHandSide = Float64Array.from(target, (value, i) => value + (predictedChange?.[i] ?? 0));
-    const kappa = choleskySolve(cholesky, rightHandSide);
-
+  change(predictedChange: ArrayLike<number> | null): ParameterChanges {
+    const { input, outputGradient } = this.tensors;
+    const kappa = this.#coefficients(predictedChange);
     const { inputs, outputs, bias } = this.layer;
     const rows = bias ? inputs + 1 : inputs;
-    const change =
-      cholesky instanceof Float64Array ? new Float64Array(rows * outputs) : new Float32Array(rows * outputs);
-    for (let i = 0; i < batch; i++) {
+    const length = rows * outputs;
+    const change = input instanceof Float64Array ? new Float64Array(length) : new Float32Array(length);
+    for (const [i, coefficient] of kappa.entries()) {
       for (let row = 0; row < rows; row++) {
-        const weight = (kappa[i] ?? 0) * (input[i * rows + row] ?? 0);
+        const weight = coefficient * (input[i * rows + row] ?? 0);
         for (let column = 0; column < outputs; column++) {
           const index = row * outputs + column;
           change[index] = (change[index] ?? 0) - weight * (outputGradient[i * outputs + column] ?? 0);
         }
       }
     }
-    return {
-      weight: change.subarray(0, inputs * outputs),
-      bias: bias ? change.subarray(inputs * outputs) : null,
-    };
+    const weight = change.subarray(0, inputs * outputs);
+    return bias ? { weight, bias: change.subarray(inputs * outputs) } : { weight };
+  }
+
+  /** κ(s), [B]. */
+  #coefficients(predictedChange: ArrayLike<number> | null): Float64Array {
+    const { coefficients } = this.tensors;
+    const batch = (coefficients.kind === 'cholesky' ? coefficients.target : coefficients.offset).length;
+    if (predictedChange !== null && predictedChange.length !== batch) {
+      throw new RangeError(
+        `predictedChange has ${String(predictedChange.length)} values; the batch has ${String(batch)}`,
+      );
+    }
+    switch (coefficients.kind) {
+      case 'cholesky': {
+        const { factor, target } = coefficients;
+        return choleskySolve(
+          factor,
+          Float64Array.from(target, (value, i) => value + (predictedChange?.[i] ?? 0)),
+        );
+      }
+      case 'diagonal': {
+        const { gain, offset } = coefficients;
+        return Float64Array.from(offset, (value, i) => value + (gain[i] ?? 0) * (predictedChange?.[i] ?? 0));
+      }
+    }
   }
 }

@@ -2,7 +2,7 @@
  * One step through the service: forward and backward here, curvature and policy there, and the policy applied in a second
  * forward pass, in which each layer reacts to what the layers before it just changed.
  */
-import type { ParameterChange, TrainingSession } from '../js/index.ts';
+import type { ParameterChanges, TrainingSession } from '../js/index.ts';
 import type { MiniBatch } from './data.ts';
 import { affine, type DenseParameters, type MultilayerPerceptron } from './multilayer-perceptron.ts';
 
@@ -72,9 +72,14 @@ function sampleDots(
   return dots;
 }
 
-function addChange({ weight, bias }: DenseParameters, change: ParameterChange): void {
-  for (const [index, value] of change.weight.entries()) weight[index] = (weight[index] ?? 0) + value;
-  for (const [index, value] of (change.bias ?? []).entries()) bias[index] = (bias[index] ?? 0) + value;
+function addChange(layer: DenseParameters, changes: ParameterChanges): void {
+  add(layer.weight, changes.weight);
+  add(layer.bias, changes.bias);
+}
+
+function add(parameter: Float32Array, change: ArrayLike<number> | undefined): void {
+  if (change?.length !== parameter.length) throw new RangeError('a change of another shape than its parameter');
+  for (const [index, value] of parameter.entries()) parameter[index] = value + (change[index] ?? 0);
 }
 
 function at<Item>(items: readonly Item[], t: number): Item {

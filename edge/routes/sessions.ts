@@ -4,7 +4,7 @@ import * as z from 'zod';
 import { LIMITS } from '../../shared/limits.ts';
 import { newSessionId, sessionDefinitionSchema, parseSessionId, sessionSchema } from '../../shared/session.ts';
 import type { EdgeEnv } from '../environment.ts';
-import { forgetLayers, readSession, rememberLayers } from '../forward/session-layers.ts';
+import { forgetDefinition, readSession, rememberDefinition } from '../forward/session-definitions.ts';
 import { callWorker } from '../forward/worker.ts';
 import { acceptBody } from '../middleware/content.ts';
 import { problemResponses } from './problem-responses.ts';
@@ -76,7 +76,7 @@ export function registerSessions(app: OpenAPIHono<EdgeEnv>): void {
       headers: { 'content-type': JSON_TYPE },
     });
     const session = await readSession(response);
-    rememberLayers(session);
+    rememberDefinition(session);
     return c.json(session, 201, { location: `/v1/sessions/${id}` });
   });
 
@@ -87,7 +87,7 @@ export function registerSessions(app: OpenAPIHono<EdgeEnv>): void {
 
   app.openapi(deleteSession, async (c) => {
     const id = parseSessionId(c.req.valid('param').id);
-    forgetLayers(id);
+    forgetDefinition(id);
     await callWorker(c, id, '', { method: 'DELETE' });
     return c.body(null, 204);
   });

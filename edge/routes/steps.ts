@@ -7,7 +7,7 @@ import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { parseSessionId } from '../../shared/session.ts';
 import { checkStepHeader, parseStepNumber } from '../../shared/step.ts';
 import type { EdgeEnv } from '../environment.ts';
-import { layersOf } from '../forward/session-layers.ts';
+import { definitionOf } from '../forward/session-definitions.ts';
 import { StreamedBody } from '../forward/streamed-body.ts';
 import { callWorker, unexpectedAnswer } from '../forward/worker.ts';
 import { acceptBody } from '../middleware/content.ts';
@@ -27,18 +27,24 @@ const REQUEST_TENSORS = `
 | tensor | shape | |
 |---|---|---|
 | \`losses\` | [B] | the loss of each sample |
-| \`layers.<name>.input\` | [B, n] | what the layer was given |
-| \`layers.<name>.output_grad\` | [B, c] | gradient of each sample’s own loss in the layer’s pre-activation, not divided by B |
+| \`layers.<name>.input\` | [B, …] | what the layer was given |
+| \`layers.<name>.output_grad\` | [B, …] | gradient of each sample’s own loss in the layer’s pre-activation, not divided by B |
+| \`layers.<name>.curvature_grad\` | [B, r, …] | the same for the r columns of the terminal curvature; with \`gauss-newton\` and \`sampled-fisher\` (r = 1) |
+| \`layers.<name>.param_grad\` | [B, m] | generic layers, in place of input and output_grad; \`curvature_param_grad\` [B, r, m] likewise |
 
-F32 or F64, for every layer of the session and nothing else. A step is applied once: the same number with the same bytes gives
-the stored reply; with other bytes it is refused.`;
+Behind B stand: dense [n] and [c], with \`sequence\` [S, n] and [S, c]; conv2d [height, width, C] and [rows, columns, c];
+scale-shift [features] twice, with \`sequence\` [S, features]; embedding [S] token numbers and [S, c]. F32 or F64, for every layer of
+the session and nothing else. A step is applied once: the same number with the same bytes gives the stored reply; with other
+bytes it is refused.`;
 
 const REPLY_TENSORS = `
-\`update\`: \`layers.<name>.update.weight\` [n, c] and \`.update.bias\` [c], to be added to the parameters.
+\`update\`: \`layers.<name>.update.<parameter>\`, to be added to the parameters: \`weight\` and \`bias\`, or \`scale\` and \`shift\`, or
+\`parameters\`, in their own shapes.
 
-\`policy\`: \`target\` [B] and per layer \`.policy.input\` ã [B, n (+ 1, bias last)], \`.policy.output_grad\` g̃ [B, c] and
-\`.policy.chol\` L [B, B]. In your second forward pass, layer by layer: s_i = ⟨∂φ_i/∂x, x̂_i − x_i⟩ is the predicted change of
-sample i’s loss at this layer’s input; solve L Lᵀ κ = target + s; add −ãᵀ diag(κ) g̃ to [weight; bias].
+\`policy\`: per layer \`.policy.input\` ã [B, n (+ 1, bias last)], \`.policy.output_grad\` g̃ [B, c], and the coefficients κ as a function of
+s [B], s_i = ⟨∂φ_i/∂x, x̂_i − x_i⟩ the predicted change of sample i’s loss at this layer’s input in your second forward pass:
+\`.policy.chol\` L [B, B] and \`.policy.target\` [B], to solve L Lᵀ κ = target + s; or, without cross-sample terms, \`.policy.gain\` and
+\`.policy.offset\` [B] with κ = offset + gain ∘ s. Add −ãᵀ diag(κ) g̃ to [weight; bias], layer by layer.
 
 \`__metadata__.metrics\` is the step’s metrics as JSON (schema StepMetrics).`;
 
@@ -68,6 +74,7 @@ const putStep = createRoute({
       'dtype_unsupported',
       'shape_mismatch',
       'non_finite_value',
+      'invalid_index',
       'step_conflict',
       'numerical_failure',
       'step_too_large',
@@ -104,7 +111,7 @@ export function registerSteps(app: OpenAPIHono<EdgeEnv>): void {
     const id = parseSessionId(idText);
     const path = `/steps/${String(parseStepNumber(n))}`;
     const body = new StreamedBody(c.req.raw.body, Number(c.req.header('content-length')));
-    checkStepHeader(await body.readHeader(), await layersOf(c, id));
+    checkStepHeader(await body.readHeader(), await definitionOf(c, id));
     const forward = (stream: ReadableStream<Uint8Array>): Promise<Response> =>
       callWorker(c, id, path, { method: 'PUT', body: stream, headers: { 'content-type': SAFETENSORS_CONTENT_TYPE } });
     return relayTensors(c, await body.forward(forward));

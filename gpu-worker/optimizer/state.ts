@@ -1,33 +1,63 @@
 /** The optimizer's state: plain data. A step is a pure function (state, batch) → (state, reply). */
 import type { Tensor } from '../tensor/engine.ts';
-
-/** Kronecker factors of one layer; n counts the bias as an input. */
-export interface KroneckerState {
-  readonly kind: 'kronecker';
-  /** A, bias-corrected moving average of E[a aᵀ], [n, n]. */
-  readonly inputFactor: Tensor;
-  /** Γ, bias-corrected moving average of E[h g gᵀ], [c, c]. */
-  readonly outputFactor: Tensor;
-  /** (A + πγ^½ I)⁻¹ of the last successful refresh, [n, n]. */
-  readonly inputInverse: Tensor;
-  /** (Γ + γ^½/π I)⁻¹ of the last successful refresh, [c, c]. */
-  readonly outputInverse: Tensor;
-}
+import type { InverseMetric } from './curvature/inverse-metric.ts';
 
 interface IdentityState {
   readonly kind: 'identity';
 }
 
-/** State of one layer's control metric. */
-export type MetricState = IdentityState | KroneckerState;
+/** A diagonal metric: rmsprop, adam, and the diagonal stand-in for blocks without Kronecker structure. */
+export interface DiagonalState {
+  readonly kind: 'diagonal';
+  /** Moving average of the squared gradient, [n, c]; bias-corrected unless the metric says otherwise. */
+  readonly secondMoment: Tensor;
+  readonly inverse: InverseMetric;
+}
+
+/** Kronecker factors of one parameter block. */
+export interface KroneckerState {
+  readonly kind: 'kronecker';
+  /** A, bias-corrected moving average, [n, n]. */
+  readonly inputFactor: Tensor;
+  /** Γ, bias-corrected moving average, [c, c]. */
+  readonly outputFactor: Tensor;
+  /** Of the last successful refresh. */
+  readonly inverse: InverseMetric;
+}
+
+/** Kronecker factors with second moments in their eigenbasis. */
+export interface EkfacState {
+  readonly kind: 'ekfac';
+  readonly inputFactor: Tensor;
+  readonly outputFactor: Tensor;
+  /** Eigenvectors of A, [n, n], and Γ, [c, c], at the last successful refresh. */
+  readonly inputBasis: Tensor;
+  readonly outputBasis: Tensor;
+  /** Moving average of the squared gradient in that basis, [n, c]. */
+  readonly secondMoment: Tensor;
+  readonly inverse: InverseMetric;
+}
+
+/** State of one parameter block's control metric. */
+export type MetricState = IdentityState | DiagonalState | KroneckerState | EkfacState;
 
 export interface OptimizerState {
   /** Steps taken so far; the sequence number of the next one. */
   readonly step: number;
-  /** Per layer, in the order of the forward pass; null before the first step. */
-  readonly metrics: readonly MetricState[] | null;
-  /** Refreshes that failed and kept the last good inverse, over all layers and steps. */
+  /** Per layer in the order of the forward pass, and per parameter block of the layer; null before the first step. */
+  readonly metrics: readonly (readonly MetricState[])[] | null;
+  /** Momentum per layer and block, [n, c]; null without momentum and before the first step. */
+  readonly velocities: readonly (readonly Tensor[])[] | null;
+  /** Bias-corrected running average of the batches' leverage; null without the leverage rule and before the first step. */
+  readonly leverage: number | null;
+  /** Refreshes that failed and kept the last good factorisation, over all blocks and steps. */
   readonly failedFactorizations: number;
 }
 
-export const INITIAL_STATE: OptimizerState = { step: 0, metrics: null, failedFactorizations: 0 };
+export const INITIAL_STATE: OptimizerState = {
+  step: 0,
+  metrics: null,
+  velocities: null,
+  leverage: null,
+  failedFactorizations: 0,
+};

@@ -2,21 +2,33 @@
  * One DDPNOpt step in the batch-exact form.
  *
  * Liu, Chen & Theodorou, "DDPNOpt: Differential Dynamic Programming Neural Optimizer", ICLR 2021 (arXiv 2002.08809), with the
- * value function kept in sample space, where the recursion for a control shared by the batch closes into one B×B Cholesky
- * factorisation per layer:
+ * value function kept in sample space, where the recursion for a control shared by the batch closes into one factorisation per
+ * layer of the batch's size:
  *
  *     u_t ← u_t − R_t⁻¹ J_tᵀ S_t⁻¹ (1/h + s_t)
  */
 import { ProblemError } from '../../shared/errors.ts';
 import type { Layer } from '../../shared/layer.ts';
-import type { Optimizer } from '../../shared/optimizer.ts';
-import type { Engine, Tensor } from '../tensor/engine.ts';
-import { precondition, refreshes, updateMetric } from './curvature/metric.ts';
-import { openLoopUpdate, policyTarget, type Policy } from './ddp/policy.ts';
-import { valueRecursion, type StageExpansion } from './ddp/value-recursion.ts';
-import { perSampleGradients, splitBias, type ParameterChange } from './layers/dense.ts';
+import { sentColumns, type LearningRate, type Optimizer } from '../../shared/optimizer.ts';
+import { tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
+import { applyInverse, type InverseMetric } from './curvature/inverse-metric.ts';
+import { inverseMetric, refreshes, updateMetric, type MetricUpdate } from './curvature/metric.ts';
+import { prepareSolver } from './ddp/coefficients.ts';
+import { openLoopChanges, type Policy, type PolicyBlock } from './ddp/policy.ts';
+import { tangentKernelDiagonal, valueRecursion } from './ddp/value-recursion.ts';
+import { parameterBlocks, parameterChanges, type ParameterChanges } from './layers/layer.ts';
+import {
+  repeatColumns,
+  timesChange,
+  transformGradients,
+  weightedSum,
+  type PerSampleGradients,
+} from './layers/per-sample-gradients.ts';
 import { terminalWeights } from './losses/terminal-curvature.ts';
 import type { MetricState, OptimizerState } from './state.ts';
+import { batchLeverage, groupFactor, scheduledLearningRate } from './update/learning-rate.ts';
+import { clipNorm, limitPredictedDecrease } from './update/limits.ts';
+import { withMomentum } from './update/momentum.ts';
 
 /** What a step needs to know once per session. */
 export interface StepConfiguration {
@@ -26,29 +38,35 @@ export interface StepConfiguration {
   readonly reply: 'update' | 'policy';
 }
 
-/** What a client's forward and backward pass yield. */
+/** What a client's forward and backward pass yield for one layer. */
+export interface LayerBatch {
+  /** Input activations, [B, …]; null for a generic layer. */
+  readonly input: Tensor | null;
+  /** D: gradients of each sample's own loss in the pre-activations (generic: in the parameters), [B, …]. */
+  readonly lossGradient: Tensor;
+  /** J: the same for the r columns of the terminal curvature, [B·r, …]; null where the loss gradients are the columns. */
+  readonly columnGradient: Tensor | null;
+}
+
 export interface StepBatch {
   /** φ_i, [B]. */
   readonly losses: Tensor;
-  /** Per layer, in the order of the forward pass. */
-  readonly layers: readonly {
-    /** Input activations, [B, n]. */
-    readonly input: Tensor;
-    /** Per-sample gradients of each sample's own loss in the pre-activations, [B, c]. */
-    readonly outputGradient: Tensor;
-  }[];
+  /** In the order of the forward pass. */
+  readonly layers: readonly LayerBatch[];
 }
 
 /** Policies or finished changes, per layer in the order of the forward pass. */
 export type StepReply =
-  | { readonly kind: 'policy'; readonly target: Tensor; readonly policies: readonly Policy[] }
-  | { readonly kind: 'update'; readonly changes: readonly ParameterChange[] };
+  | { readonly kind: 'policy'; readonly policies: readonly Policy[] }
+  | { readonly kind: 'update'; readonly changes: readonly ParameterChanges[] };
 
 export interface StepResult {
   readonly state: OptimizerState;
   readonly reply: StepReply;
   /** h, [B]. */
   readonly terminalWeights: Tensor;
+  /** η of this step. */
+  readonly learningRate: number;
   readonly refreshed: boolean;
 }
 
@@ -65,59 +83,194 @@ export function ddpStep(
 ): StepResult {
   return engine.scope(() => {
     const { layers, optimizer, reply: replyKind } = configuration;
+    const B = batch.losses.shape[0] ?? 0;
 
-    // Terminal cost: φ_xx ≈ h φ_x φ_xᵀ per sample.
+    // Terminal cost: φ_xx ≈ h S Sᵀ per sample, and every layer's D_t and J_t.
     const h = terminalWeights(engine, optimizer.terminalCurvature, batch.losses);
+    const gradients = layers.map((layer, t) => layerGradients(engine, layer, at(batch.layers, t)));
+    const rowWeights = repeatColumns(engine, h, B * Math.max(1, sentColumns(optimizer.terminalCurvature)));
 
-    // Control metric R_t = P_t/η of every stage, from this batch's statistics, and the expansion J_t, R_t⁻¹J_t.
-    const metrics: MetricState[] = [];
-    const stages: StageExpansion[] = [];
-    let failedFactorizations = state.failedFactorizations;
-    for (const [t, layer] of layers.entries()) {
-      const { input, outputGradient } = at(batch.layers, t);
-      const gradients = perSampleGradients(engine, layer, input, outputGradient);
-      const previous = state.metrics?.[t] ?? null;
-      const metric = updateMetric(engine, optimizer.metric, previous, gradients, h, state.step, layer.name);
-      if (metric.refreshFailed) failedFactorizations++;
-      metrics.push(metric.state);
-      stages.push({
-        gradients,
-        preconditioned: precondition(engine, metric.state, gradients, optimizer.learningRate.value),
-      });
-    }
+    // Control metric R_t = P_t/η_t of every stage from this batch's statistics, and the expansion in its coordinates.
+    const updates = gradients.map(({ D, J }, t) =>
+      J.map((columns, block) =>
+        updateMetric(
+          engine,
+          optimizer.metric,
+          state.metrics?.[t]?.[block] ?? null,
+          { lossGradients: at(D, block), columns, rowWeights, batch: B, isFirstLayer: t === 0 },
+          state.step,
+          at(layers, t).name,
+        ),
+      ),
+    );
+    const unit = gradients.map(({ D, J }, t) =>
+      expandStage(engine, layers, t, { D, J, updates: at(updates, t), groups: optimizer.groups, batch: B }),
+    );
+    const { learningRate, leverage } = chooseLearningRate(engine, optimizer.learningRate, state, unit, rowWeights, B);
+    const stages = unit.map((stage) => atLearningRate(engine, stage, learningRate));
 
     // Backward pass: Bellman's recursion, from the last stage to the first.
-    const choleskyFactors = valueRecursion(engine, stages, h, optimizer.coupling);
+    const systems = valueRecursion(engine, stages, rowWeights, B, optimizer);
 
-    // The policy δu_t = −R_t⁻¹J_tᵀ S_t⁻¹ (1/h + s_t): handed out, or evaluated at s_t = 0.
-    const target = policyTarget(engine, h);
-    const policies = choleskyFactors.map((choleskyFactor, t): Policy => {
-      const { preconditioned } = at(stages, t);
-      return { preconditioned, choleskyFactor };
+    // The policy δu_t(s_t): handed out, or evaluated with s_t = 0 or predicted.
+    const solver = replyKind === 'policy' ? { ...optimizer.solver, choleskyRows: Infinity } : optimizer.solver;
+    const policies = systems.map((system, t): Policy => {
+      return { ...at(stages, t), solver: prepareSolver(engine, system, solver) };
     });
-    const reply: StepReply =
+    const { reply, velocities } =
       replyKind === 'policy'
-        ? { kind: 'policy', target, policies }
-        : {
-            kind: 'update',
-            changes: layers.map((layer, t) =>
-              splitBias(engine, layer, openLoopUpdate(engine, at(policies, t), target)),
-            ),
-          };
+        ? { reply: { kind: 'policy', policies } as const, velocities: null }
+        : updateReply(engine, layers, optimizer, state, policies, gradients, batch.losses);
 
+    const metrics = updates.map((blocks) => blocks.map((update) => update.state));
+    const failures = updates.flat().filter(({ refreshFailed }) => refreshFailed).length;
     assertFinite(engine, layers, metrics, policies, reply);
     return {
-      state: { step: state.step + 1, metrics, failedFactorizations },
+      state: {
+        step: state.step + 1,
+        metrics,
+        velocities,
+        leverage,
+        failedFactorizations: state.failedFactorizations + failures,
+      },
       reply,
       terminalWeights: h,
+      learningRate,
       refreshed: refreshes(optimizer.metric, state.step),
     };
   });
 }
 
-function at<Item>(items: readonly Item[], t: number): Item {
-  const item = items[t];
-  if (item === undefined) throw new RangeError(`there is no stage ${String(t)} among ${String(items.length)}`);
+/** D_t and J_t of one layer, per parameter block. */
+interface LayerGradients {
+  readonly D: readonly PerSampleGradients[];
+  readonly J: readonly PerSampleGradients[];
+}
+
+function layerGradients(
+  engine: Engine,
+  layer: Layer,
+  { input, lossGradient, columnGradient }: LayerBatch,
+): LayerGradients {
+  const D = parameterBlocks(engine, layer, { input, gradient: lossGradient });
+  const J = columnGradient === null ? D : parameterBlocks(engine, layer, { input, gradient: columnGradient });
+  return { D, J };
+}
+
+/** One stage of the recursion. */
+type Stage = Omit<Policy, 'solver'>;
+
+/** The expansion of one stage at η = 1: η_t is its group's factor. */
+function expandStage(
+  engine: Engine,
+  layers: readonly Layer[],
+  t: number,
+  {
+    D,
+    J,
+    updates,
+    groups,
+    batch,
+  }: LayerGradients & { updates: readonly MetricUpdate[]; groups: Optimizer['groups']; batch: number },
+): Stage {
+  const learningRate = groupFactor(groups, at(layers, t).name);
+  const blocks = J.map((columns, block): PolicyBlock => {
+    const inverse = inverseMetric(at(updates, block).state);
+    const transformed = transformGradients(engine, columns, inverse.input, inverse.output);
+    const plainStep = D === J ? null : preconditionedGradient(engine, at(D, block), inverse, learningRate, batch);
+    return { columns, transformed, weights: inverse.weights, inverse, plainStep };
+  });
+  return { blocks, learningRate };
+}
+
+/** The same stage at η: R = P/(η · its group's factor). */
+function atLearningRate(engine: Engine, { blocks, learningRate }: Stage, eta: number): Stage {
+  return {
+    blocks: blocks.map((block) => {
+      const { plainStep } = block;
+      return { ...block, plainStep: plainStep === null ? null : engine.multiply(plainStep, eta) };
+    }),
+    learningRate: learningRate * eta,
+  };
+}
+
+/** η of this step, and the running average of the leverage where that decides it. */
+function chooseLearningRate(
+  engine: Engine,
+  rule: LearningRate,
+  state: OptimizerState,
+  unit: readonly Stage[],
+  rowWeights: Tensor,
+  batch: number,
+): { learningRate: number; leverage: number | null } {
+  if (rule.kind !== 'leverage') return { learningRate: scheduledLearningRate(rule, state.step), leverage: null };
+  const diagonals = unit.map((stage) => tangentKernelDiagonal(engine, stage));
+  const kernelDiagonal = diagonals.reduce((sum, diagonal) => engine.add(sum, diagonal));
+  const observed = batchLeverage(engine, kernelDiagonal, rowWeights, batch);
+  const share = (1 - rule.decay) / (1 - rule.decay ** (state.step + 1));
+  const leverage = state.leverage === null ? observed : state.leverage + share * (observed - state.leverage);
+  return { learningRate: rule.value / Math.max(leverage, SMALLEST_LEVERAGE), leverage };
+}
+
+/** Without any gradient there is no leverage; η is then immaterial, but must be finite. */
+const SMALLEST_LEVERAGE = 1e-12;
+
+/** Finished changes: the policies evaluated without a second forward pass, then momentum and limits. */
+function updateReply(
+  engine: Engine,
+  layers: readonly Layer[],
+  { coupling, momentum, maximumNorm, maximumPredictedDecrease }: Optimizer,
+  state: OptimizerState,
+  policies: readonly Policy[],
+  gradients: readonly LayerGradients[],
+  losses: Tensor,
+): { reply: StepReply; velocities: Tensor[][] | null } {
+  const predict = coupling === 'gauss-newton-step' ? 'linear' : 'none';
+  let changes = openLoopChanges(engine, policies, predict);
+  const velocities = momentum === 0 ? null : withMomentum(engine, momentum, state.velocities, changes);
+  changes = velocities ?? changes;
+  if (maximumPredictedDecrease !== null) {
+    const predicted = predictedChange(engine, gradients, changes);
+    changes = limitPredictedDecrease(engine, changes, predicted, mean(engine, losses), maximumPredictedDecrease);
+  }
+  if (maximumNorm !== null) changes = clipNorm(engine, changes, maximumNorm);
+  const named = changes.map((blocks, t) => parameterChanges(engine, at(layers, t), blocks));
+  return { reply: { kind: 'update', changes: named }, velocities };
+}
+
+/** The change of the mean loss that changes of the parameters predict to first order: (1/B) Σ_t 1ᵀ D_t δu_t. */
+function predictedChange(
+  engine: Engine,
+  gradients: readonly LayerGradients[],
+  changes: readonly (readonly Tensor[])[],
+): Tensor {
+  const perBlock = gradients.flatMap(({ D }, t) =>
+    D.map((rows, block) => mean(engine, timesChange(engine, rows, at(at(changes, t), block)))),
+  );
+  return perBlock.reduce((sum, term) => engine.add(sum, term));
+}
+
+/** Mean of a vector, a scalar. */
+function mean(engine: Engine, vector: Tensor): Tensor {
+  return engine.divide(engine.sum(vector, 0), vector.shape[0] ?? 1);
+}
+
+/** R⁻¹ (Dᵀ 1/B). */
+function preconditionedGradient(
+  engine: Engine,
+  lossGradients: PerSampleGradients,
+  inverse: InverseMetric,
+  learningRate: number,
+  batch: number,
+): Tensor {
+  const shares = engine.tensor(new Float64Array(batch).fill(1 / batch), [batch]);
+  const gradient = weightedSum(engine, lossGradients, shares);
+  return engine.multiply(applyInverse(engine, inverse, gradient), learningRate);
+}
+
+function at<Item>(items: readonly Item[], index: number): Item {
+  const item = items[index];
+  if (item === undefined) throw new RangeError(`there is no element ${String(index)} among ${String(items.length)}`);
   return item;
 }
 
@@ -125,24 +278,20 @@ function at<Item>(items: readonly Item[], t: number): Item {
 function assertFinite(
   engine: Engine,
   layers: readonly Layer[],
-  metrics: readonly MetricState[],
+  metrics: readonly (readonly MetricState[])[],
   policies: readonly Policy[],
   reply: StepReply,
 ): void {
   // From the last layer on: S_t contains every later layer, so an overflow shows in the layers before its own as well.
   for (const [t, layer] of [...layers.entries()].reverse()) {
-    const metric = at(metrics, t);
-    const policy = at(policies, t);
-    const checked = [policy.choleskyFactor, policy.preconditioned.input, policy.preconditioned.outputGradient];
-    if (metric.kind === 'kronecker') checked.push(metric.inputFactor, metric.outputFactor);
-    if (reply.kind === 'update') {
-      const { weight, bias } = at(reply.changes, t);
-      checked.push(weight, ...(bias === null ? [] : [bias]));
-    }
+    const { solver, blocks } = at(policies, t);
+    const transformed = blocks.map((block) => block.transformed);
+    const changes = reply.kind === 'update' ? at(reply.changes, t) : null;
+    const checked = [...tensorsIn([at(metrics, t), solver, transformed, changes], engine.isTensor)];
     if (engine.allFinite(checked)) continue;
     throw new ProblemError('numerical_failure', {
       param: `layers.${layer.name}`,
-      detail: `The step cannot be computed in ${engine.precision} at layer ${layer.name}: a value overflows, or S is not positive definite.`,
+      detail: `The step overflows ${engine.precision} in layer ${layer.name}.`,
       remedy: 'Check the scale of its inputs and output gradients, or lower the learning rate.',
     });
   }

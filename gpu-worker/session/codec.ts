@@ -9,9 +9,12 @@ import {
   type TensorEntry,
   type TensorValues,
 } from '../../shared/safetensors.ts';
+import { sentColumns } from '../../shared/optimizer.ts';
 import type { SessionDefinition, StepMetrics } from '../../shared/session.ts';
-import { checkStepHeader, TENSOR } from '../../shared/step.ts';
-import type { StepBatch, StepReply } from '../optimizer/step.ts';
+import { checkStepHeader, layerTensors, PARAMETER_NAMES, TENSOR } from '../../shared/step.ts';
+import type { Policy } from '../optimizer/ddp/policy.ts';
+import { metricWeighted } from '../optimizer/ddp/policy.ts';
+import type { LayerBatch, StepBatch, StepReply } from '../optimizer/step.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
 
 /** A body whose header and values are checked. */
@@ -25,10 +28,10 @@ export interface DecodedStep {
 }
 
 /**
- * Checks a step's body: header, names, shapes, and that every value is finite.
+ * Checks a step's body: header, names, shapes, that every value is finite, and that token numbers are in range.
  *
  * @param precision of the engine that will compute: what is finite in float64 need not be in float32
- * @throws ProblemError the codes of `checkStepHeader`, and `non_finite_value`
+ * @throws ProblemError the codes of `checkStepHeader`, `non_finite_value` and `invalid_index`
  */
 export function decodeStep(
   body: Uint8Array,
@@ -36,7 +39,7 @@ export function decodeStep(
   precision: Engine['precision'],
 ): DecodedStep {
   const header = readHeader(body);
-  const batch = checkStepHeader(header, definition.layers);
+  const batch = checkStepHeader(header, definition);
   const entries = new Map(
     header.entries.map((entry) => [entry.name, { entry, values: finiteValues(body, header, entry, precision) }]),
   );
@@ -45,6 +48,12 @@ export function decodeStep(
     if (found === undefined) throw new TypeError(`${name} passed the header check but is missing`);
     return found;
   };
+  for (const layer of definition.layers) {
+    if (layer.kind !== 'embedding') continue;
+    const { entry, values } = find(TENSOR.input(layer.name));
+    checkIndices(entry, values, layer.inputs);
+  }
+  const columns = sentColumns(definition.optimizer.terminalCurvature);
   const losses = find(TENSOR.losses).values;
   return {
     batch,
@@ -56,10 +65,14 @@ export function decodeStep(
       };
       return {
         losses: upload(TENSOR.losses),
-        layers: definition.layers.map(({ name }) => ({
-          input: upload(TENSOR.input(name)),
-          outputGradient: upload(TENSOR.outputGradient(name)),
-        })),
+        layers: definition.layers.map((layer): LayerBatch => {
+          const { input, lossGradient, columnGradient } = layerTensors(layer);
+          return {
+            input: input === null ? null : upload(input),
+            lossGradient: upload(lossGradient),
+            columnGradient: columns === 0 ? null : mergeColumns(engine, upload(columnGradient)),
+          };
+        }),
       };
     },
   };
@@ -92,6 +105,17 @@ function finiteValues(
   return values;
 }
 
+/** @throws ProblemError `invalid_index` unless every value is a whole number from 0 to count − 1 */
+function checkIndices(entry: TensorEntry, values: TensorValues, count: number): void {
+  const index = values.findIndex((value) => !Number.isInteger(value) || value < 0 || value >= count);
+  if (index < 0) return;
+  throw new ProblemError('invalid_index', {
+    param: entry.name,
+    detail: `${entry.name}${formatIndex(index, entry.shape)} is ${String(values[index])}; a whole number from 0 to ${String(count - 1)} was expected.`,
+    remedy: 'Send token numbers counted from 0, or create the session with the size of the whole vocabulary.',
+  });
+}
+
 function isFiniteInFloat32(value: number): boolean {
   return Number.isFinite(Math.fround(value));
 }
@@ -107,10 +131,16 @@ function formatIndex(index: number, shape: readonly number[]): string {
   return `[${subscripts.join(', ')}]`;
 }
 
+/** [B, r, …] → [B·r, …]. */
+function mergeColumns(engine: Engine, gradient: Tensor): Tensor {
+  const [batch = 1, columns = 1, ...rest] = gradient.shape;
+  return engine.reshape(gradient, [batch * columns, ...rest]);
+}
+
 /** The body of a reply: its tensors, and the step's metrics in `__metadata__`. */
 export function encodeReply(
   engine: Engine,
-  definition: SessionDefinition,
+  { layers }: SessionDefinition,
   reply: StepReply,
   metrics: StepMetrics,
 ): Uint8Array<ArrayBuffer> {
@@ -119,26 +149,39 @@ export function encodeReply(
     shape: tensor.shape,
     values: engine.read(tensor),
   });
-  const tensors: NamedTensor[] = [];
-  switch (reply.kind) {
-    case 'policy':
-      tensors.push(named(TENSOR.target, reply.target));
-      for (const [t, { preconditioned, choleskyFactor }] of reply.policies.entries()) {
-        const name = definition.layers[t]?.name ?? '';
-        tensors.push(
-          named(TENSOR.policyInput(name), preconditioned.input),
-          named(TENSOR.policyOutputGradient(name), preconditioned.outputGradient),
-          named(TENSOR.policyCholesky(name), choleskyFactor),
-        );
+  const tensors = layers.flatMap(({ name }, t): NamedTensor[] => {
+    switch (reply.kind) {
+      case 'policy': {
+        const policy = reply.policies[t];
+        if (policy === undefined) throw new TypeError(`no policy for layer ${name}`);
+        const { input, output } = metricWeighted(engine, policy);
+        return [
+          named(TENSOR.policyInput(name), input),
+          named(TENSOR.policyOutputGradient(name), output),
+          ...coefficientTensors(name, policy, named),
+        ];
       }
-      break;
-    case 'update':
-      for (const [t, { weight, bias }] of reply.changes.entries()) {
-        const name = definition.layers[t]?.name ?? '';
-        tensors.push(named(TENSOR.updateWeight(name), weight));
-        if (bias !== null) tensors.push(named(TENSOR.updateBias(name), bias));
-      }
-      break;
-  }
+      case 'update':
+        return PARAMETER_NAMES.flatMap((parameter) => {
+          const change = reply.changes[t]?.[parameter];
+          return change === undefined ? [] : [named(TENSOR.update(name, parameter), change)];
+        });
+    }
+  });
   return encode(tensors, { metrics: JSON.stringify(metrics) });
+}
+
+function coefficientTensors(
+  layer: string,
+  { solver }: Policy,
+  named: (name: string, tensor: Tensor) => NamedTensor,
+): NamedTensor[] {
+  switch (solver.kind) {
+    case 'cholesky':
+      return [named(TENSOR.policyCholesky(layer), solver.factor), named(TENSOR.policyTarget(layer), solver.target)];
+    case 'diagonal':
+      return [named(TENSOR.policyGain(layer), solver.gain), named(TENSOR.policyOffset(layer), solver.offset)];
+    case 'conjugate-gradient':
+      throw new TypeError('a policy is handed out with its Cholesky factor');
+  }
 }

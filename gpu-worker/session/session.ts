@@ -15,7 +15,7 @@ import {
 import type { ComputeQueue } from '../engine/queue.ts';
 import { INITIAL_STATE, type OptimizerState } from '../optimizer/state.ts';
 import { ddpStep } from '../optimizer/step.ts';
-import type { Engine, Tensor } from '../tensor/engine.ts';
+import { tensorsIn, type Engine } from '../tensor/engine.ts';
 import { decodeStep, encodeReply, mean } from './codec.ts';
 
 /** The body of a step with its SHA-256, in hexadecimal. */
@@ -135,7 +135,8 @@ export class TrainingSession {
     if (this.#closed) return;
     this.#closed = true;
     this.#lastReply = null;
-    this.#resources.engine.dispose(tensorsOf(this.#state));
+    const { engine } = this.#resources;
+    engine.dispose(tensorsIn(this.#state, engine.isTensor));
     this.#state = { ...INITIAL_STATE, step: this.#state.step };
   }
 
@@ -172,6 +173,7 @@ export class TrainingSession {
         step: n,
         batch: decoded.batch,
         loss: decoded.loss,
+        learningRate: result.learningRate,
         terminalWeight: mean(engine.read(result.terminalWeights)),
         refreshed: result.refreshed,
         failedFactorizations: result.state.failedFactorizations,
@@ -183,8 +185,8 @@ export class TrainingSession {
       };
     });
     // Nothing below can fail: the step is applied and its reply kept, or neither.
-    const kept = tensorsOf(state);
-    engine.dispose([...tensorsOf(this.#state)].filter((tensor) => !kept.has(tensor)));
+    const kept = tensorsIn(state, engine.isTensor);
+    engine.dispose([...tensorsIn(this.#state, engine.isTensor)].filter((tensor) => !kept.has(tensor)));
     this.#state = state;
     this.#metrics = metrics;
     this.#lastReply = { step: n, digest, body };
@@ -201,20 +203,6 @@ export class TrainingSession {
       remedy: `Send step ${String(expectedStep)} next.`,
     });
   }
-}
-
-function tensorsOf(state: OptimizerState): Set<Tensor> {
-  const tensors = new Set<Tensor>();
-  for (const metric of state.metrics ?? []) {
-    switch (metric.kind) {
-      case 'identity':
-        break;
-      case 'kronecker':
-        tensors.add(metric.inputFactor).add(metric.outputFactor).add(metric.inputInverse).add(metric.outputInverse);
-        break;
-    }
-  }
-  return tensors;
 }
 
 function notRetained(n: number): ProblemError {

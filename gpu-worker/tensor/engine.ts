@@ -39,27 +39,37 @@ export interface Engine {
   readonly minimum: (left: Operand, right: Operand) => Tensor;
   readonly maximum: (left: Operand, right: Operand) => Tensor;
   readonly sqrt: (tensor: Tensor) => Tensor;
+  readonly square: (tensor: Tensor) => Tensor;
 
-  /** left · right for matrices, either one transposed first. */
+  /** left · right for matrices, or for two stacks [B, …, …] of them; the last two axes of either are transposed first. */
   readonly matMul: (left: Tensor, right: Tensor, product?: Product) => Tensor;
   /** Sum over one axis, which disappears. */
   readonly sum: (tensor: Tensor, axis: number) => Tensor;
   readonly reshape: (tensor: Tensor, shape: readonly number[]) => Tensor;
-  /** [B, n] → [B, n + 1] with ones in the last column: the bias as one more input. */
-  readonly appendOnes: (matrix: Tensor) => Tensor;
-  /** Rows [begin, begin + rows) of a matrix. */
-  readonly rows: (matrix: Tensor, begin: number, rows: number) => Tensor;
+  /** [..., n] → [..., n + 1] with ones in the last column: the bias as one more input. */
+  readonly appendOnes: (tensor: Tensor) => Tensor;
+  /** The axes in another order. */
+  readonly transpose: (tensor: Tensor, axes: readonly number[]) => Tensor;
+  /** Elements [begin, begin + size) along one axis. */
+  readonly slice: (tensor: Tensor, axis: number, begin: number, size: number) => Tensor;
+  /** Every stride-th element from begin, `size` of them, along one axis. */
+  readonly stride: (tensor: Tensor, axis: number, begin: number, size: number, stride: number) => Tensor;
+  readonly concat: (tensors: readonly Tensor[], axis: number) => Tensor;
+  /** Zeros added before and after along every axis. */
+  readonly pad: (tensor: Tensor, paddings: readonly (readonly [number, number])[]) => Tensor;
   /** The n×n matrix with the given n values on its diagonal. */
   readonly diagonal: (values: Tensor) => Tensor;
-  /** Sum of a square matrix's diagonal, a scalar. */
-  readonly trace: (matrix: Tensor) => Tensor;
+  /** The diagonal of a square matrix, [n]. */
+  readonly diagonalOf: (matrix: Tensor) => Tensor;
 
   /** Lower Cholesky factor of a symmetric positive definite matrix; all NaN if the matrix is not. */
   readonly cholesky: (matrix: Tensor) => Tensor;
   /** x with L Lᵀ x = b, for L [n, n] and b [n]. */
   readonly choleskySolve: (factor: Tensor, rightHandSide: Tensor) => Tensor;
-  /** Inverse of a symmetric positive definite matrix; all NaN if the matrix is not. */
-  readonly inverseSpd: (matrix: Tensor) => Tensor;
+  /** L⁻¹ for the Cholesky factor L of a symmetric positive definite matrix, so that A⁻¹ = L⁻ᵀL⁻¹; all NaN if the matrix is not. */
+  readonly inverseCholesky: (matrix: Tensor) => Tensor;
+  /** Eigenvalues [n], ascending, and eigenvectors [n, n], one per column, of a symmetric matrix; all NaN if it is not finite. */
+  readonly eigenSymmetric: (matrix: Tensor) => { readonly values: Tensor; readonly vectors: Tensor };
   /** Whether no element of any of the tensors is NaN or infinite. Waits for the device. */
   readonly allFinite: (tensors: readonly Tensor[]) => boolean;
 
@@ -67,6 +77,8 @@ export interface Engine {
   readonly scope: <Result>(compute: () => Result) => Result;
   /** Frees tensors; each may be named more than once. */
   readonly dispose: (tensors: Iterable<Tensor>) => void;
+  /** Whether a value is a tensor of this engine. */
+  readonly isTensor: (value: object) => value is Tensor;
   /** Tensors alive on the device: for accounting and leak checks. */
   readonly liveTensors: number;
 }

@@ -1,8 +1,10 @@
 /** Factorisations on the host in float64, for engines whose library has none. */
-import { cholesky, choleskySolve, inverseSpd } from '../../shared/linear-algebra.ts';
+import { EigenvalueDecomposition, Matrix } from 'ml-matrix';
+import { cholesky, choleskySolve, inverseCholesky } from '../../shared/linear-algebra.ts';
 import type { Engine, Tensor } from './engine.ts';
 
 type Transfer = Pick<Engine, 'tensor' | 'read'>;
+type LinearAlgebra = Pick<Engine, 'cholesky' | 'choleskySolve' | 'inverseCholesky' | 'eigenSymmetric'>;
 
 function orderOf(matrix: Tensor): number {
   const [rows, columns] = matrix.shape;
@@ -12,21 +14,40 @@ function orderOf(matrix: Tensor): number {
   return rows;
 }
 
-export function hostLinearAlgebra(transfer: Transfer): Pick<Engine, 'cholesky' | 'choleskySolve' | 'inverseSpd'> {
-  const orNaN = (result: Float64Array | null, n: number): Tensor =>
-    transfer.tensor(result ?? new Float64Array(n * n).fill(Number.NaN), [n, n]);
+export function hostLinearAlgebra({ tensor, read }: Transfer): LinearAlgebra {
+  const filledWithNaN = (length: number): Float64Array => new Float64Array(length).fill(Number.NaN);
   return {
     cholesky(matrix) {
       const n = orderOf(matrix);
-      return orNaN(cholesky(transfer.read(matrix), n), n);
+      return tensor(cholesky(read(matrix), n) ?? filledWithNaN(n * n), [n, n]);
     },
-    inverseSpd(matrix) {
+    inverseCholesky(matrix) {
       const n = orderOf(matrix);
-      return orNaN(inverseSpd(transfer.read(matrix), n), n);
+      return tensor(inverseCholesky(read(matrix), n) ?? filledWithNaN(n * n), [n, n]);
     },
     choleskySolve(factor, rightHandSide) {
       const n = orderOf(factor);
-      return transfer.tensor(choleskySolve(transfer.read(factor), transfer.read(rightHandSide)), [n]);
+      return tensor(choleskySolve(read(factor), read(rightHandSide)), [n]);
+    },
+    eigenSymmetric(matrix) {
+      const n = orderOf(matrix);
+      const values = read(matrix);
+      // The decomposition does not end on NaN.
+      if (!values.every(Number.isFinite)) {
+        return { values: tensor(filledWithNaN(n), [n]), vectors: tensor(filledWithNaN(n * n), [n, n]) };
+      }
+      // Entries of moderate size, since the decomposition squares them.
+      let scale = Number.MIN_VALUE;
+      for (const value of values) scale = Math.max(scale, Math.abs(value));
+      const scaled = Matrix.from1DArray(n, n, values).div(scale);
+      const decomposition = new EigenvalueDecomposition(scaled, { assumeSymmetric: true });
+      return {
+        values: tensor(
+          decomposition.realEigenvalues.map((value) => value * scale),
+          [n],
+        ),
+        vectors: tensor(decomposition.eigenvectorMatrix.to1DArray(), [n, n]),
+      };
     },
   };
 }

@@ -81,13 +81,39 @@ export function createReferenceEngine(): Engine {
     return make(shape, values);
   }
 
-  function matrix(tensor: Tensor): { rows: number; columns: number; values: Float64Array } {
+  /** A stack of matrices: every axis but the last two counts them. */
+  function stack(tensor: Tensor): { outer: readonly number[]; rows: number; columns: number; values: Float64Array } {
     const { shape, values } = own(tensor);
-    const [rows, columns] = shape;
-    if (rows === undefined || columns === undefined || shape.length !== 2) {
-      throw new RangeError(`expected a matrix, got [${shape.join(', ')}]`);
+    const [rows, columns] = shape.slice(-2);
+    if (rows === undefined || columns === undefined)
+      throw new RangeError(`expected matrices, got [${shape.join(', ')}]`);
+    return { outer: shape.slice(0, -2), rows, columns, values };
+  }
+
+  /** A tensor whose elements are taken from a source, by subscripts; where there are none, `otherwise`. */
+  function gather(
+    shape: readonly number[],
+    source: (index: readonly number[]) => readonly number[] | null,
+    tensor: Tensor,
+    otherwise = 0,
+  ): Tensor {
+    const from = own(tensor);
+    const index = new Array<number>(shape.length).fill(0);
+    const values = new Float64Array(shape.reduce((product, size) => product * size, 1));
+    for (let position = 0; position < values.length; position++) {
+      const subscripts = source(index);
+      if (subscripts === null) values[position] = otherwise;
+      else {
+        const flat = subscripts.reduce((sum, subscript, axis) => sum * (from.shape[axis] ?? 1) + subscript, 0);
+        values[position] = from.values[flat] ?? Number.NaN;
+      }
+      for (let axis = shape.length - 1; axis >= 0; axis--) {
+        const next = (index[axis] ?? 0) + 1;
+        index[axis] = next < (shape[axis] ?? 1) ? next : 0;
+        if (next < (shape[axis] ?? 1)) break;
+      }
     }
-    return { rows, columns, values };
+    return make([...shape], values);
   }
 
   const transfer: Pick<Engine, 'tensor' | 'read'> = {
@@ -106,28 +132,38 @@ export function createReferenceEngine(): Engine {
     minimum: (left, right) => elementwise(left, right, Math.min),
     maximum: (left, right) => elementwise(left, right, Math.max),
     sqrt: (tensor) => make(tensor.shape, own(tensor).values.map(Math.sqrt)),
+    square: (tensor) =>
+      make(
+        tensor.shape,
+        own(tensor).values.map((value) => value * value),
+      ),
     matMul(left, right, { transposeLeft = false, transposeRight = false } = {}) {
-      const a = matrix(left);
-      const b = matrix(right);
+      const a = stack(left);
+      const b = stack(right);
       const rows = transposeLeft ? a.columns : a.rows;
       const inner = transposeLeft ? a.rows : a.columns;
       const columns = transposeRight ? b.rows : b.columns;
-      if (inner !== (transposeRight ? b.columns : b.rows)) {
+      if (inner !== (transposeRight ? b.columns : b.rows) || a.outer.join() !== b.outer.join()) {
         throw new RangeError(`cannot multiply [${left.shape.join(', ')}] and [${right.shape.join(', ')}]`);
       }
-      const values = new Float64Array(rows * columns);
-      for (let i = 0; i < rows; i++) {
-        for (let j = 0; j < columns; j++) {
-          let sum = 0;
-          for (let k = 0; k < inner; k++) {
-            const aValue = a.values[transposeLeft ? k * a.columns + i : i * a.columns + k] ?? Number.NaN;
-            const bValue = b.values[transposeRight ? j * b.columns + k : k * b.columns + j] ?? Number.NaN;
-            sum += aValue * bValue;
+      const count = a.outer.reduce((product, size) => product * size, 1);
+      const values = new Float64Array(count * rows * columns);
+      for (let s = 0; s < count; s++) {
+        for (let i = 0; i < rows; i++) {
+          for (let j = 0; j < columns; j++) {
+            let sum = 0;
+            for (let k = 0; k < inner; k++) {
+              const aIndex = transposeLeft ? k * a.columns + i : i * a.columns + k;
+              const bIndex = transposeRight ? j * b.columns + k : k * b.columns + j;
+              sum +=
+                (a.values[s * a.rows * a.columns + aIndex] ?? Number.NaN) *
+                (b.values[s * b.rows * b.columns + bIndex] ?? Number.NaN);
+            }
+            values[(s * rows + i) * columns + j] = sum;
           }
-          values[i * columns + j] = sum;
         }
       }
-      return make([rows, columns], values);
+      return make([...a.outer, rows, columns], values);
     },
     sum(tensor, axis) {
       const { shape, values } = own(tensor);
@@ -144,15 +180,51 @@ export function createReferenceEngine(): Engine {
     },
     reshape: (tensor, shape) => make([...shape], own(tensor).values.slice()),
     appendOnes(tensor) {
-      const { rows, columns, values } = matrix(tensor);
-      const result = new Float64Array(rows * (columns + 1)).fill(1);
-      for (let i = 0; i < rows; i++) result.set(values.subarray(i * columns, (i + 1) * columns), i * (columns + 1));
-      return make([rows, columns + 1], result);
+      const { shape } = own(tensor);
+      const last = shape.length - 1;
+      const columns = shape[last] ?? 1;
+      return gather(
+        [...shape.slice(0, last), columns + 1],
+        (index) => ((index[last] ?? 0) < columns ? index : null),
+        tensor,
+        1,
+      );
     },
-    rows(tensor, begin, count) {
-      const { columns, values } = matrix(tensor);
-      return make([count, columns], values.slice(begin * columns, (begin + count) * columns));
+    transpose: (tensor, axes) =>
+      gather(axes.map((axis) => tensor.shape[axis] ?? 1), (index) => axes.map((_, axis) => index[axes.indexOf(axis)] ?? 0), tensor), // prettier-ignore
+    slice: (tensor, axis, begin, size) =>
+      gather(tensor.shape.with(axis, size), (index) => index.with(axis, (index[axis] ?? 0) + begin), tensor),
+    stride: (tensor, axis, begin, size, stride) =>
+      gather(tensor.shape.with(axis, size), (index) => index.with(axis, (index[axis] ?? 0) * stride + begin), tensor),
+    concat(tensors, axis) {
+      const [first] = tensors;
+      if (first === undefined) throw new RangeError('nothing to concatenate');
+      const sizes = tensors.map(({ shape }) => shape[axis] ?? 0);
+      const shape = first.shape.with(axis, sizes.reduce((sum, size) => sum + size, 0)); // prettier-ignore
+      const inner = shape.slice(axis + 1).reduce((product, size) => product * size, 1);
+      const outer = shape.slice(0, axis).reduce((product, size) => product * size, 1);
+      const values = new Float64Array(shape.reduce((product, size) => product * size, 1));
+      let position = 0;
+      for (let block = 0; block < outer; block++) {
+        for (const [index, tensor] of tensors.entries()) {
+          const length = (sizes[index] ?? 0) * inner;
+          values.set(own(tensor).values.subarray(block * length, (block + 1) * length), position);
+          position += length;
+        }
+      }
+      return make(shape, values);
     },
+    pad: (tensor, paddings) =>
+      gather(
+        tensor.shape.map((size, axis) => size + (paddings[axis]?.[0] ?? 0) + (paddings[axis]?.[1] ?? 0)),
+        (index) => {
+          const source = index.map((position, axis) => position - (paddings[axis]?.[0] ?? 0));
+          return source.every((position, axis) => position >= 0 && position < (tensor.shape[axis] ?? 0))
+            ? source
+            : null;
+        },
+        tensor,
+      ),
     diagonal(tensor) {
       const { values } = own(tensor);
       const n = values.length;
@@ -160,11 +232,13 @@ export function createReferenceEngine(): Engine {
       values.forEach((value, i) => (result[i * n + i] = value));
       return make([n, n], result);
     },
-    trace(tensor) {
-      const { rows, columns, values } = matrix(tensor);
-      let sum = 0;
-      for (let i = 0; i < Math.min(rows, columns); i++) sum += values[i * columns + i] ?? Number.NaN;
-      return make([], Float64Array.of(sum));
+    diagonalOf(tensor) {
+      const n = tensor.shape[0] ?? 0;
+      const { values } = own(tensor);
+      return make(
+        [n],
+        Float64Array.from({ length: n }, (_, i) => values[i * n + i] ?? Number.NaN),
+      );
     },
     ...hostLinearAlgebra(transfer),
     allFinite: (tensors) => tensors.every((tensor) => own(tensor).values.every(Number.isFinite)),
@@ -181,6 +255,7 @@ export function createReferenceEngine(): Engine {
     dispose(tensors) {
       for (const tensor of tensors) live.delete(tensor);
     },
+    isTensor,
     get liveTensors() {
       return live.size;
     },

@@ -18,6 +18,24 @@ function made(tensor: tf.Tensor): Tensor {
   return tensor as unknown as Tensor;
 }
 
+/** [..., n, m] → [..., m, n]. */
+function swapLastAxes(tensor: tf.Tensor): tf.Tensor {
+  const axes = tensor.shape.map((_, axis) => axis);
+  return tf.transpose(tensor, [...axes.slice(0, -2), axes.length - 1, axes.length - 2]);
+}
+
+/**
+ * Inner dimension up to which a transposed copy is multiplied: many times faster on wasm than its kernel's own transposition, but
+ * the fast kernel adds the terms one after the other in float32, and longer sums lose digits.
+ */
+const LONGEST_FAST_SUM = 2048;
+
+function product(a: tf.Tensor, b: tf.Tensor, transposeA: boolean, transposeB: boolean): tf.Tensor {
+  const inner = a.shape.at(transposeA ? -2 : -1) ?? 0;
+  if (inner > LONGEST_FAST_SUM) return tf.matMul(a, b, transposeA, transposeB);
+  return tf.matMul(transposeA ? swapLastAxes(a) : a, transposeB ? swapLastAxes(b) : b);
+}
+
 export function createTfjsEngine(name: EngineName): Engine {
   const transfer: Pick<Engine, 'tensor' | 'read'> = {
     tensor: (values, shape) =>
@@ -35,19 +53,43 @@ export function createTfjsEngine(name: EngineName): Engine {
     minimum: (left, right) => made(tf.minimum(operand(left), operand(right))),
     maximum: (left, right) => made(tf.maximum(operand(left), operand(right))),
     sqrt: (tensor) => made(tf.sqrt(own(tensor))),
+    square: (tensor) => made(tf.square(own(tensor))),
     matMul: (left, right, { transposeLeft = false, transposeRight = false } = {}) =>
-      made(tf.matMul(own(left), own(right), transposeLeft, transposeRight)),
+      made(product(own(left), own(right), transposeLeft, transposeRight)),
     sum: (tensor, axis) => made(tf.sum(own(tensor), axis)),
     reshape: (tensor, shape) => made(tf.reshape(own(tensor), [...shape])),
-    appendOnes: (matrix) => made(tf.pad(own<tf.Rank.R2>(matrix), [[0, 0], [0, 1]], 1)), // prettier-ignore
-    rows: (matrix, begin, rows) => made(tf.slice(own<tf.Rank.R2>(matrix), [begin, 0], [rows, -1])),
+    appendOnes: (tensor) => {
+      const values = own(tensor);
+      return made(tf.concat([values, tf.ones([...values.shape.slice(0, -1), 1])], -1));
+    },
+    transpose: (tensor, axes) => made(tf.transpose(own(tensor), [...axes])),
+    slice: (tensor, axis, begin, size) => {
+      const { shape } = tensor;
+      const from = shape.map((_, index) => (index === axis ? begin : 0));
+      return made(
+        tf.slice(
+          own(tensor),
+          from,
+          shape.map((length, index) => (index === axis ? size : length)),
+        ),
+      );
+    },
+    stride: (tensor, axis, begin, size, stride) => {
+      const { shape } = tensor;
+      const along = (value: number, other: (length: number) => number): number[] =>
+        shape.map((length, index) => (index === axis ? value : other(length)));
+      const end = along(begin + (size - 1) * stride + 1, (length) => length);
+      return made(tf.stridedSlice(own(tensor), along(begin, () => 0), end, along(stride, () => 1))); // prettier-ignore
+    },
+    concat: (tensors, axis) => made(tf.concat(tensors.map((tensor) => own(tensor)), axis)), // prettier-ignore
+    pad: (tensor, paddings) => made(tf.pad(own(tensor), paddings.map(([before, after]) => [before, after]))), // prettier-ignore
     diagonal: (values) => {
       const n = own(values).size;
       return made(tf.mul(tf.eye(n), own(values)));
     },
-    trace: (matrix) => {
+    diagonalOf: (matrix) => {
       const [n] = own<tf.Rank.R2>(matrix).shape;
-      return made(tf.sum(tf.mul(tf.eye(n), own(matrix))));
+      return made(tf.sum(tf.mul(tf.eye(n), own(matrix)), 0));
     },
     ...hostLinearAlgebra(transfer),
     allFinite: (tensors) =>
@@ -66,6 +108,7 @@ export function createTfjsEngine(name: EngineName): Engine {
     dispose: (tensors) => {
       tf.dispose([...tensors].map((tensor) => own(tensor)));
     },
+    isTensor,
     get liveTensors() {
       return tf.memory().numTensors;
     },

@@ -1,5 +1,7 @@
 /** Drives the product's step with what the oracle's network computes, as a client would. */
-import { LayerPolicy, type ParameterChange } from '../../clients/js/index.ts';
+import { LayerPolicy, type PolicyCoefficients } from '../../clients/js/index.ts';
+import type { CoefficientSolver } from '../../gpu-worker/optimizer/ddp/coefficients.ts';
+import { metricWeighted } from '../../gpu-worker/optimizer/ddp/policy.ts';
 import type { OptimizerState } from '../../gpu-worker/optimizer/state.ts';
 import { ddpStep, type StepConfiguration, type StepResult } from '../../gpu-worker/optimizer/step.ts';
 import type { Engine } from '../../gpu-worker/tensor/engine.ts';
@@ -8,6 +10,7 @@ import { sessionDefinitionSchema, replyForm, type SessionDefinitionInput } from 
 import { linearise } from '../oracle/bellman.ts';
 import {
   add,
+  at,
   build,
   hadamard,
   multiply,
@@ -18,7 +21,18 @@ import {
   vec,
   type Matrix,
 } from '../oracle/matrix.ts';
-import { backpropagate, forward, losses, prediction, type Batch, type Network } from '../oracle/network.ts';
+import {
+  backpropagate,
+  backpropagateFrom,
+  forward,
+  hessianRoots,
+  losses,
+  prediction,
+  type Batch,
+  type Network,
+  type Trajectory,
+} from '../oracle/network.ts';
+import { sentColumns, type TerminalCurvature } from '../../shared/optimizer.ts';
 
 export type OptimizerInput = NonNullable<SessionDefinitionInput['optimizer']>;
 
@@ -41,55 +55,102 @@ export function configurationFor(
   return { layers: definition.layers, optimizer: definition.optimizer, reply: replyForm(definition) };
 }
 
-/** One step on what the client's forward and backward pass yield for this batch. */
+/**
+ * One step on what the client's forward and backward pass yield for this batch.
+ *
+ * @param columns S_i, n_T × r, the terminal curvature's columns of every sample; unless given, the first r columns of a root of
+ *   the loss's Hessian
+ */
 export function stepOn(
   engine: Engine,
   configuration: StepConfiguration,
   state: OptimizerState,
   network: Network,
   batch: Batch,
+  columns?: readonly Matrix[],
 ): StepResult {
   const trajectory = forward(network, batch.inputs);
   const { inputs, outputGradients } = backpropagate(network, trajectory, batch.objective);
-  const phi = losses(prediction(trajectory), batch.objective);
+  const output = prediction(trajectory);
+  const phi = losses(output, batch.objective);
+  const rows = columnGradients(network, trajectory, batch, configuration.optimizer.terminalCurvature, columns);
+  const upload = ({ data, rows, cols }: Matrix) => engine.tensor(data, [rows, cols]);
   return engine.scope(() =>
     ddpStep(engine, configuration, state, {
       losses: engine.tensor(phi, [phi.length]),
       layers: inputs.map((input, t) => ({
-        input: engine.tensor(input.data, [input.rows, input.cols]),
-        outputGradient: engine.tensor(outputGradients[t]!.data, [outputGradients[t]!.rows, outputGradients[t]!.cols]),
+        input: upload(input),
+        lossGradient: upload(outputGradients[t]!),
+        columnGradient: rows === null ? null : upload(rows[t]!),
       })),
     }),
   );
 }
 
-/** A change as the oracle writes it: [n + 1, c], the bias as the last row. */
-function asMatrix({ weight, bias }: ParameterChange, columns: number): Matrix {
-  const rows = weight.length / columns;
-  const block = (values: TensorValues, count: number): Matrix =>
-    build(count, columns, (i, j) => values[i * columns + j]!);
-  return bias === null ? block(weight, rows) : stackRows([block(weight, rows), block(bias, 1)]);
+/**
+ * Per layer the gradients of the terminal curvature's columns in the pre-activations, [B·r, c], one backward pass a column; null
+ * where the client sends none.
+ */
+function columnGradients(
+  network: Network,
+  trajectory: Trajectory,
+  { objective }: Batch,
+  curvature: TerminalCurvature,
+  columns?: readonly Matrix[],
+): Matrix[] | null {
+  if (curvature.kind === 'gradient') return null;
+  if (curvature.kind === 'sampled-fisher' && columns === undefined) throw new Error('this driver draws no labels');
+  const output = prediction(trajectory);
+  const roots = columns ?? hessianRoots(output, objective);
+  const passes = Array.from({ length: sentColumns(curvature) }, (_, column) => {
+    const gradient = build(output.rows, output.cols, (i, j) => at(roots[i]!, j, column));
+    return backpropagateFrom(network, trajectory, gradient).outputGradients;
+  });
+  const r = passes.length;
+  return network.map((_, t) => {
+    const c = passes[0]![t]!.cols;
+    return build(output.rows * r, c, (index, j) => passes[index % r]![t]!.data[Math.floor(index / r) * c + j]!);
+  });
+}
+
+/** A matrix with the oracle's bias row from a layer's changes. */
+export function asMatrix(weight: TensorValues, bias: TensorValues | undefined, columns: number): Matrix {
+  const block = (values: TensorValues): Matrix =>
+    build(values.length / columns, columns, (i, j) => values[i * columns + j]!);
+  return bias === undefined ? block(weight) : stackRows([block(weight), block(bias)]);
 }
 
 /** The policies of a reply, as the client library holds them. */
 export function policiesOf(engine: Engine, configuration: StepConfiguration, { reply }: StepResult): LayerPolicy[] {
   if (reply.kind !== 'policy') throw new Error('the reply carries no policy');
-  return reply.policies.map(
-    ({ preconditioned, choleskyFactor }, t) =>
-      new LayerPolicy(configuration.layers[t]!, {
-        input: engine.read(preconditioned.input),
-        outputGradient: engine.read(preconditioned.outputGradient),
-        cholesky: engine.read(choleskyFactor),
-        target: engine.read(reply.target),
-      }),
-  );
+  return reply.policies.map((policy, t) => {
+    const layer = configuration.layers[t]!;
+    if (layer.kind !== 'dense') throw new Error('no policy for this layer');
+    const { input, output } = metricWeighted(engine, policy);
+    return new LayerPolicy(layer, {
+      input: engine.read(input),
+      outputGradient: engine.read(output),
+      coefficients: coefficientsOf(engine, policy.solver),
+    });
+  });
+}
+
+function coefficientsOf(engine: Engine, solver: CoefficientSolver): PolicyCoefficients {
+  switch (solver.kind) {
+    case 'cholesky':
+      return { kind: 'cholesky', factor: engine.read(solver.factor), target: engine.read(solver.target) };
+    case 'diagonal':
+      return { kind: 'diagonal', gain: engine.read(solver.gain), offset: engine.read(solver.offset) };
+    case 'conjugate-gradient':
+      throw new Error('a policy carries its Cholesky factor');
+  }
 }
 
 /** The changes of an `update` reply, as matrices. */
 export function changesOf(engine: Engine, { reply }: StepResult, network: Network): Matrix[] {
   if (reply.kind !== 'update') throw new Error('the reply carries no update');
   return reply.changes.map(({ weight, bias }, t) =>
-    asMatrix({ weight: engine.read(weight), bias: bias === null ? null : engine.read(bias) }, network[t]!.weights.cols),
+    asMatrix(engine.read(weight!), bias === undefined ? undefined : engine.read(bias), network[t]!.weights.cols),
   );
 }
 
@@ -117,7 +178,8 @@ export function applyPolicies(
     const s = Float64Array.from({ length: deltaX.rows }, (_, i) =>
       row(sampleDots, i).data.reduce((sum, x) => sum + x, 0),
     );
-    const change = asMatrix(policy.change(t === 0 ? null : s), network[t]!.weights.cols);
+    const { weight, bias } = policy.change(t === 0 ? null : s);
+    const change = asMatrix(weight!, bias, network[t]!.weights.cols);
     changes.push(change);
     changed = changed.map((stage, index) => (index === t ? { ...stage, weights: add(stage.weights, change) } : stage));
     const { Fx, Fu } = dynamics[t]!;

@@ -157,7 +157,7 @@ describe.each(ENGINE_NAMES)('engine %s', async (name) => {
       const expected = oracleStep(problem, 'layerwise').deltaU[0]!;
       const { weight, bias } = first!.change(null);
       const actual = build(expected.rows, expected.cols, (i, j) =>
-        i < expected.rows - 1 ? weight[i * expected.cols + j]! : bias![j]!,
+        i < expected.rows - 1 ? weight![i * expected.cols + j]! : bias![j]!,
       );
       expect(relativeError(actual, expected)).toBeLessThan(tolerance);
     });

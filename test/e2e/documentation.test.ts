@@ -161,7 +161,7 @@ describe('/openapi.json', () => {
       mode: { default: 'layers' },
     });
     expect(document.components.schemas['Coupling']).toMatchObject({
-      enum: ['layerwise', 'value', 'feedback'],
+      enum: ['layerwise', 'value', 'gauss-newton-step', 'feedback'],
       default: 'feedback',
     });
     expect(document.components.schemas['ReplyForm']).toMatchObject({ default: 'auto' });

@@ -43,13 +43,14 @@ describe('with a worker', () => {
     expect(put.headers.get('content-length')).toBe(String(put.bytes.length));
     const header = readHeader(put.bytes);
     expect(Object.fromEntries(header.entries.map(({ name, dtype, shape }) => [name, [dtype, ...shape]]))).toEqual({
-      target: ['F64', BATCH],
       'layers.fc1.policy.input': ['F64', BATCH, 6],
       'layers.fc1.policy.output_grad': ['F64', BATCH, 4],
       'layers.fc1.policy.chol': ['F64', BATCH, BATCH],
+      'layers.fc1.policy.target': ['F64', BATCH],
       'layers.fc2.policy.input': ['F64', BATCH, 4],
       'layers.fc2.policy.output_grad': ['F64', BATCH, 3],
       'layers.fc2.policy.chol': ['F64', BATCH, BATCH],
+      'layers.fc2.policy.target': ['F64', BATCH],
     });
     const metrics = stepMetricsSchema.parse(JSON.parse(header.metadata['metrics']!));
     expect(metrics).toMatchObject({ step: 0, batch: BATCH, refreshed: true, failedFactorizations: 0 });

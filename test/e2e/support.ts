@@ -77,10 +77,11 @@ export function stepTensors(seed: number, layers = LAYERS, batch = BATCH): Named
   const losses = filled('losses', [batch]);
   return [
     { ...losses, values: losses.values.map((value) => value + 1.5) },
-    ...layers.flatMap(({ name, inputs, outputs }) => [
-      filled(`layers.${name}.input`, [batch, inputs]),
-      filled(`layers.${name}.output_grad`, [batch, outputs]),
-    ]),
+    ...layers.flatMap((layer) => {
+      if (layer.kind !== 'dense') throw new Error('these tensors are for dense layers');
+      const { name, inputs, outputs } = layer;
+      return [filled(`layers.${name}.input`, [batch, inputs]), filled(`layers.${name}.output_grad`, [batch, outputs])];
+    }),
   ];
 }
 

@@ -38,6 +38,7 @@ import {
   lossHessians,
   losses,
   prediction,
+  sampleOf,
   stateJacobians,
   withControls,
 } from './network.ts';
@@ -53,7 +54,9 @@ export type TerminalCurvature =
   /** φ_xx ≈ h_i S_i S_iᵀ with S_i = ∂φ_i/∂x_T; h_i = 1 unless a loss scale is given. */
   | { readonly kind: 'gradient'; readonly lossScale?: LossScale }
   /** φ_xx = ∂²φ_i/∂x_T², exactly. */
-  | { readonly kind: 'gauss-newton' };
+  | { readonly kind: 'gauss-newton' }
+  /** φ_xx = S_i S_iᵀ for given columns S_i, one matrix n_T × r per sample. */
+  | { readonly kind: 'columns'; readonly columns: readonly Matrix[] };
 
 /**
  * - `layerwise`: each stage as if it were the only one with a control to choose, δu = k at δX = 0.
@@ -69,6 +72,11 @@ export interface Problem {
   readonly curvature: TerminalCurvature;
   /** R_t for t = 0 … T−1, each m_t × m_t. */
   readonly controlMetrics: readonly Matrix[];
+  /**
+   * ε ≥ 0; 0 unless given. Every stage takes V'_xx + ε G' G'ᵀ for V'_xx, with G' the columns of the terminal curvature (the
+   * loss gradients, without their weights h, for "gradient") back-propagated to the stage's output, sample by sample.
+   */
+  readonly valueRegularization?: number;
 }
 
 /** The linearised dynamics of one stage. */
@@ -106,7 +114,7 @@ interface Policy {
   readonly K: Matrix;
 }
 
-interface StageSolution extends QExpansion, Policy, ValueExpansion {}
+export interface StageSolution extends QExpansion, Policy, ValueExpansion {}
 
 export interface DdpStep {
   /** δu_t as matrices [n_t + 1, c]. */
@@ -123,6 +131,108 @@ export function ddpStep(problem: Problem, coupling: Coupling): DdpStep {
   const deltaU = forwardPass(problem, stages, coupling);
   const output = prediction(forward(withControls(network, deltaU), batch.inputs));
   return { deltaU, stages, losses: losses(output, batch.objective) };
+}
+
+/**
+ * The two recursions that treat every sample by itself, for the control that the samples share:
+ *
+ * - `diagonal`: sample i alone is a control problem with the weight 1/B on its loss; its policy is k_i + K_i δx_i, and the
+ *   shared control changes by the sum of them.
+ * - `paper-faithful`: Q_uu = R and V_xx,i = z_i z_iᵀ, see paperPolicies.
+ *
+ * Returns δu_t, [n_t + 1, c].
+ */
+export function perSampleStep(
+  problem: Problem,
+  coupling: Coupling,
+  recursion: 'diagonal' | 'paper-faithful',
+): Matrix[] {
+  const optimised = coupling === 'layerwise' ? 'alone' : 'all';
+  const policies = recursion === 'diagonal' ? diagonalPolicies(problem, optimised) : paperPolicies(problem, optimised);
+  return forwardPass(problem, policies, coupling);
+}
+
+/** k = Σ_i k_i and K = [K_1 … K_B], from one Bellman recursion per sample. */
+function diagonalPolicies(problem: Problem, optimised: 'all' | 'alone'): Policy[] {
+  const B = problem.batch.inputs.rows;
+  const samples = Array.from({ length: B }, (_, i) => backwardPass(sampleProblem(problem, i), optimised));
+  return problem.network.map((_, t) => {
+    const stages = samples.map((stage) => element(stage, t));
+    return { k: sumOf(stages.map(({ k }) => k)), K: stackColumns(stages.map(({ K }) => K)) };
+  });
+}
+
+/**
+ * Sample i as a problem of its own. Its cost is φ_i/B + ½ uᵀRu, stated B-fold so that the loss has the weight that a batch of
+ * one gives it: φ_i + ½ uᵀ(B R)u, and B ε for the same addition to V_xx. The policy does not notice the factor.
+ */
+function sampleProblem(problem: Problem, i: number): Problem {
+  const { network, batch, curvature, controlMetrics, valueRegularization = 0 } = problem;
+  const B = batch.inputs.rows;
+  return {
+    network,
+    batch: sampleOf(batch, i),
+    curvature: curvature.kind === 'columns' ? { kind: 'columns', columns: [element(curvature.columns, i)] } : curvature,
+    controlMetrics: controlMetrics.map((R) => scale(R, B)),
+    valueRegularization: B * valueRegularization,
+  };
+}
+
+/**
+ * The recursion of the paper, Q_uu = R and V_xx = z zᵀ per sample, with the 1/B that a control shared by the batch requires:
+ *
+ *     q_u = f_uᵀz'        q_x = f_xᵀz'        z = √(1 − (1/B) q_uᵀR⁻¹q_u) q_x, or 0 where that is imaginary
+ *     Q_u,i = f_uᵀV'_x,i  Q_x,i = f_xᵀV'_x,i  V_x,i = Q_x,i − (q_u q_xᵀ)ᵀ R⁻¹ Q̄_u,  Q̄_u = (1/B) Σ_i Q_u,i
+ *     δu = −R⁻¹ Q̄_u + (1/B) Σ_i K_i δx_i,  K_i = −R⁻¹ q_u q_xᵀ
+ */
+function paperPolicies({ network, batch, curvature, controlMetrics }: Problem, optimised: 'all' | 'alone'): Policy[] {
+  if (curvature.kind !== 'gradient') throw new RangeError('z_i is one vector per sample');
+  const B = batch.inputs.rows;
+  const trajectory = forward(network, batch.inputs);
+  const output = prediction(trajectory);
+  const gradients = lossGradients(output, batch.objective);
+  const h = terminalWeights(losses(output, batch.objective), curvature.lossScale);
+  let values = Array.from(h, (weight, i) => {
+    const Vx = transpose(row(gradients, i));
+    return { Vx, z: scale(Vx, Math.sqrt(weight)) };
+  });
+  const policies: Policy[] = [];
+  for (let t = network.length - 1; t >= 0; t--) {
+    const stage = element(network, t);
+    const R = element(controlMetrics, t);
+    const x = element(trajectory.states, t);
+    const preActivations = element(trajectory.preActivations, t);
+    const fx = stateJacobians(stage, preActivations);
+    const fu = controlJacobians(stage, x, preActivations);
+    const samples = values.map(({ Vx, z }, i) => {
+      const toControl = transpose(element(fu, i));
+      const toState = transpose(element(fx, i));
+      const qu = multiply(toControl, z);
+      return {
+        qu,
+        qx: multiply(toState, z),
+        Qu: multiply(toControl, Vx),
+        Qx: multiply(toState, Vx),
+        K: scale(multiply(solve(R, qu), transpose(multiply(toState, z))), -1),
+      };
+    });
+    const k = scale(solve(R, sumOf(samples.map(({ Qu }) => Qu))), -1 / B);
+    policies.unshift({ k, K: scale(stackColumns(samples.map(({ K }) => K)), 1 / B) });
+    values = samples.map(({ qu, qx, Qx }) => {
+      if (optimised === 'alone') return { Vx: Qx, z: qx };
+      const left = 1 - inner(qu, solve(R, qu)) / B;
+      return { Vx: add(Qx, scale(qx, inner(qu, k))), z: scale(qx, Math.sqrt(Math.max(0, left))) };
+    });
+  }
+  return policies;
+}
+
+function sumOf(matrices: readonly Matrix[]): Matrix {
+  return matrices.reduce((sum, matrix) => add(sum, matrix));
+}
+
+function inner(a: Matrix, b: Matrix): number {
+  return at(multiply(transpose(a), b), 0, 0);
 }
 
 /** h_i, [B]: 1 without a loss scale; the ceiling where φ_i ≤ 1/(2·ceiling), φ_i = 0 included. */
@@ -145,12 +255,26 @@ export function terminalValue(output: Matrix, batch: Batch, curvature: TerminalC
   };
 }
 
-/** φ_xx^i of every sample, B matrices of n_T × n_T. */
+/** φ_xx^i = h_i S_i S_iᵀ of every sample, B matrices of n_T × n_T. */
 function terminalCurvatures(output: Matrix, batch: Batch, curvature: TerminalCurvature): Matrix[] {
-  if (curvature.kind === 'gauss-newton') return lossHessians(output, batch.objective);
-  const S = lossGradients(output, batch.objective);
+  const products = columnProducts(output, batch, curvature);
+  if (curvature.kind !== 'gradient') return products;
   const h = terminalWeights(losses(output, batch.objective), curvature.lossScale);
-  return Array.from(h, (weight, i) => scale(multiply(transpose(row(S, i)), row(S, i)), weight));
+  return products.map((product, i) => scale(product, element(h, i)));
+}
+
+/** S_i S_iᵀ of every sample, without the weights h_i: B matrices of n_T × n_T. */
+function columnProducts(output: Matrix, batch: Batch, curvature: TerminalCurvature): Matrix[] {
+  switch (curvature.kind) {
+    case 'gauss-newton':
+      return lossHessians(output, batch.objective);
+    case 'columns':
+      return curvature.columns.map((S) => multiply(S, transpose(S)));
+    case 'gradient': {
+      const S = lossGradients(output, batch.objective);
+      return Array.from({ length: S.rows }, (_, i) => multiply(transpose(row(S, i)), row(S, i)));
+    }
+  }
 }
 
 /** F_x and F_u of every stage along the trajectory. */
@@ -164,18 +288,26 @@ export function linearise(network: Network, trajectory: Trajectory): StageDynami
 
 /**
  * Bellman's recursion from t = T−1 to 0. With `optimised` = 'alone' every stage is solved as if the stages after it kept
- * their controls (their k = 0 and K = 0), so V' is the terminal cost carried back through the dynamics.
+ * their controls (their k = 0 and K = 0), so V' is the terminal cost carried back through the dynamics (and regularised once,
+ * where the stage uses it).
  */
 function backwardPass(problem: Problem, optimised: 'all' | 'alone'): StageSolution[] {
-  const { network, batch, curvature, controlMetrics } = problem;
+  const { network, batch, curvature, controlMetrics, valueRegularization = 0 } = problem;
   const trajectory = forward(network, batch.inputs);
   const dynamics = linearise(network, trajectory);
   const solutions: StageSolution[] = [];
   let next = terminalValue(prediction(trajectory), batch, curvature);
+  let products = blockDiagonal(columnProducts(prediction(trajectory), batch, curvature)); // G' G'ᵀ
   for (let t = network.length - 1; t >= 0; t--) {
-    const Q = expandQ(element(dynamics, t), element(controlMetrics, t), next);
+    const stage = element(dynamics, t);
+    const regularised = { Vx: next.Vx, Vxx: add(next.Vxx, scale(products, valueRegularization)) };
+    const Q = expandQ(stage, element(controlMetrics, t), regularised);
     const policy = optimalPolicy(Q);
-    next = optimised === 'all' ? valueUnderPolicy(Q, policy) : { Vx: Q.Qx, Vxx: Q.Qxx };
+    next =
+      optimised === 'all'
+        ? valueUnderPolicy(Q, policy)
+        : { Vx: Q.Qx, Vxx: multiply(transpose(stage.Fx), next.Vxx, stage.Fx) };
+    products = multiply(transpose(stage.Fx), products, stage.Fx);
     solutions.unshift({ ...Q, ...policy, ...next });
   }
   return solutions;
@@ -256,10 +388,15 @@ export function preconditionedStep({ network, batch, controlMetrics }: Problem):
   });
 }
 
-/** J, B × m: row i is vec(a_i g_iᵀ) = a_i ⊗ g_i, for inputs [B, n] and output gradients [B, c]. */
+/**
+ * J, B·r × m: row i·r + ρ is vec(a_i g_iρᵀ) = a_i ⊗ g_iρ, for inputs [B, n] and output gradients [B·r, c], r of them per sample.
+ */
 export function sampleGradients(inputs: Matrix, outputGradients: Matrix): Matrix {
   const a = augment(inputs);
-  return stackRows(Array.from({ length: a.rows }, (_, i) => kron(row(a, i), row(outputGradients, i))));
+  const r = outputGradients.rows / a.rows;
+  return stackRows(
+    Array.from({ length: outputGradients.rows }, (_, j) => kron(row(a, Math.floor(j / r)), row(outputGradients, j))),
+  );
 }
 
 /** The part of the control problem that starts at a later stage or from a displaced state. */
@@ -273,9 +410,10 @@ export interface Subproblem {
 /**
  * The damped Gauss–Newton step over all layers jointly, by one dense solve on the linearised network: with
  * 𝒥 = ∂X_T/∂(u_0, …, u_{T−1}), (blockdiag(R_0, …, R_{T−1}) + 𝒥ᵀ V_xx 𝒥) δu = −𝒥ᵀ (V_x + V_xx (∂X_T/∂X_t) δX).
- * Returns δu_t, [n_t + 1, c], for t = firstStage … T−1.
+ * Returns δu_t, [n_t + 1, c], for t = firstStage … T−1. Without valueRegularization.
  */
 export function denseGaussNewtonStep(problem: Problem, { firstStage = 0, deltaX }: Subproblem = {}): Matrix[] {
+  if ((problem.valueRegularization ?? 0) > 0) throw new RangeError('a regularised recursion minimises no joint cost');
   const { network, batch, curvature, controlMetrics } = problem;
   const trajectory = forward(network, batch.inputs);
   const { Vx, Vxx } = terminalValue(prediction(trajectory), batch, curvature);

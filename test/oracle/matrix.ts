@@ -92,11 +92,15 @@ export function hadamard(a: Matrix, b: Matrix): Matrix {
 export function multiply(first: Matrix, ...rest: readonly Matrix[]): Matrix {
   return rest.reduce((a, b) => {
     if (a.cols !== b.rows) throw new RangeError(`cannot multiply ${shape(a)} by ${shape(b)}`);
-    return build(a.rows, b.cols, (i, j) => {
-      let sum = 0;
-      for (let l = 0; l < a.cols; l++) sum += at(a, i, l) * at(b, l, j);
-      return sum;
-    });
+    const data = new Float64Array(a.rows * b.cols);
+    for (let i = 0; i < a.rows; i++) {
+      for (let l = 0; l < a.cols; l++) {
+        const factor = at(a, i, l);
+        if (factor === 0) continue; // most entries of the stacked batch's matrices
+        for (let j = 0; j < b.cols; j++) data[i * b.cols + j] = (data[i * b.cols + j] ?? 0) + factor * at(b, l, j);
+      }
+    }
+    return { rows: a.rows, cols: b.cols, data };
   }, first);
 }
 
@@ -181,6 +185,49 @@ export function inverse(a: Matrix): Matrix {
   return solve(a, identity(a.rows));
 }
 
+/** Eigenvalues λ, ascending, and eigenvectors, one per column of V, of a symmetric matrix: A = V diag(λ) Vᵀ. */
+export interface Eigensystem {
+  readonly values: Float64Array;
+  readonly vectors: Matrix;
+}
+
+/**
+ * The cyclic Jacobi method: plane rotations that annihilate one off-diagonal entry after the other, until what is left of them
+ * is rounding (Golub & Van Loan, "Matrix Computations", section 8.5).
+ */
+export function eigenSymmetric(symmetric: Matrix): Eigensystem {
+  requireSquare(symmetric);
+  const n = symmetric.rows;
+  let a = symmetric;
+  let v = identity(n);
+  const size = Math.sqrt(a.data.reduce((sum, value) => sum + value * value, 0));
+  const offDiagonal = (): number => Math.max(0, ...a.data.map((x, k) => (k % (n + 1) === 0 ? 0 : Math.abs(x))));
+  for (let sweep = 0; offDiagonal() > 1e-15 * size; sweep++) {
+    if (sweep === 50) throw new RangeError(`the Jacobi method does not converge on this ${shape(a)} matrix`);
+    for (let p = 0; p < n; p++) {
+      for (let q = p + 1; q < n; q++) {
+        if (at(a, p, q) === 0) continue;
+        const theta = (at(a, q, q) - at(a, p, p)) / (2 * at(a, p, q));
+        const tangent = (theta < 0 ? -1 : 1) / (Math.abs(theta) + Math.hypot(theta, 1));
+        const cosine = 1 / Math.hypot(tangent, 1);
+        const sine = tangent * cosine;
+        const rotation = build(n, n, (i, j) => {
+          if (i === j) return i === p || i === q ? cosine : 1;
+          if (i === p && j === q) return sine;
+          return i === q && j === p ? -sine : 0;
+        });
+        a = multiply(transpose(rotation), a, rotation);
+        v = multiply(v, rotation);
+      }
+    }
+  }
+  const order = Array.from({ length: n }, (_, i) => i).sort((i, j) => at(a, i, i) - at(a, j, j));
+  return {
+    values: Float64Array.from(order, (i) => at(a, i, i)),
+    vectors: build(n, n, (i, j) => at(v, i, order[j] ?? j)),
+  };
+}
+
 function rowOf(rows: readonly Float64Array[], i: number): Float64Array {
   const values = rows[i];
   if (values === undefined) throw new RangeError(`no row ${i}`);
@@ -201,7 +248,9 @@ function swap(rows: Float64Array[], i: number, j: number): void {
 
 /** row_i ← row_i − factor · row_j. */
 function subtractMultiple(rows: Float64Array[], i: number, j: number, factor: number): void {
-  rows[i] = rowOf(rows, i).map((value, l) => value - factor * entry(rows, j, l));
+  if (factor === 0) return;
+  const subtracted = rowOf(rows, j);
+  rows[i] = rowOf(rows, i).map((value, l) => value - factor * (subtracted[l] ?? Number.NaN));
 }
 
 function shape(a: Matrix): string {

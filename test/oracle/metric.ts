@@ -3,11 +3,14 @@
  * In that order the gradient of one sample is vec(a gᵀ) = a ⊗ g, with a = [x, 1] the bias-augmented input of the layer
  * and g the gradient with respect to its pre-activation, so a Kronecker-factored P has the input factor on the left.
  */
+import { sampleGradients } from './bellman.ts';
 import {
   add,
   at,
   build,
   columnVector,
+  diagonal,
+  eigenSymmetric,
   hadamard,
   identity,
   kron,
@@ -24,16 +27,19 @@ import { augment } from './network.ts';
 export interface LayerStatistics {
   /** x, [B, n]: the layer's input activations, without the appended 1. */
   readonly inputs: Matrix;
-  /** g, [B, c]: per-sample gradients with respect to the pre-activation, not divided by B. */
+  /**
+   * g, [B·r, c]: the r columns of the terminal curvature, back-propagated to the pre-activation and not divided by B; row
+   * i·r + ρ is column ρ of sample i. With r = 1, "gradient", the gradient of each sample's loss.
+   */
   readonly outputGradients: Matrix;
-  /** h, [B]: the weights of the terminal curvature. */
+  /** h, [B·r]: the weights of the terminal curvature. */
   readonly terminalWeights: ArrayLike<number>;
 }
 
 export interface KroneckerFactors {
   /** A = E[a aᵀ], (n+1) × (n+1). */
   readonly A: Matrix;
-  /** Γ = E[h g gᵀ], c × c. */
+  /** Γ = E[Σ_ρ h g gᵀ], c × c. */
   readonly Gamma: Matrix;
 }
 
@@ -44,6 +50,17 @@ export interface KroneckerOptions {
   readonly damping: number;
   /** η > 0. */
   readonly eta: number;
+  /** The batches 0, refreshEvery, 2·refreshEvery, … refresh the factorisation; every batch unless given. */
+  readonly refreshEvery?: number;
+}
+
+export interface AdaptiveOptions {
+  /** Decay of the exponential moving average, in [0, 1). */
+  readonly decay: number;
+  /** ε > 0. */
+  readonly epsilon: number;
+  /** η > 0. */
+  readonly eta: number;
 }
 
 /** R = I/η, m × m. */
@@ -51,13 +68,71 @@ export function identityMetric(m: number, eta: number): Matrix {
   return scale(identity(m), 1 / eta);
 }
 
+/**
+ * R = diag(√v + ε)/η, with v ← decay v + (1 − decay) ḡ² from v = 0 over the batches' mean gradients ḡ (m × 1), oldest first.
+ */
+export function rmspropMetric(meanGradients: readonly Matrix[], { decay, epsilon, eta }: AdaptiveOptions): Matrix {
+  const v = squaredAverage(meanGradients, decay);
+  return scale(diagonal(v.data.map((value) => Math.sqrt(value) + epsilon)), 1 / eta);
+}
+
+/** As rmsprop, with v/(1 − decay^K) after K batches in place of v. */
+export function adamMetric(meanGradients: readonly Matrix[], { decay, epsilon, eta }: AdaptiveOptions): Matrix {
+  const v = scale(squaredAverage(meanGradients, decay), 1 / (1 - decay ** meanGradients.length));
+  return scale(diagonal(v.data.map((value) => Math.sqrt(value) + epsilon)), 1 / eta);
+}
+
+function squaredAverage(meanGradients: readonly Matrix[], decay: number): Matrix {
+  const [first] = meanGradients;
+  if (first === undefined) throw new RangeError('an average needs at least one batch');
+  return meanGradients.reduce(
+    (v, gradient) => add(scale(v, decay), scale(hadamard(gradient, gradient), 1 - decay)),
+    zeros(first.rows, first.cols),
+  );
+}
+
+/** How many of the batches the last refresh had seen. */
+function seenByRefresh(batches: number, refreshEvery = 1): number {
+  return batches - ((batches - 1) % refreshEvery);
+}
+
 /** R = P/η, m × m, with the factors averaged over the batches, oldest first. */
 export function kroneckerMetric(batches: readonly LayerStatistics[], options: KroneckerOptions): Matrix {
-  const { A, Gamma } = dampedFactors(averagedFactors(batches, options.decay), options.damping);
+  const seen = batches.slice(0, seenByRefresh(batches.length, options.refreshEvery));
+  const { A, Gamma } = dampedFactors(averagedFactors(seen, options.decay), options.damping);
   return scale(kron(A, Gamma), 1 / options.eta);
 }
 
-/** A = E_i[a aᵀ] and Γ = E_i[h_i g gᵀ], means over one batch. */
+/**
+ * R = (U_A ⊗ U_Γ) diag(s + γ) (U_A ⊗ U_Γ)ᵀ / η, m × m: the eigenvectors are those of the averaged factors at the last refresh,
+ * which restarts s from the products of their eigenvalues, λ_A ⊗ λ_Γ (negative ones are 0); every batch, the refreshing one
+ * included, then averages s ← decay s + (1 − decay) E[Σ_ρ h ((U_A ⊗ U_Γ)ᵀ (a ⊗ g))²].
+ */
+export function ekfacMetric(batches: readonly LayerStatistics[], options: KroneckerOptions): Matrix {
+  const { decay, damping, eta, refreshEvery } = options;
+  const seen = seenByRefresh(batches.length, refreshEvery);
+  const { A, Gamma } = averagedFactors(batches.slice(0, seen), decay);
+  const input = eigenSymmetric(A);
+  const output = eigenSymmetric(Gamma);
+  const U = kron(input.vectors, output.vectors);
+  const notNegative = (values: Float64Array): Matrix => columnVector(values.map((value) => Math.max(value, 0)));
+  const restart = kron(notNegative(input.values), notNegative(output.values));
+  const s = batches
+    .slice(seen - 1)
+    .reduce((average, batch) => add(scale(average, decay), scale(secondMoments(batch, U), 1 - decay)), restart);
+  return scale(multiply(U, diagonal(s.data.map((value) => value + damping)), transpose(U)), 1 / eta);
+}
+
+/** E_i[Σ_ρ h (Uᵀ J_iρ)²], m × 1. */
+function secondMoments({ inputs, outputGradients, terminalWeights }: LayerStatistics, U: Matrix): Matrix {
+  const rotated = multiply(sampleGradients(inputs, outputGradients), U);
+  const H = diagonal(terminalWeights);
+  const squares = hadamard(rotated, rotated);
+  const ones = build(1, rotated.rows, () => 1);
+  return transpose(scale(multiply(ones, H, squares), 1 / inputs.rows));
+}
+
+/** A = E_i[a aᵀ] and Γ = E_i[Σ_ρ h g gᵀ], means over the samples of one batch. */
 export function batchFactors(batch: LayerStatistics): KroneckerFactors {
   const a = augment(batch.inputs);
   const g = batch.outputGradients;
@@ -68,7 +143,7 @@ export function batchFactors(batch: LayerStatistics): KroneckerFactors {
   );
   return {
     A: scale(multiply(transpose(a), a), 1 / a.rows),
-    Gamma: scale(multiply(transpose(weighted), g), 1 / g.rows),
+    Gamma: scale(multiply(transpose(weighted), g), 1 / a.rows),
   };
 }
 

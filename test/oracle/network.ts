@@ -95,6 +95,17 @@ export function controlJacobians(stage: Stage, states: Matrix, preActivations: M
   );
 }
 
+/** One sample as a batch of its own. */
+export function sampleOf({ inputs, objective }: Batch, i: number): Batch {
+  return {
+    inputs: row(inputs, i),
+    objective:
+      objective.kind === 'mse'
+        ? { kind: 'mse', targets: row(objective.targets, i) }
+        : { kind: objective.kind, labels: [element(objective.labels, i)] },
+  };
+}
+
 /** φ_i, [B]. `output` is x_T, [B, n_T]. */
 export function losses(output: Matrix, objective: Objective): Float64Array {
   switch (objective.kind) {
@@ -133,6 +144,16 @@ export function lossHessians(output: Matrix, objective: Objective): Matrix[] {
   });
 }
 
+/** S_i with S_i S_iᵀ = ∂²φ_i/∂x_T²: B matrices of n_T × n_T. diag(√p) − p √pᵀ for cross-entropy, I for MSE. */
+export function hessianRoots(output: Matrix, objective: Objective): Matrix[] {
+  return perSample(output.rows, (i) => {
+    if (objective.kind === 'mse') return identity(output.cols);
+    const p = softmax(row(output, i));
+    const root = mapEntries(p, Math.sqrt);
+    return subtract(diagonal(root.data), multiply(transpose(p), root));
+  });
+}
+
 export interface Backpropagation {
   /** a_t without the appended 1: the input activations x_t of each layer, T matrices [B, n_t]. */
   readonly inputs: readonly Matrix[];
@@ -144,8 +165,13 @@ export interface Backpropagation {
 
 /** Back-propagation of every sample's own loss φ_i (no 1/B). */
 export function backpropagate(network: Network, trajectory: Trajectory, objective: Objective): Backpropagation {
+  return backpropagateFrom(network, trajectory, lossGradients(prediction(trajectory), objective));
+}
+
+/** Back-propagation of any gradients [B, n_T] at the network's output, row by row. */
+export function backpropagateFrom(network: Network, trajectory: Trajectory, outputGradient: Matrix): Backpropagation {
   const outputGradients: Matrix[] = [];
-  const stateGradients = [lossGradients(prediction(trajectory), objective)];
+  const stateGradients = [outputGradient];
   for (let t = network.length - 1; t >= 0; t--) {
     const stage = element(network, t);
     const g = hadamard(element(stateGradients, 0), slopes(stage, element(trajectory.preActivations, t)));

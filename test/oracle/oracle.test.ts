@@ -4,6 +4,7 @@ import {
   ddpStep,
   denseGaussNewtonStep,
   linearise,
+  perSampleStep,
   preconditionedStep,
   predictionJacobians,
   sampleGradients,
@@ -18,6 +19,7 @@ import {
   build,
   columnVector,
   diagonal,
+  eigenSymmetric,
   identity,
   inverse,
   kron,
@@ -34,7 +36,16 @@ import {
   vec,
 } from './matrix.ts';
 import type { Matrix } from './matrix.ts';
-import { averagedFactors, batchFactors, dampedFactors, identityMetric, kroneckerMetric } from './metric.ts';
+import {
+  adamMetric,
+  averagedFactors,
+  batchFactors,
+  dampedFactors,
+  ekfacMetric,
+  identityMetric,
+  kroneckerMetric,
+  rmspropMetric,
+} from './metric.ts';
 import type { LayerStatistics } from './metric.ts';
 import {
   augment,
@@ -42,6 +53,7 @@ import {
   controlJacobians,
   forward,
   gaussianMatrix,
+  hessianRoots,
   lossGradients,
   lossHessians,
   losses,
@@ -108,6 +120,26 @@ describe('matrices', () => {
     expectClose(blockDiagonal([matrix([1, 2]), matrix([3], [4])]), matrix([1, 2, 0], [0, 0, 3], [0, 0, 4]), 0);
     expectClose(stackRows([matrix([1, 2]), matrix([3, 4])]), matrix([1, 2], [3, 4]), 0);
     expectClose(stackColumns([matrix([1], [2]), matrix([3], [4])]), matrix([1, 3], [2, 4]), 0);
+  });
+});
+
+describe('the eigenvalues of a symmetric matrix', () => {
+  const random = mulberry32(2);
+
+  it.each([1, 2, 3, 7])('order %i: A = V diag(λ) Vᵀ with VᵀV = I and λ ascending', (n) => {
+    const root = gaussianMatrix(random, n, Math.max(1, n - 2)); // singular from order 3 on
+    const singular = multiply(root, transpose(root));
+    for (const A of [singular, subtract(singular, identity(n))]) {
+      const { values, vectors } = eigenSymmetric(A);
+      expectClose(multiply(vectors, diagonal(values), transpose(vectors)), A, 1e-13);
+      expectClose(multiply(transpose(vectors), vectors), identity(n), 1e-13);
+      expect([...values]).toEqual([...values].sort((a, b) => a - b));
+    }
+  });
+
+  it('are the known ones of small matrices', () => {
+    expectClose(columnVector(eigenSymmetric(matrix([2, 1], [1, 2])).values), columnVector([1, 3]), 1e-15);
+    expectClose(columnVector(eigenSymmetric(diagonal([3, -1, 2])).values), columnVector([-1, 2, 3]), 0);
   });
 });
 
@@ -198,6 +230,17 @@ describe.each(lossKinds)('the %s loss', (loss) => {
   });
 });
 
+describe.each(lossKinds)('the root of the Hessian of %s', (loss) => {
+  it('squares to it', () => {
+    const { network, batch } = randomProblem({ seed: 4, widths: [2, 4], activation: 'linear', loss, batchSize: 5 });
+    const output = prediction(forward(network, batch.inputs));
+    const hessians = lossHessians(output, batch.objective);
+    for (const [i, root] of hessianRoots(output, batch.objective).entries()) {
+      expectClose(multiply(root, transpose(root)), hessians[i]!, 1e-14);
+    }
+  });
+});
+
 describe('losses of known value', () => {
   it('equal ½‖y − ŷ‖² and −log softmax, also for logits that would overflow exp', () => {
     const mse: Objective = { kind: 'mse', targets: matrix([1, 2]) };
@@ -283,6 +326,106 @@ describe('the Kronecker-factored metric', () => {
       build(J.rows, J.rows, (i, j) => eta * at(inputKernel, i, j) * at(outputKernel, i, j)),
       1e-12,
     );
+  });
+});
+
+describe('the adaptive metrics', () => {
+  const gradients = [matrix([3], [0]), matrix([1], [2])];
+  const options = { decay: 0.75, epsilon: 0.5, eta: 2 };
+
+  it('rmsprop averages the squared mean gradients from zero', () => {
+    const v = [0.75 * 0.25 * 9 + 0.25 * 1, 0.25 * 4];
+    expectClose(rmspropMetric(gradients, options), diagonal(v.map((value) => (Math.sqrt(value) + 0.5) / 2)), 1e-15);
+  });
+
+  it('adam corrects the bias, so that a repeated gradient is its own average', () => {
+    const repeated = [gradients[1]!, gradients[1]!, gradients[1]!];
+    expectClose(adamMetric(repeated, options), diagonal([1.5 / 2, 2.5 / 2]), 1e-15);
+  });
+});
+
+describe('the EKFAC metric', () => {
+  const options = { decay: 0.8, damping: 0.03, eta: 2 };
+  const batches = statisticsOf(12, 4);
+
+  it('is (A ⊗ Γ + γI)/η as the decay goes to one: nothing but the factors', () => {
+    const { A, Gamma } = batchFactors(batches[0]!);
+    const expected = scale(add(kron(A, Gamma), scale(identity(8), 0.03)), 1 / 2);
+    expectClose(ekfacMetric(batches.slice(0, 1), { ...options, decay: 1 - 1e-15 }), expected, 1e-12);
+  });
+
+  it('has, without memory, the diagonal of E[h J Jᵀ] in the eigenbasis, and so its trace', () => {
+    const last = batches[3]!;
+    const J = sampleGradients(last.inputs, last.outputGradients);
+    const fisher = scale(multiply(transpose(J), diagonal(last.terminalWeights), J), 1 / 5);
+    const P = scale(ekfacMetric(batches, { ...options, decay: 0 }), 2);
+    expect(trace(P)).toBeCloseTo(trace(fisher) + 8 * 0.03, 12);
+    const U = kron(eigenSymmetric(batchFactors(last).A).vectors, eigenSymmetric(batchFactors(last).Gamma).vectors);
+    const rotated = multiply(transpose(U), P, U);
+    expectClose(rotated, diagonal(Array.from({ length: 8 }, (_, j) => at(rotated, j, j))), 1e-12);
+  });
+});
+
+describe('the per-sample recursions', () => {
+  it.each(randomProblems)('of one sample are exact: $activation, $loss, widths $widths', (options) => {
+    for (const valueRegularization of [0, 0.3]) {
+      for (const curvature of curvatures) {
+        for (const coupling of couplings) {
+          const single = controlProblem({ ...options, batchSize: 1 }, curvature, 'kronecker', 3);
+          const problem = { ...single, valueRegularization };
+          const diagonalStep = perSampleStep(problem, coupling, 'diagonal');
+          expectClose(stacked(diagonalStep), stacked(ddpStep(problem, coupling).deltaU), 1e-9);
+        }
+      }
+    }
+  });
+
+  it('the diagonal one drops the cross-sample terms of N', () => {
+    const problem = controlProblem(randomProblems[19]!, curvatures[1]!, 'kronecker', 3);
+    const { network, batch, controlMetrics } = problem;
+    const trajectory = forward(network, batch.inputs);
+    const { inputs, outputGradients } = backpropagate(network, trajectory, batch.objective);
+    const h = terminalWeights(losses(prediction(trajectory), batch.objective), { floor: 0.5, ceiling: 100 });
+    const B = batch.inputs.rows;
+    const step = perSampleStep(problem, 'value', 'diagonal');
+    const S = Array.from(h, (weight) => B / weight);
+    for (let t = network.length - 1; t >= 0; t--) {
+      const J = sampleGradients(inputs[t]!, outputGradients[t]!);
+      const RinvJt = solve(controlMetrics[t]!, transpose(J));
+      const N = multiply(J, RinvJt);
+      const kappa = columnVector(S.map((_, i) => 1 / h[i]! / (S[i]! += at(N, i, i))));
+      expectClose(vec(step[t]!), scale(multiply(RinvJt, kappa), -1), 1e-10);
+    }
+  });
+
+  it('the paper’s takes the plain step in the last stage, and in every stage by itself', () => {
+    for (const curvature of curvatures.slice(0, 2)) {
+      const problem = controlProblem(randomProblems[19]!, curvature, 'kronecker', 3);
+      const plain = preconditionedStep(problem);
+      expectClose(stacked(perSampleStep(problem, 'layerwise', 'paper-faithful')), stacked(plain), 1e-12);
+      expectClose(perSampleStep(problem, 'value', 'paper-faithful').at(-1)!, plain.at(-1)!, 1e-12);
+      expect(relativeError(perSampleStep(problem, 'value', 'paper-faithful')[0]!, plain[0]!)).toBeGreaterThan(1e-3);
+    }
+  });
+});
+
+describe('V_xx regularised', () => {
+  it('solves each stage alone with φ_xx + ε S Sᵀ: layerwise', () => {
+    const epsilon = 0.4;
+    for (const curvature of curvatures.slice(0, 2)) {
+      const problem = controlProblem(randomProblems[26]!, curvature, 'identity', 3);
+      const trajectory = forward(problem.network, problem.batch.inputs);
+      const output = prediction(trajectory);
+      const { Vx, Vxx } = terminalValue(output, problem.batch, curvature);
+      const S = blockDiagonal(rowsOf(lossGradients(output, problem.batch.objective)).map(transpose));
+      const regularised = add(Vxx, scale(multiply(S, transpose(S)), epsilon));
+      const { controls } = predictionJacobians(linearise(problem.network, trajectory));
+      const { deltaU } = ddpStep({ ...problem, valueRegularization: epsilon }, 'layerwise');
+      for (const [t, J] of controls.entries()) {
+        const Quu = add(problem.controlMetrics[t]!, multiply(transpose(J), regularised, J));
+        expectClose(vec(deltaU[t]!), scale(solve(Quu, multiply(transpose(J), Vx)), -1), 1e-10);
+      }
+    }
   });
 });
 

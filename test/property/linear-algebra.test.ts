@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { cholesky, choleskySolve, inverseSpd } from '../../shared/linear-algebra.ts';
+import { cholesky, choleskySolve, inverseCholesky } from '../../shared/linear-algebra.ts';
 
 /** A random M Mᵀ + εI of order 1 to 8. */
 const spd = fc.integer({ min: 1, max: 8 }).chain((n) =>
@@ -62,13 +62,17 @@ describe('symmetric positive definite matrices', () => {
     );
   });
 
-  it('A A⁻¹ = I, and the inverse is exactly symmetric', () => {
+  it('A⁻¹ = L⁻ᵀ L⁻¹ with L⁻¹ lower triangular', () => {
     fc.assert(
       fc.property(spd, ({ n, matrix }) => {
-        const inverse = inverseSpd(matrix, n)!;
+        const factor = inverseCholesky(matrix, n)!;
+        const transposed = Float64Array.from(
+          { length: n * n },
+          (_, index) => factor[(index % n) * n + Math.floor(index / n)]!,
+        );
         const identity = Float64Array.from({ length: n * n }, (_, index) => (index % (n + 1) === 0 ? 1 : 0));
-        expectClose(product(matrix, inverse, n), identity, 1e-7);
-        for (let i = 0; i < n; i++) for (let j = 0; j < i; j++) expect(inverse[i * n + j]).toBe(inverse[j * n + i]);
+        expectClose(product(matrix, product(transposed, factor, n), n), identity, 1e-7);
+        for (let i = 0; i < n; i++) for (let j = i + 1; j < n; j++) expect(factor[i * n + j]).toBe(0);
       }),
       { seed: 3 },
     );
@@ -82,6 +86,6 @@ describe('symmetric positive definite matrices', () => {
     ['too short', [1, 0, 0]],
   ])('has no factor and no inverse if it is %s', (_, matrix) => {
     expect(cholesky(matrix, 2)).toBeNull();
-    expect(inverseSpd(matrix, 2)).toBeNull();
+    expect(inverseCholesky(matrix, 2)).toBeNull();
   });
 });

@@ -4,7 +4,7 @@ import { expect, it, describe } from 'vitest';
 import { terminalWeights } from '../../gpu-worker/optimizer/losses/terminal-curvature.ts';
 import { INITIAL_STATE } from '../../gpu-worker/optimizer/state.ts';
 import { ddpStep, type StepBatch, type StepConfiguration } from '../../gpu-worker/optimizer/step.ts';
-import type { Engine, Tensor } from '../../gpu-worker/tensor/engine.ts';
+import { tensorsIn, type Engine, type Tensor } from '../../gpu-worker/tensor/engine.ts';
 import { loadEngine } from '../../gpu-worker/tensor/index.ts';
 import { replyForm, sessionDefinitionSchema } from '../../shared/session.ts';
 
@@ -69,7 +69,8 @@ function upload({ widths, samples }: Pick<Problem, 'widths' | 'samples'>, on: En
     ),
     layers: widths.map((_, t) => ({
       input: stack(samples.map(({ layers }) => layers[t]!.input)),
-      outputGradient: stack(samples.map(({ layers }) => layers[t]!.outputGradient)),
+      lossGradient: stack(samples.map(({ layers }) => layers[t]!.outputGradient)),
+      columnGradient: null,
     })),
   };
 }
@@ -84,10 +85,7 @@ function orderFree(samples: readonly Sample[], { widths, configuration }: Proble
       upload({ widths, samples }),
     );
     if (reply.kind !== 'update') throw new Error('no update');
-    return reply.changes.flatMap(({ weight, bias }) => [
-      ...engine.read(weight),
-      ...(bias === null ? [] : engine.read(bias)),
-    ]);
+    return reply.changes.flatMap((changes) => Object.values(changes).flatMap((change) => [...engine.read(change)]));
   });
 }
 
@@ -100,8 +98,9 @@ describe('the step', () => {
           const h = engine.read(terminalWeights(engine, configuration.optimizer.terminalCurvature, batch.losses));
           const { reply } = ddpStep(engine, { ...configuration, reply: 'policy' }, INITIAL_STATE, batch);
           if (reply.kind !== 'policy') throw new Error('no policy');
-          for (const { choleskyFactor } of reply.policies) {
-            const factor = engine.read(choleskyFactor);
+          for (const { solver } of reply.policies) {
+            if (solver.kind !== 'cholesky') throw new Error('no Cholesky factor');
+            const factor = engine.read(solver.factor);
             for (const [i, weight] of h.entries()) {
               const pivot = factor[i * samples.length + i]!;
               expect(pivot).toBeGreaterThanOrEqual(Math.sqrt(samples.length / weight) * (1 - 1e-9));
@@ -133,16 +132,10 @@ describe('the step', () => {
     const before = engine.liveTensors;
     const [sampled] = fc.sample(problem, { seed: 3, numRuns: 1 });
     let state = INITIAL_STATE;
-    const tensors = (): Tensor[] =>
-      (state.metrics ?? []).flatMap((metric) =>
-        metric.kind === 'kronecker'
-          ? [metric.inputFactor, metric.outputFactor, metric.inputInverse, metric.outputInverse]
-          : [],
-      );
     for (let step = 0; step < 1000; step++) {
       const next = engine.scope(() => ddpStep(engine, sampled!.configuration, state, upload(sampled!)).state);
-      const kept = new Set((next.metrics ?? []).flatMap((metric) => Object.values(metric) as unknown[]));
-      engine.dispose(tensors().filter((tensor) => !kept.has(tensor)));
+      const kept = tensorsIn(next, engine.isTensor);
+      engine.dispose([...tensorsIn(state, engine.isTensor)].filter((tensor) => !kept.has(tensor)));
       state = next;
     }
     const overflowing = sampled!.samples.map((sample) => ({
@@ -157,7 +150,7 @@ describe('the step', () => {
       engine.scope(() => ddpStep(engine, sampled!.configuration, state, upload({ ...sampled!, samples: overflowing }))),
     ).toThrow(/numerical_failure/);
     expect(engine.liveTensors).toBe(held);
-    engine.dispose(tensors());
+    engine.dispose(tensorsIn(state, engine.isTensor));
     expect(engine.liveTensors).toBe(before);
   });
 });

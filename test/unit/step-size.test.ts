@@ -2,22 +2,21 @@
 import { describe, expect, it } from 'vitest';
 import { LIMITS } from '../../shared/limits.ts';
 import type { SafetensorsHeader } from '../../shared/safetensors.ts';
-import type { Layer } from '../../shared/layer.ts';
 import { sessionDefinitionSchema } from '../../shared/session.ts';
-import { checkStepHeader, TENSOR } from '../../shared/step.ts';
+import { checkStepHeader, TENSOR, type StepDefinition } from '../../shared/step.ts';
 
-function layersOf(count: number): Layer[] {
+function definitionOf(count: number): StepDefinition {
   const layers = Array.from({ length: count }, (_, t) => ({
     name: `l${t}`,
     kind: 'dense' as const,
     inputs: 1,
     outputs: 1,
   }));
-  return sessionDefinitionSchema.parse({ layers }).layers;
+  return sessionDefinitionSchema.parse({ layers });
 }
 
 /** The header of a step; the offsets are not looked at here. */
-function headerOf(layers: readonly Layer[], batch: number): SafetensorsHeader {
+function headerOf({ layers }: StepDefinition, batch: number): SafetensorsHeader {
   const entry = (name: string, shape: number[]) => ({ name, dtype: 'F32' as const, shape, begin: 0, end: 0 });
   const entries = layers.flatMap(({ name }) => [
     entry(TENSOR.input(name), [batch, 1]),
@@ -33,8 +32,8 @@ describe('the batch', () => {
     [20, 900],
     [512, 200],
   ])('with %i layers may have %i samples', (count, batch) => {
-    const layers = layersOf(count);
-    expect(checkStepHeader(headerOf(layers, batch), layers)).toBe(batch);
+    const definition = definitionOf(count);
+    expect(checkStepHeader(headerOf(definition, batch), definition)).toBe(batch);
   });
 
   it.each([
@@ -43,8 +42,8 @@ describe('the batch', () => {
     [128, 1024],
     [512, 256],
   ])('with %i layers may not have %i, and the remedy states how many it may', (count, batch) => {
-    const layers = layersOf(count);
-    const check = (size: number) => () => checkStepHeader(headerOf(layers, size), layers);
+    const definition = definitionOf(count);
+    const check = (size: number) => () => checkStepHeader(headerOf(definition, size), definition);
     expect(check(batch)).toThrow(expect.objectContaining({ code: 'step_too_large' }));
     let most = 0;
     try {
@@ -55,5 +54,24 @@ describe('the batch', () => {
     }
     expect(check(most)()).toBe(most);
     expect(check(most + 1)).toThrow(expect.objectContaining({ code: 'step_too_large' }));
+  });
+
+  it('counts the one-hot rows of an embedding by the length of its sequences', () => {
+    const layers = [{ name: 'words', kind: 'embedding' as const, inputs: 16_384, outputs: 1 }];
+    const metric = { kind: 'identity' as const };
+    const definition = sessionDefinitionSchema.parse({ layers, optimizer: { metric, coupling: 'value' } });
+    const header = (sequence: number): SafetensorsHeader => {
+      const entry = (name: string, shape: number[]) => ({ name, dtype: 'F32' as const, shape, begin: 0, end: 0 });
+      const entries = [
+        entry(TENSOR.losses, [100]),
+        entry(TENSOR.input('words'), [100, sequence]),
+        entry(TENSOR.outputGradient('words'), [100, sequence, 1]),
+      ];
+      return { entries, metadata: {}, dataStart: 0 };
+    };
+    expect(checkStepHeader(header(50), definition)).toBe(100);
+    expect(() => checkStepHeader(header(1000), definition)).toThrow(
+      expect.objectContaining({ code: 'step_too_large' }),
+    );
   });
 });

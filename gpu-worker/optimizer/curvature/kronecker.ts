@@ -2,115 +2,155 @@
  * Kronecker-factored control metric (K-FAC): P = (A + πγ^½ I) ⊗ (Γ + γ^½/π I) with A = E[a aᵀ], Γ = E[h g gᵀ].
  *
  * Martens & Grosse, "Optimizing Neural Networks with Kronecker-factored Approximate Curvature", 2015: factors, moving averages,
- * and the π split of the damping γ (section 6.3).
+ * and the π split of the damping γ (section 6.3). Grosse & Martens, 2016, for the factors of convolutions.
  */
-import { ProblemError } from '../../../shared/errors.ts';
 import type { KroneckerMetric } from '../../../shared/optimizer.ts';
 import type { Engine, Tensor } from '../../tensor/engine.ts';
-import type { FactoredGradients } from '../layers/dense.ts';
+import { kroneckerFactors, outputFactorOf, type PerSampleGradients } from '../layers/per-sample-gradients.ts';
 import type { KroneckerState } from '../state.ts';
+import type { InverseMetric } from './inverse-metric.ts';
+import { biasCorrectedAverage } from './moving-average.ts';
 
-interface Factors {
+/** Gradients whose block has Kronecker structure. */
+export type FactoredGradients = Exclude<PerSampleGradients, { kind: 'explicit' }>;
+
+export interface Factors {
+  /** A, [n, n]. */
   readonly inputFactor: Tensor;
+  /** Γ, [c, c]. */
   readonly outputFactor: Tensor;
 }
 
-/** A and Γ of one batch. */
-function batchFactors(engine: Engine, { input, outputGradient }: FactoredGradients, terminalWeights: Tensor): Factors {
-  const { divide, matMul, multiply, reshape } = engine;
-  const batch = input.shape[0] ?? 0;
-  const weighted = multiply(reshape(terminalWeights, [batch, 1]), outputGradient);
+/**
+ * The factors' averages after one more step; a batch enters them every `statisticsEvery` steps.
+ *
+ * @param step sequence number of this step
+ */
+export function averageFactors(
+  engine: Engine,
+  { decay, statisticsEvery }: Pick<KroneckerMetric, 'decay' | 'statisticsEvery'>,
+  state: Factors | null,
+  columns: FactoredGradients,
+  rowWeights: Tensor,
+  step: number,
+): Factors {
+  if (state !== null && step % statisticsEvery !== 0) {
+    return { inputFactor: state.inputFactor, outputFactor: state.outputFactor };
+  }
+  const count = step / statisticsEvery;
+  const batch = kroneckerFactors(engine, columns, rowWeights);
   return {
-    inputFactor: divide(matMul(input, input, { transposeLeft: true }), batch),
-    outputFactor: divide(matMul(weighted, outputGradient, { transposeLeft: true }), batch),
+    inputFactor: biasCorrectedAverage(engine, state?.inputFactor, batch.inputFactor, decay, count),
+    outputFactor: biasCorrectedAverage(engine, state?.outputFactor, batch.outputFactor, decay, count),
   };
 }
 
-/**
- * Bias-corrected exponential moving average after `count` earlier batches:
- * Σ_k decay^(count−k) (1 − decay) F_k / (1 − decay^(count+1)), as a running mean.
- */
-function movingAverage(engine: Engine, average: Tensor, value: Tensor, decay: number, count: number): Tensor {
-  const share = (1 - decay) / (1 - decay ** (count + 1));
-  return engine.add(engine.multiply(average, 1 - share), engine.multiply(value, share));
-}
-
-/** (A + πγ^½ I)⁻¹ and (Γ + γ^½/π I)⁻¹ with π² = (tr A / dim A) / (tr Γ / dim Γ); NaN where a factorisation fails. */
-function invertFactors(engine: Engine, { inputFactor, outputFactor }: Factors, damping: number): [Tensor, Tensor] {
-  const { add, divide, maximum, multiply, sqrt, trace, inverseSpd } = engine;
+/** π^½-split damping: πγ^½ for A and γ^½/π for Γ, π² = (tr A / dim A) / (tr Γ / dim Γ), both scalars. */
+function splitDamping(engine: Engine, { inputFactor, outputFactor }: Factors, damping: number): [Tensor, Tensor] {
+  const { divide, maximum, multiply, sqrt } = engine;
   const root = Math.sqrt(damping);
   // A factor that is zero, as Γ is when no sample has a gradient, would send π to 0 or infinity: keep both traces positive.
   const smallest = 1e-30;
-  const inputMean = maximum(divide(trace(inputFactor), inputFactor.shape[0] ?? 1), smallest);
-  const outputMean = maximum(divide(trace(outputFactor), outputFactor.shape[0] ?? 1), smallest);
+  const inputMean = maximum(meanDiagonal(engine, inputFactor), smallest);
+  const outputMean = maximum(meanDiagonal(engine, outputFactor), smallest);
   const pi = divide(sqrt(inputMean), sqrt(outputMean));
-  return [
-    inverseSpd(add(inputFactor, scaledIdentity(engine, inputFactor, multiply(pi, root)))),
-    inverseSpd(add(outputFactor, scaledIdentity(engine, outputFactor, divide(root, pi)))),
-  ];
+  return [multiply(pi, root), divide(root, pi)];
 }
 
-function scaledIdentity(engine: Engine, like: Tensor, scale: Tensor): Tensor {
-  const ones = engine.tensor(new Float32Array(like.shape[0] ?? 0).fill(1), [like.shape[0] ?? 0]);
-  return engine.diagonal(engine.multiply(ones, scale));
+/** T = L⁻ᵀ of F + εI, so that T Tᵀ is its inverse; NaN where it has none. */
+function inverseRoot(engine: Engine, factor: Tensor, damping: Tensor): Tensor {
+  return engine.transpose(engine.inverseCholesky(addDiagonal(engine, factor, damping)), [1, 0]);
+}
+
+/** T_a and T_g of the damped factors. */
+function invertFactors(engine: Engine, factors: Factors, damping: number): InverseMetric {
+  const [inputDamping, outputDamping] = splitDamping(engine, factors, damping);
+  return {
+    input: inverseRoot(engine, factors.inputFactor, inputDamping),
+    output: inverseRoot(engine, factors.outputFactor, outputDamping),
+    weights: null,
+  };
+}
+
+/** Options of a frozen input factor. */
+export type FrozenInputFactor = Extract<KroneckerMetric['firstInputFactor'], { kind: 'frozen' }>;
+
+/**
+ * T_a = U_r (Λ_r + dI)^−½ of the r largest eigenvalues, [n, r], d in mean diagonals of the factor: what is outside their span does
+ * not change. It equals whitening the layer's inputs once.
+ */
+function truncatedRoot(engine: Engine, factor: Tensor, { rank, damping }: FrozenInputFactor): Tensor {
+  const { add, divide, eigenSymmetric, maximum, multiply, reshape, slice, sqrt } = engine;
+  const n = factor.shape[0] ?? 0;
+  const kept = Math.min(rank ?? n, n);
+  const { values, vectors } = eigenSymmetric(factor); // ascending
+  const largest = maximum(slice(values, 0, n - kept, kept), 0);
+  const damped = add(largest, maximum(multiply(meanDiagonal(engine, factor), damping), 1e-30));
+  return divide(slice(vectors, 1, n - kept, kept), sqrt(reshape(damped, [1, kept])));
 }
 
 /**
- * The metric's state after one more batch: factors averaged, inverses refreshed when due.
+ * The metric's state after one more step; inverses are made anew if `refresh`.
  *
- * @param count batches averaged before this one
- * @returns the state, and whether a refresh failed and the last good inverses were kept
- * @throws ProblemError `numerical_failure` if the very first refresh fails, since there is nothing to keep
+ * @param frozen how the input factor is frozen; null if it is averaged throughout
  */
 export function updateKronecker(
   engine: Engine,
   metric: KroneckerMetric,
   state: KroneckerState | null,
-  gradients: FactoredGradients,
-  terminalWeights: Tensor,
-  count: number,
-  layerName: string,
-): { state: KroneckerState; refreshFailed: boolean } {
-  const batch = batchFactors(engine, gradients, terminalWeights);
-  const factors: Factors =
-    state === null
-      ? batch
-      : {
-          inputFactor: movingAverage(engine, state.inputFactor, batch.inputFactor, metric.decay, count),
-          outputFactor: movingAverage(engine, state.outputFactor, batch.outputFactor, metric.decay, count),
-        };
-  if (state !== null && !isRefreshDue(metric, count)) {
-    const { inputInverse, outputInverse } = state;
-    return { state: { kind: 'kronecker', ...factors, inputInverse, outputInverse }, refreshFailed: false };
+  columns: FactoredGradients,
+  rowWeights: Tensor,
+  step: number,
+  refresh: boolean,
+  frozen: FrozenInputFactor | null,
+): KroneckerState {
+  if (frozen !== null && step >= frozen.batches && state !== null) {
+    return updateFrozen(engine, metric, state, columns, rowWeights, step, refresh);
   }
-  const [inputInverse, outputInverse] = invertFactors(engine, factors, metric.damping);
-  if (engine.allFinite([inputInverse, outputInverse])) {
-    return { state: { kind: 'kronecker', ...factors, inputInverse, outputInverse }, refreshFailed: false };
-  }
-  if (state === null) {
-    throw new ProblemError('numerical_failure', {
-      param: `layers.${layerName}`,
-      detail: `The Kronecker factors of layer ${layerName} have no inverse in floating point.`,
-      remedy: 'Check the scale of its inputs and output gradients, or raise metric.damping.',
-    });
-  }
-  const kept = { inputInverse: state.inputInverse, outputInverse: state.outputInverse };
-  return { state: { kind: 'kronecker', ...factors, ...kept }, refreshFailed: true };
-}
-
-/** Whether the step with this sequence number inverts the factors. */
-export function isRefreshDue(metric: KroneckerMetric, step: number): boolean {
-  return step % metric.refreshEvery === 0;
-}
-
-/** P⁻¹J in factored form: (A⁻¹ a_i) ⊗ (Γ⁻¹ g_i). */
-export function preconditionKronecker(
-  engine: Engine,
-  state: KroneckerState,
-  gradients: FactoredGradients,
-): FactoredGradients {
+  const factors = averageFactors(engine, metric, state, columns, rowWeights, step);
+  const inverse = state !== null && !refresh ? state.inverse : invertFactors(engine, factors, metric.damping);
+  if (frozen === null || step < frozen.batches - 1) return { kind: 'kronecker', ...factors, inverse };
   return {
-    input: engine.matMul(gradients.input, state.inputInverse),
-    outputGradient: engine.matMul(gradients.outputGradient, state.outputInverse),
+    kind: 'kronecker',
+    ...factors,
+    inverse: { ...inverse, input: truncatedRoot(engine, factors.inputFactor, frozen) },
   };
+}
+
+/** As updateKronecker, once the input factor is frozen: only Γ is averaged and inverted. */
+function updateFrozen(
+  engine: Engine,
+  { damping, decay, statisticsEvery }: KroneckerMetric,
+  state: KroneckerState,
+  columns: FactoredGradients,
+  rowWeights: Tensor,
+  step: number,
+  refresh: boolean,
+): KroneckerState {
+  const { inputFactor } = state;
+  const isDue = step % statisticsEvery === 0;
+  const outputFactor = isDue
+    ? biasCorrectedAverage(
+        engine,
+        state.outputFactor,
+        outputFactorOf(engine, columns, rowWeights),
+        decay,
+        step / statisticsEvery,
+      )
+    : state.outputFactor;
+  const [, outputDamping] = splitDamping(engine, { inputFactor, outputFactor }, damping);
+  const output = refresh ? inverseRoot(engine, outputFactor, outputDamping) : state.inverse.output;
+  return { kind: 'kronecker', inputFactor, outputFactor, inverse: { ...state.inverse, output } };
+}
+
+/** tr F / dim F, a scalar. */
+function meanDiagonal(engine: Engine, factor: Tensor): Tensor {
+  return engine.divide(engine.sum(engine.diagonalOf(factor), 0), factor.shape[0] ?? 1);
+}
+
+/** F + εI for a scalar ε. */
+function addDiagonal(engine: Engine, factor: Tensor, scale: Tensor): Tensor {
+  const n = factor.shape[0] ?? 0;
+  const ones = engine.tensor(new Float32Array(n).fill(1), [n]);
+  return engine.add(factor, engine.diagonal(engine.multiply(ones, scale)));
 }

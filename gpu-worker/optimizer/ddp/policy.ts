@@ -1,26 +1,90 @@
 /**
- * The feedback policy of one stage: δu_t(s_t) = −R_t⁻¹J_tᵀ κ_t with S_t κ_t = 1/h + s_t.
+ * The feedback policy of one stage:
  *
- * s_t = G_tᵀ(x̂_t − x_t) is the change of each sample's loss that the layers before t have just caused, to first order. It is
- * known only in the second forward pass, so the policy is handed out in the form of its factors.
+ *     δu_t(s_t) = −R_t⁻¹ (D_tᵀ 1/B + J_tᵀ κ_t),   S_t κ_t = target_t + s_t
+ *
+ * or, where the loss gradients are the columns (D = J), −R_t⁻¹ J_tᵀ S_t⁻¹ (1/h + s_t).
+ *
+ * s_t = G_tᵀ(x̂_t − x_t) is the change of each column's output that the layers before t have just caused, to first order. With a
+ * second forward pass it is known when that pass reaches the stage; without one it is 0 or predicted linearly.
  */
 import type { Engine, Tensor } from '../../tensor/engine.ts';
-import { weightedSum, type FactoredGradients } from '../layers/dense.ts';
+import { applyInverse, type InverseMetric } from '../curvature/inverse-metric.ts';
+import { timesChange, weightedSum } from '../layers/per-sample-gradients.ts';
+import { coefficients, type CoefficientSolver } from './coefficients.ts';
+import type { BlockExpansion } from './value-recursion.ts';
+
+/** One parameter block of a policy. */
+export interface PolicyBlock extends BlockExpansion {
+  readonly inverse: InverseMetric;
+}
 
 export interface Policy {
-  /** R_t⁻¹J_t. */
-  readonly preconditioned: FactoredGradients;
-  /** Lower Cholesky factor of S_t, [B, B]. */
-  readonly choleskyFactor: Tensor;
+  readonly blocks: readonly PolicyBlock[];
+  readonly solver: CoefficientSolver;
+  readonly learningRate: number;
 }
 
-/** 1/h, [B]: what the coefficients' equation has on its right-hand side where no earlier layer has changed. */
-export function policyTarget(engine: Engine, terminalWeights: Tensor): Tensor {
-  return engine.divide(1, terminalWeights);
+/**
+ * δu_t, per parameter block a matrix [n, c].
+ *
+ * @param predictedChange s_t, [R]; null for 0
+ */
+export function controlChange(engine: Engine, policy: Policy, predictedChange: Tensor | null): Tensor[] {
+  const kappa = coefficients(engine, policy.solver, predictedChange);
+  return policy.blocks.map(({ columns, inverse, plainStep }) => {
+    const correction = applyInverse(engine, inverse, weightedSum(engine, columns, kappa)); // P⁻¹Jᵀκ
+    const change = engine.multiply(correction, -policy.learningRate);
+    return plainStep === null ? change : engine.subtract(change, plainStep);
+  });
 }
 
-/** δu_t for s_t = 0, as a matrix [n, c]: the policy of a client without a second forward pass. */
-export function openLoopUpdate(engine: Engine, policy: Policy, target: Tensor): Tensor {
-  const kappa = engine.choleskySolve(policy.choleskyFactor, target); // κ = S⁻¹(1/h)
-  return engine.multiply(weightedSum(engine, policy.preconditioned, kappa), -1);
+/**
+ * The changes of all stages without a second forward pass.
+ *
+ * @param predict `none`: s_t = 0 at every stage. `linear`: s_t = Σ_{τ<t} J_τ δu_τ, which makes the changes of all stages together
+ *   the damped Gauss–Newton step
+ */
+export function openLoopChanges(engine: Engine, policies: readonly Policy[], predict: 'none' | 'linear'): Tensor[][] {
+  let predictedChange: Tensor | null = null;
+  return policies.map((policy) => {
+    const changes = controlChange(engine, policy, predictedChange);
+    if (predict === 'linear') predictedChange = plusPrediction(engine, predictedChange, policy.blocks, changes);
+    return changes;
+  });
+}
+
+/** s + J δu. */
+function plusPrediction(
+  engine: Engine,
+  predictedChange: Tensor | null,
+  blocks: readonly BlockExpansion[],
+  changes: readonly Tensor[],
+): Tensor | null {
+  return blocks.reduce((sum, { columns }, block) => {
+    const change = changes[block];
+    if (change === undefined) throw new RangeError(`no change for block ${String(block)}`);
+    const prediction = timesChange(engine, columns, change);
+    return sum === null ? prediction : engine.add(sum, prediction);
+  }, predictedChange);
+}
+
+/**
+ * The policy of a dense layer as sample factors: R_t⁻¹J_tᵀκ = ãᵀ diag(κ) g̃ with ã = a T_a T_aᵀ [B, n] and g̃ = η g T_g T_gᵀ [B, c].
+ *
+ * @throws TypeError if the layer or its metric has no such factors
+ */
+export function metricWeighted(engine: Engine, { blocks, learningRate }: Policy): { input: Tensor; output: Tensor } {
+  const { matMul, multiply } = engine;
+  const [block, ...others] = blocks;
+  if (block?.transformed.kind !== 'outer' || block.weights !== null || block.plainStep !== null || others.length > 0) {
+    throw new TypeError('this policy has no sample factors');
+  }
+  const { input, output } = block.transformed;
+  const back = (tensor: Tensor, transform: Tensor | null): Tensor =>
+    transform === null ? tensor : matMul(tensor, transform, { transposeRight: true });
+  return {
+    input: back(input, block.inverse.input),
+    output: multiply(back(output, block.inverse.output), learningRate),
+  };
 }

@@ -1,31 +1,31 @@
-/** The layers of the sessions that this isolate has seen lately: a session's layers never change, so a copy is never stale. */
+/** What the steps of the sessions that this isolate has seen lately consist of: it never changes, so a copy is never stale. */
 import type { Context } from 'hono';
-import type { Layer } from '../../shared/layer.ts';
 import { sessionSchema, type Session, type SessionId } from '../../shared/session.ts';
+import type { StepDefinition } from '../../shared/step.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { callWorker, readJson, unexpectedAnswer } from './worker.ts';
 
 const REMEMBERED_SESSIONS = 1000;
-const remembered = new Map<SessionId, readonly Layer[]>();
+const remembered = new Map<SessionId, StepDefinition>();
 
-export function rememberLayers({ id, layers }: Session): void {
+export function rememberDefinition({ id, layers, optimizer }: Session): void {
   remembered.delete(id);
-  remembered.set(id, layers);
+  remembered.set(id, { layers, optimizer });
   const [oldest] = remembered.keys();
   if (remembered.size > REMEMBERED_SESSIONS && oldest !== undefined) remembered.delete(oldest);
 }
 
-export function forgetLayers(id: SessionId): void {
+export function forgetDefinition(id: SessionId): void {
   remembered.delete(id);
 }
 
-/** The session's layers, from memory or from its worker. The errors are those of `callWorker`. */
-export async function layersOf(c: Context<EdgeEnv>, id: SessionId): Promise<readonly Layer[]> {
+/** The session's definition, from memory or from its worker. The errors are those of `callWorker`. */
+export async function definitionOf(c: Context<EdgeEnv>, id: SessionId): Promise<StepDefinition> {
   const known = remembered.get(id);
   if (known !== undefined) return known;
   const session = await readSession(await callWorker(c, id, '', { method: 'GET' }));
-  rememberLayers(session);
-  return session.layers;
+  rememberDefinition(session);
+  return session;
 }
 
 /** The session document in a worker's answer. @throws ProblemError `worker_protocol` if there is none */

@@ -1,0 +1,74 @@
+/**
+ * npm run bench:learning-rate: what the leverage rule is worth against a fixed learning rate, for three metrics, on DIGITS. Writes
+ * docs/results/learning-rate.json and, from it, docs/results/learning-rate.md.
+ */
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { DdpnoptClient } from '../../clients/js/index.ts';
+import { COMPARISON, prepareComparison } from '../../clients/train/digits-comparison.ts';
+import { trainWithService } from '../../clients/train/train.ts';
+import { startStack } from '../../deploy/local/stack.ts';
+import { provenance } from '../provenance.ts';
+import { METRICS, renderLearningRates, RULES, type Cell, type LearningRateResults } from './report.ts';
+
+const SEEDS = [0, 1, 2];
+const VALUES = [0.01, 0.1, 1, 10, 100, 1000];
+const EPOCHS = 5;
+const FOLDER = new URL('../../docs/results/', import.meta.url);
+
+const stack = await startStack({ engine: process.env['DDPNOPT_ENGINE'] });
+const cells: Cell[] = [];
+try {
+  const client = new DdpnoptClient({ url: stack.url });
+  for (const metric of METRICS) {
+    for (const rule of RULES) {
+      for (const value of VALUES) {
+        const accuracies: number[] = [];
+        for (const seed of SEEDS) accuracies.push(await accuracyOf(client, metric, rule, value, seed));
+        cells.push({ metric, rule, value, accuracies });
+        process.stdout.write(`${metric} ${rule} ${String(value)}: ${accuracies.map((a) => a.toFixed(3)).join(' ')}\n`);
+      }
+    }
+  }
+} finally {
+  await stack.stop();
+}
+
+/** Test accuracy after the last epoch; 0 if the run diverged and a step was refused. */
+async function accuracyOf(
+  client: DdpnoptClient,
+  metric: Cell['metric'],
+  rule: Cell['rule'],
+  value: number,
+  seed: number,
+): Promise<number> {
+  const { task, initial } = await prepareComparison(seed);
+  const network = initial.clone();
+  const session = await client.createSession({
+    layers: network.layers.map(({ name, inputs, outputs }) => ({ name, kind: 'dense' as const, inputs, outputs })),
+    optimizer: { metric: { kind: metric }, learningRate: { kind: rule, value }, coupling: 'gauss-newton-step' },
+  });
+  try {
+    const epochs = await trainWithService(network, { ...task, epochs: EPOCHS }, session);
+    return epochs.at(-1)?.testAccuracy ?? 0;
+  } catch (error) {
+    if (!(error instanceof Error) || error.name !== 'DdpnoptError') throw error;
+    return 0;
+  } finally {
+    await session.delete();
+  }
+}
+
+const results: LearningRateResults = {
+  command: 'npm run bench:learning-rate',
+  ...provenance(stack.engine),
+  epochs: EPOCHS,
+  widths: COMPARISON.widths,
+  batchSize: COMPARISON.batchSize,
+  seeds: SEEDS,
+  values: VALUES,
+  cells,
+};
+mkdirSync(FOLDER, { recursive: true });
+writeFileSync(new URL('learning-rate.json', FOLDER), `${JSON.stringify(results, null, 2)}\n`);
+writeFileSync(new URL('learning-rate.md', FOLDER), renderLearningRates(results));
+process.stdout.write(`\n${renderLearningRates(results)}`);

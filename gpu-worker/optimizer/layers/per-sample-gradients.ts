@@ -1,0 +1,268 @@
+/**
+ * Per-sample gradients of one parameter block W [n, c]: row i·r + ρ is the gradient of column ρ of sample i.
+ *
+ * Axes: B samples; r columns per sample; R = B·r rows, sample by sample; P positions at which a sample uses the parameters;
+ * n inputs, the bias counted; c outputs. A row's gradient is Σ_p a_ip ⊗ g_rp, an n×c matrix. It is kept in factors as long as
+ * possible, since a row of a dense layer then takes n + c numbers instead of n·c.
+ */
+import type { Engine, Tensor } from '../../tensor/engine.ts';
+
+export type PerSampleGradients =
+  /** One position: a [B, n] and g [R, c]. */
+  | { readonly kind: 'outer'; readonly input: Tensor; readonly output: Tensor }
+  /** Several positions: a [B, P, n] and g [R, P, c]. */
+  | { readonly kind: 'positions'; readonly input: Tensor; readonly output: Tensor }
+  /** The gradients themselves, [R, n, c]. */
+  | { readonly kind: 'explicit'; readonly gradients: Tensor };
+
+/** Bytes that explicit per-sample gradients may take at a time; beyond that they are made in blocks of outputs. */
+const BLOCK_BYTES = 64 * 2 ** 20;
+const ELEMENT_BYTES = 4;
+
+function size(tensor: Tensor, axis: number): number {
+  return tensor.shape.at(axis) ?? 1;
+}
+
+/** n and c of the parameter block. */
+function blockShape(gradients: PerSampleGradients): readonly [number, number] {
+  switch (gradients.kind) {
+    case 'outer':
+    case 'positions':
+      return [size(gradients.input, -1), size(gradients.output, -1)];
+    case 'explicit':
+      return [size(gradients.gradients, 1), size(gradients.gradients, 2)];
+  }
+}
+
+/** Repeats every sample's slice for its r columns: [B, …] → [R, …]. */
+export function repeatColumns(engine: Engine, perSample: Tensor, rows: number): Tensor {
+  const [batch = 1, ...rest] = perSample.shape;
+  if (batch === rows) return perSample;
+  const ones = engine.tensor(new Float32Array(rows / batch).fill(1), [1, rows / batch, ...rest.map(() => 1)]);
+  return engine.reshape(engine.multiply(engine.reshape(perSample, [batch, 1, ...rest]), ones), [rows, ...rest]);
+}
+
+/** Adds up every sample's r columns: [R, …] → [B, …]. */
+function sumColumns(engine: Engine, perRow: Tensor, batch: number): Tensor {
+  const [rows = 1, ...rest] = perRow.shape;
+  if (batch === rows) return perRow;
+  return engine.sum(engine.reshape(perRow, [batch, rows / batch, ...rest]), 1);
+}
+
+/** A matrix applied to the last axis: [..., n] · [n, k] → [..., k]. */
+function timesLastAxis(engine: Engine, tensor: Tensor, matrix: Tensor): Tensor {
+  const outer = tensor.shape.slice(0, -1);
+  const flat = engine.reshape(tensor, [outer.reduce((product, length) => product * length, 1), size(tensor, -1)]);
+  return engine.reshape(engine.matMul(flat, matrix), [...outer, size(matrix, -1)]);
+}
+
+/** A tensor [R] shaped to multiply the rows of a tensor of the given rank. */
+function perRow(engine: Engine, values: Tensor, rank: number): Tensor {
+  return engine.reshape(values, [size(values, 0), ...new Array<number>(rank - 1).fill(1)]);
+}
+
+/** Numbers that are added up one by one; longer sums are made of such sums, since float32 would lose their digits. */
+const LONGEST_SUM = 1024;
+
+/** Sum over every axis but the first. */
+function rowSums(engine: Engine, tensor: Tensor): Tensor {
+  const { add, reshape, slice, sum } = engine;
+  const [rows = 1, ...rest] = tensor.shape;
+  const length = rest.reduce((product, size) => product * size, 1);
+  const flat = reshape(tensor, [rows, length]);
+  const parts = Math.floor(length / LONGEST_SUM);
+  if (parts < 2) return sum(flat, 1);
+  const whole = parts * LONGEST_SUM;
+  const head = whole === length ? flat : slice(flat, 1, 0, whole);
+  const total = sum(sum(reshape(head, [rows, parts, LONGEST_SUM]), 2), 1);
+  return whole === length ? total : add(total, sum(slice(flat, 1, whole, length - whole), 1));
+}
+
+/**
+ * T_aᵀ J T_g, row by row: the gradients in other coordinates of the block.
+ *
+ * @param inputTransform T_a, [n, n'], or null for I
+ * @param outputTransform T_g, [c, c'], or null for I
+ */
+export function transformGradients(
+  engine: Engine,
+  gradients: PerSampleGradients,
+  inputTransform: Tensor | null,
+  outputTransform: Tensor | null,
+): PerSampleGradients {
+  if (gradients.kind === 'explicit') {
+    if (inputTransform !== null || outputTransform !== null) {
+      throw new TypeError('explicit gradients have no factors to transform');
+    }
+    return gradients;
+  }
+  const along = (tensor: Tensor, transform: Tensor | null): Tensor =>
+    transform === null ? tensor : timesLastAxis(engine, tensor, transform);
+  return {
+    kind: gradients.kind,
+    input: along(gradients.input, inputTransform),
+    output: along(gradients.output, outputTransform),
+  };
+}
+
+/** The rows as explicit matrices, in blocks of outputs: [R, n · width] for the outputs from `begin`. */
+function* explicitBlocks(
+  engine: Engine,
+  gradients: PerSampleGradients,
+): Generator<{ readonly begin: number; readonly width: number; readonly matrix: Tensor }> {
+  const [n, c] = blockShape(gradients);
+  if (gradients.kind === 'explicit') {
+    const rows = size(gradients.gradients, 0);
+    yield { begin: 0, width: c, matrix: engine.reshape(gradients.gradients, [rows, n * c]) };
+    return;
+  }
+  const { input, output } = gradients;
+  const rows = size(output, 0);
+  const batch = size(input, 0);
+  const columns = rows / batch;
+  const positions = positionsOf(gradients);
+  const widest = Math.max(1, Math.floor(BLOCK_BYTES / (ELEMENT_BYTES * rows * n)));
+  for (let begin = 0; begin < c; begin += widest) {
+    const width = Math.min(widest, c - begin);
+    const block = engine.slice(output, output.shape.length - 1, begin, width);
+    // [B, r, P, width] → [B, P, r·width], so that one product per sample serves all its columns.
+    const perSample = engine.reshape(
+      engine.transpose(engine.reshape(block, [batch, columns, positions, width]), [0, 2, 1, 3]),
+      [batch, positions, columns * width],
+    );
+    const product = engine.matMul(engine.reshape(input, [batch, positions, n]), perSample, { transposeLeft: true });
+    const byColumn = engine.transpose(engine.reshape(product, [batch, n, columns, width]), [0, 2, 1, 3]);
+    yield { begin, width, matrix: engine.reshape(byColumn, [rows, n * width]) };
+  }
+}
+
+/** The weights of a block of outputs, [1, n · width]. */
+function blockWeights(engine: Engine, weights: Tensor, begin: number, width: number): Tensor {
+  const block = engine.slice(weights, 1, begin, width);
+  return engine.reshape(block, [1, size(weights, 0) * width]);
+}
+
+/** J diag(w) Jᵀ, [R, R]; w [n, c], or null for ones. */
+export function gram(engine: Engine, gradients: PerSampleGradients, weights: Tensor | null): Tensor {
+  const { matMul, multiply, reshape } = engine;
+  if (gradients.kind === 'outer' && weights === null) {
+    // (a aᵀ) ∘ (g gᵀ): two small products and one Hadamard product.
+    const inputGram = matMul(gradients.input, gradients.input, { transposeRight: true });
+    const outputGram = matMul(gradients.output, gradients.output, { transposeRight: true });
+    const rows = size(gradients.output, 0);
+    const batch = size(gradients.input, 0);
+    if (rows === batch) return multiply(inputGram, outputGram);
+    const columns = rows / batch;
+    const bySample = reshape(outputGram, [batch, columns, batch, columns]);
+    return reshape(multiply(reshape(inputGram, [batch, 1, batch, 1]), bySample), [rows, rows]);
+  }
+  return sumOverBlocks(engine, gradients, ({ matrix, begin, width }) => {
+    const weighted = weights === null ? matrix : multiply(matrix, blockWeights(engine, weights, begin, width));
+    return matMul(weighted, matrix, { transposeRight: true });
+  });
+}
+
+/** The diagonal of J diag(w) Jᵀ, [R]; w [n, c], or null for ones. */
+export function gramDiagonal(engine: Engine, gradients: PerSampleGradients, weights: Tensor | null): Tensor {
+  const { matMul, multiply, square } = engine;
+  if (gradients.kind === 'outer') {
+    const squaredInput = square(gradients.input);
+    const squaredOutput = square(gradients.output);
+    const rows = size(squaredOutput, 0);
+    if (weights === null) {
+      return multiply(repeatColumns(engine, rowSums(engine, squaredInput), rows), rowSums(engine, squaredOutput));
+    }
+    return rowSums(engine, multiply(repeatColumns(engine, matMul(squaredInput, weights), rows), squaredOutput));
+  }
+  return sumOverBlocks(engine, gradients, ({ matrix, begin, width }) => {
+    const squared = square(matrix);
+    return rowSums(engine, weights === null ? squared : multiply(squared, blockWeights(engine, weights, begin, width)));
+  });
+}
+
+function sumOverBlocks(
+  engine: Engine,
+  gradients: PerSampleGradients,
+  term: (block: { begin: number; width: number; matrix: Tensor }) => Tensor,
+): Tensor {
+  let sum: Tensor | null = null;
+  for (const block of explicitBlocks(engine, gradients)) {
+    const value = term(block);
+    sum = sum === null ? value : engine.add(sum, value);
+  }
+  if (sum === null) throw new RangeError('gradients without outputs');
+  return sum;
+}
+
+/** J vec(M) for a change M [n, c] of the block, [R]: what it does to every column's output. */
+export function timesChange(engine: Engine, gradients: PerSampleGradients, change: Tensor): Tensor {
+  const { multiply, reshape } = engine;
+  if (gradients.kind === 'explicit') {
+    return rowSums(engine, multiply(gradients.gradients, reshape(change, [1, ...change.shape])));
+  }
+  const preActivation = timesLastAxis(engine, gradients.input, change);
+  return rowSums(engine, multiply(repeatColumns(engine, preActivation, size(gradients.output, 0)), gradients.output));
+}
+
+/** Jᵀκ as a matrix [n, c]: one re-weighted weight-gradient product, aᵀ diag(κ) g. */
+export function weightedSum(engine: Engine, gradients: PerSampleGradients, weights: Tensor): Tensor {
+  const { matMul, multiply, reshape, sum } = engine;
+  if (gradients.kind === 'explicit') return sum(multiply(gradients.gradients, perRow(engine, weights, 3)), 0);
+  const { input, output } = gradients;
+  const weighted = sumColumns(engine, multiply(output, perRow(engine, weights, output.shape.length)), size(input, 0));
+  const flat = (tensor: Tensor): Tensor =>
+    reshape(tensor, [tensor.shape.slice(0, -1).reduce((product, length) => product * length, 1), size(tensor, -1)]);
+  return matMul(flat(input), flat(weighted), { transposeLeft: true });
+}
+
+/** Σ_r h_r J_r² / B, elementwise, as a matrix [n, c]. */
+export function secondMoment(engine: Engine, gradients: PerSampleGradients, rowWeights: Tensor, batch: number): Tensor {
+  const { concat, divide, matMul, multiply, reshape, square, sum } = engine;
+  const [n] = blockShape(gradients);
+  if (gradients.kind === 'outer') {
+    const weighted = multiply(square(gradients.output), perRow(engine, rowWeights, 2));
+    return divide(
+      matMul(square(gradients.input), sumColumns(engine, weighted, size(gradients.input, 0)), { transposeLeft: true }),
+      batch,
+    );
+  }
+  const blocks: Tensor[] = [];
+  for (const { matrix, width } of explicitBlocks(engine, gradients)) {
+    blocks.push(reshape(sum(multiply(square(matrix), perRow(engine, rowWeights, 2)), 0), [n, width]));
+  }
+  return divide(concat(blocks, 1), batch);
+}
+
+/** Gradients whose rows are sums of outer products. */
+type Factored = Exclude<PerSampleGradients, { kind: 'explicit' }>;
+
+/** Kronecker factors of one batch: A = E[Σ_p a aᵀ] and Γ = E[(1/P) Σ_p h g gᵀ], with the columns of a sample added up. */
+export function kroneckerFactors(
+  engine: Engine,
+  gradients: Factored,
+  rowWeights: Tensor,
+): { readonly inputFactor: Tensor; readonly outputFactor: Tensor } {
+  const { divide, matMul, reshape } = engine;
+  const { input } = gradients;
+  const batch = size(input, 0);
+  const a = reshape(input, [batch * positionsOf(gradients), size(input, -1)]);
+  return {
+    inputFactor: divide(matMul(a, a, { transposeLeft: true }), batch),
+    outputFactor: outputFactorOf(engine, gradients, rowWeights),
+  };
+}
+
+/** Γ of one batch. */
+export function outputFactorOf(engine: Engine, gradients: Factored, rowWeights: Tensor): Tensor {
+  const { divide, matMul, multiply, reshape } = engine;
+  const { input, output } = gradients;
+  const positions = positionsOf(gradients);
+  const g = reshape(output, [size(output, 0) * positions, size(output, -1)]);
+  const weighted = reshape(multiply(output, perRow(engine, rowWeights, output.shape.length)), g.shape);
+  return divide(matMul(weighted, g, { transposeLeft: true }), size(input, 0) * positions);
+}
+
+/** P. */
+function positionsOf(gradients: Factored): number {
+  return gradients.kind === 'positions' ? size(gradients.input, 1) : 1;
+}

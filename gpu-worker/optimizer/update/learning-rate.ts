@@ -1,0 +1,71 @@
+/** The learning rate η of a step: a schedule in the step's number, or the leverage rule. */
+import type { LearningRate, ParameterGroup } from '../../../shared/optimizer.ts';
+import type { Engine, Tensor } from '../../tensor/engine.ts';
+
+/** A schedule: everything but the leverage rule. */
+export type LearningRateSchedule = Exclude<LearningRate, { kind: 'leverage' }>;
+
+/** η of the step with this sequence number, from 0. */
+export function scheduledLearningRate(schedule: LearningRateSchedule, step: number): number {
+  return warmUp(schedule.warmUpSteps, step) * withoutWarmUp(schedule, step);
+}
+
+/** A factor that grows linearly from 1/(w + 1) to 1 over the first w steps. */
+function warmUp(steps: number, step: number): number {
+  return Math.min(1, (step + 1) / (steps + 1));
+}
+
+function withoutWarmUp(schedule: LearningRateSchedule, step: number): number {
+  switch (schedule.kind) {
+    case 'constant':
+      return schedule.value;
+    case 'step':
+      return schedule.value * schedule.factor ** Math.floor(step / schedule.every);
+    case 'cosine':
+      return cosine(schedule.value, schedule.final, step / schedule.steps);
+    case 'one-cycle': {
+      const peak = schedule.riseShare * schedule.steps;
+      return step < peak
+        ? cosine(schedule.initial, schedule.value, step / peak)
+        : cosine(schedule.value, schedule.final, (step - peak) / (schedule.steps - peak));
+    }
+  }
+}
+
+/** Half a cosine from one value to another; stays at the other after `progress` 1. */
+function cosine(from: number, to: number, progress: number): number {
+  return to + ((from - to) * (1 + Math.cos(Math.PI * Math.min(1, progress)))) / 2;
+}
+
+/**
+ * The leverage of a batch at unit learning rate, mean_i(h_i · Σ_t (N_t)_ii / B): how much of a sample's terminal weight the step
+ * would use up. Dividing by its running average makes the learning rate dimensionless.
+ *
+ * @param kernelDiagonal Σ_t diag(N_t) at η = 1, [R]
+ * @param rowWeights h of every row, [R]
+ */
+export function batchLeverage(engine: Engine, kernelDiagonal: Tensor, rowWeights: Tensor, batch: number): number {
+  const rows = rowWeights.shape[0] ?? 1;
+  const total = engine.read(engine.sum(engine.multiply(kernelDiagonal, rowWeights), 0))[0] ?? Number.NaN;
+  return total / (rows * batch);
+}
+
+/** The factor on η for a layer: that of the first group whose pattern its name matches, else 1. */
+export function groupFactor(groups: readonly ParameterGroup[], layer: string): number {
+  return groups.find(({ pattern }) => matches(pattern, layer))?.learningRateFactor ?? 1;
+}
+
+/** Whether a name matches a pattern in which * stands for any characters. */
+function matches(pattern: string, name: string): boolean {
+  const [first = '', ...rest] = pattern.split('*');
+  if (rest.length === 0) return name === pattern;
+  if (!name.startsWith(first)) return false;
+  const last = rest.pop() ?? '';
+  let position = first.length;
+  for (const part of rest) {
+    const found = name.indexOf(part, position);
+    if (found < 0) return false;
+    position = found + part.length;
+  }
+  return name.length - last.length >= position && name.endsWith(last);
+}

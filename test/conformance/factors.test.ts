@@ -1,0 +1,139 @@
+/** When the Kronecker factors are averaged, inverted and frozen: updates against explicit P⁻¹ built from the oracle's factors. */
+import { describe, expect, it } from 'vitest';
+import { INITIAL_STATE } from '../../gpu-worker/optimizer/state.ts';
+import { ENGINE_NAMES } from '../../gpu-worker/tensor/engine.ts';
+import { loadEngine } from '../../gpu-worker/tensor/index.ts';
+import type { SessionDefinitionInput } from '../../shared/session.ts';
+import { sampleGradients } from '../oracle/bellman.ts';
+import {
+  add,
+  at,
+  build,
+  columnVector,
+  diagonal,
+  identity,
+  inverse,
+  kron,
+  multiply,
+  reshape,
+  scale,
+  solve,
+  trace,
+  transpose,
+  type Matrix,
+} from '../oracle/matrix.ts';
+import { eigenSymmetric } from '../oracle/matrix.ts';
+import { averagedFactors, dampedFactors, type LayerStatistics } from '../oracle/metric.ts';
+import { backpropagate, forward, mulberry32, randomBatch, randomProblem, type Batch } from '../oracle/network.ts';
+import { changesOf, configurationFor, relativeError, stepOn } from './drive.ts';
+
+const TOLERANCE = { float64: 1e-10, float32: 1e-4 } as const;
+const WIDTHS = [4, 5, 3];
+const BATCH = 6;
+const ETA = 2;
+const DAMPING = 0.03;
+const DECAY = 0.8;
+
+type Metric = Partial<
+  Extract<NonNullable<NonNullable<SessionDefinitionInput['optimizer']>['metric']>, { kind: 'kronecker' }>
+>;
+
+const { network, batch: first } = randomProblem({
+  widths: WIDTHS,
+  activation: 'tanh',
+  loss: 'softmax-cross-entropy',
+  batchSize: BATCH,
+  seed: 21,
+});
+const random = mulberry32(22);
+const batches: Batch[] = [
+  first,
+  ...Array.from({ length: 5 }, () => randomBatch(random, WIDTHS, 'softmax-cross-entropy', BATCH)),
+];
+
+function statistics(batch: Batch, t: number): LayerStatistics {
+  const { inputs, outputGradients } = backpropagate(network, forward(network, batch.inputs), batch.objective);
+  return { inputs: inputs[t]!, outputGradients: outputGradients[t]!, terminalWeights: new Float64Array(BATCH).fill(1) };
+}
+
+/** The layerwise step with h = 1 for an explicit P⁻¹: −ηP⁻¹Jᵀ (B·I + ηJP⁻¹Jᵀ)⁻¹ 1. */
+function expectedChange(batch: Batch, t: number, inputInverse: Matrix, outputInverse: Matrix): Matrix {
+  const { inputs, outputGradients } = statistics(batch, t);
+  const J = sampleGradients(inputs, outputGradients);
+  const preconditioned = scale(multiply(kron(inputInverse, outputInverse), transpose(J)), ETA);
+  const S = add(scale(identity(BATCH), BATCH), multiply(J, preconditioned));
+  const kappa = solve(S, columnVector(new Float64Array(BATCH).fill(1)));
+  return reshape(scale(multiply(preconditioned, kappa), -1), network[t]!.weights.rows, network[t]!.weights.cols);
+}
+
+function factors(t: number, indices: readonly number[]) {
+  return averagedFactors(indices.map((index) => statistics(batches[index]!, t)), DECAY); // prettier-ignore
+}
+
+describe.each(ENGINE_NAMES)('engine %s', async (name) => {
+  const engine = await loadEngine(name);
+  const tolerance = TOLERANCE[engine.precision];
+
+  /** The changes of the last of so many steps. */
+  function run(metric: Metric, steps: number): Matrix[] {
+    const configuration = configurationFor(network, {
+      learningRate: { kind: 'constant', value: ETA },
+      metric: { kind: 'kronecker', damping: DAMPING, decay: DECAY, refreshEvery: 1, ...metric },
+      terminalCurvature: { kind: 'gradient', lossScale: null },
+      coupling: 'layerwise',
+    });
+    let state = INITIAL_STATE;
+    let changes: Matrix[] = [];
+    for (const batch of batches.slice(0, steps)) {
+      const result = stepOn(engine, configuration, state, network, batch);
+      state = result.state;
+      changes = changesOf(engine, result, network);
+    }
+    return changes;
+  }
+
+  it.each([
+    { steps: 1, averaged: [0] },
+    { steps: 3, averaged: [0] },
+    { steps: 4, averaged: [0, 3] },
+    { steps: 6, averaged: [0, 3] },
+  ])('statisticsEvery 3: after $steps steps the batches $averaged are in the average', ({ steps, averaged }) => {
+    for (const [t, change] of run({ statisticsEvery: 3 }, steps).entries()) {
+      const { A, Gamma } = dampedFactors(factors(t, averaged), DAMPING);
+      const expected = expectedChange(batches[steps - 1]!, t, inverse(A), inverse(Gamma));
+      expect(relativeError(change, expected)).toBeLessThan(tolerance);
+    }
+  });
+
+  describe.each([{ rank: null }, { rank: 3 }])('a frozen first input factor of rank $rank', ({ rank }) => {
+    const frozen: Metric = { firstInputFactor: { kind: 'frozen', batches: 3, rank, damping: 0.5 } };
+
+    it.each([
+      { steps: 2, frozenFrom: null },
+      { steps: 3, frozenFrom: [0, 1, 2] },
+      { steps: 5, frozenFrom: [0, 1, 2] },
+      { steps: 6, frozenFrom: [0, 1, 2] },
+    ])('after $steps steps comes from the batches $frozenFrom', ({ steps, frozenFrom }) => {
+      const all = Array.from({ length: steps }, (_, index) => index);
+      const [change, second] = run(frozen, steps);
+      const A = factors(0, frozenFrom ?? all).A;
+      const damped = dampedFactors({ A, Gamma: factors(0, all).Gamma }, DAMPING);
+      const inputInverse = frozenFrom === null ? inverse(damped.A) : truncatedInverse(A, rank ?? A.rows, 0.5);
+      const expected = expectedChange(batches[steps - 1]!, 0, inputInverse, inverse(damped.Gamma));
+      expect(relativeError(change!, expected)).toBeLessThan(tolerance);
+
+      const other = dampedFactors(factors(1, all), DAMPING);
+      const expectedSecond = expectedChange(batches[steps - 1]!, 1, inverse(other.A), inverse(other.Gamma));
+      expect(relativeError(second!, expectedSecond)).toBeLessThan(tolerance);
+    });
+  });
+});
+
+/** Σ over the largest eigenvalues of u uᵀ/(λ + d), d in mean diagonals. */
+function truncatedInverse(A: Matrix, rank: number, damping: number): Matrix {
+  const { values, vectors } = eigenSymmetric(A);
+  const order = [...values.keys()].sort((i, j) => values[j]! - values[i]!).slice(0, rank);
+  const d = (damping * trace(A)) / A.rows;
+  const U = build(A.rows, rank, (i, j) => at(vectors, i, order[j]!));
+  return multiply(U, diagonal(order.map((index) => 1 / (values[index]! + d))), transpose(U));
+}

@@ -1,0 +1,23 @@
+/** Generated pages are what they are generated from, and no number in them is typed by hand. */
+import { readFile } from 'node:fs/promises';
+import { expect, it } from 'vitest';
+import { renderOptions } from '../../docs/generate/options.ts';
+import { renderLearningRates, type LearningRateResults } from '../../bench/learning-rate/report.ts';
+import { renderResults, type QuickstartResults } from '../../bench/quickstart/report.ts';
+
+const FOLDER = new URL('../../docs/results/', import.meta.url);
+
+it('docs/results/quickstart.md is made from quickstart.json', async () => {
+  const stored = JSON.parse(await readFile(new URL('quickstart.json', FOLDER), 'utf8')) as QuickstartResults;
+  expect(await readFile(new URL('quickstart.md', FOLDER), 'utf8')).toBe(renderResults(stored));
+});
+
+it('docs/results/learning-rate.md is made from learning-rate.json', async () => {
+  const stored = JSON.parse(await readFile(new URL('learning-rate.json', FOLDER), 'utf8')) as LearningRateResults;
+  expect(await readFile(new URL('learning-rate.md', FOLDER), 'utf8')).toBe(renderLearningRates(stored));
+});
+
+it('docs/options.md is made from the schemas', async () => {
+  const page = new URL('../../docs/options.md', import.meta.url);
+  expect(await readFile(page, 'utf8')).toBe(renderOptions());
+});
