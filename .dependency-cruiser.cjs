@@ -44,15 +44,21 @@ module.exports = {
       '(child_process|url)',
       ...modules('miniflare', 'wrangler', 'esbuild', 'zod'),
     ]),
-    // gpu-worker, downwards only: server → session → engine → optimizer → tensor.
+    // gpu-worker, downwards only: server → session → engine → {optimizer, model} → tensor.
     only('server', '^gpu-worker/server/', [
       'gpu-worker/(server|session|engine)/',
       'shared/',
       '(crypto|http)',
       ...modules('hono', '@hono/node-server'),
     ]),
-    only('session', '^gpu-worker/session/', ['gpu-worker/(session|engine|optimizer|tensor)/', 'shared/', 'util']),
+    only('session', '^gpu-worker/session/', ['gpu-worker/(session|engine|optimizer|model|tensor)/', 'shared/', 'util']),
     only('engine', '^gpu-worker/engine/', ['gpu-worker/(engine|optimizer|tensor)/', 'shared/']),
+    only(
+      'model',
+      '^gpu-worker/model/',
+      ['gpu-worker/(model|tensor)/', 'gpu-worker/optimizer/layers/', 'shared/'],
+      'a model shares its layers’ geometry with the optimizer, and nothing of its algorithm',
+    ),
     only('optimizer', '^gpu-worker/optimizer/', ['gpu-worker/(optimizer|tensor)/', 'shared/']),
     {
       name: 'optimizer-downwards',

@@ -3,12 +3,12 @@ import * as z from 'zod';
 import { convolutionGeometry } from './convolution.ts';
 import { LIMITS } from './limits.ts';
 
-const layerNameSchema = z
+export const layerNameSchema = z
   .string()
   .regex(/^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$/, 'a layer name has 1 to 128 letters, digits, "_", "." or "-"')
   .meta({ description: 'Unique within the session; tensors are named after it', example: 'fc1' });
 
-const sizeSchema = z.int().min(1).max(LIMITS.features);
+export const sizeSchema = z.int().min(1).max(LIMITS.features);
 
 const sequenceSchema = z.boolean().default(false).meta({
   description: 'Whether activations have an axis of positions, [B, S, …], over which the parameters are shared',
@@ -25,10 +25,10 @@ const denseLayerSchema = z
   })
   .meta({ id: 'DenseLayer', description: 'pre-activation = activation · weight + bias; weight [n, c], bias [c]' });
 
-const extentSchema = z.int().min(1).max(1024);
+export const extentSchema = z.int().min(1).max(1024);
 const paddingExtentSchema = z.int().min(0).max(1024);
 
-const paddingSchema = z
+export const paddingSchema = z
   .discriminatedUnion('kind', [
     z.strictObject({ kind: z.literal('valid') }).meta({ id: 'ValidPadding', description: 'No padding' }),
     z
@@ -44,6 +44,18 @@ const paddingSchema = z
   ])
   .meta({ id: 'Padding' });
 
+/** What a convolution has beside its input's shape. */
+export const convolutionFields = {
+  kernel: z
+    .tuple([extentSchema, extentSchema])
+    .meta({ description: 'Rows and columns of the kernel', example: [3, 3] }),
+  strides: z.tuple([extentSchema, extentSchema]).default([1, 1]),
+  dilations: z.tuple([extentSchema, extentSchema]).default([1, 1]),
+  padding: paddingSchema.default({ kind: 'valid' }),
+  groups: sizeSchema.default(1).meta({ description: 'Divides input and output channels' }),
+  bias: z.boolean().default(true).meta({ description: 'Whether the layer adds a bias' }),
+};
+
 const conv2dLayerSchema = z
   .strictObject({
     name: layerNameSchema,
@@ -52,14 +64,7 @@ const conv2dLayerSchema = z
     width: sizeSchema.meta({ description: 'Columns of the input', example: 28 }),
     inputs: sizeSchema.meta({ description: 'Input channels C', example: 1 }),
     outputs: sizeSchema.meta({ description: 'Output channels c', example: 32 }),
-    kernel: z
-      .tuple([extentSchema, extentSchema])
-      .meta({ description: 'Rows and columns of the kernel', example: [3, 3] }),
-    strides: z.tuple([extentSchema, extentSchema]).default([1, 1]),
-    dilations: z.tuple([extentSchema, extentSchema]).default([1, 1]),
-    padding: paddingSchema.default({ kind: 'valid' }),
-    groups: sizeSchema.default(1).meta({ description: 'Divides input and output channels' }),
-    bias: z.boolean().default(true).meta({ description: 'Whether the layer adds a bias' }),
+    ...convolutionFields,
   })
   .superRefine((layer, context) => {
     for (const side of ['inputs', 'outputs'] as const) {

@@ -16,7 +16,8 @@ import { inverseMetric, refreshes, updateMetric, type MetricUpdate } from './cur
 import { prepareSolver } from './ddp/coefficients.ts';
 import { openLoopChanges, type Policy, type PolicyBlock } from './ddp/policy.ts';
 import { tangentKernelDiagonal, valueRecursion } from './ddp/value-recursion.ts';
-import { parameterBlocks, parameterChanges, type ParameterChanges } from './layers/layer.ts';
+import { parameterBlocks, parameterChanges } from './layers/layer.ts';
+import type { ParameterChanges } from './layers/parameter-changes.ts';
 import {
   repeatColumns,
   timesChange,
@@ -113,9 +114,8 @@ export function ddpStep(
     const systems = valueRecursion(engine, stages, rowWeights, B, optimizer);
 
     // The policy δu_t(s_t): handed out, or evaluated with s_t = 0 or predicted.
-    const solver = replyKind === 'policy' ? { ...optimizer.solver, choleskyRows: Infinity } : optimizer.solver;
     const policies = systems.map((system, t): Policy => {
-      return { ...at(stages, t), solver: prepareSolver(engine, system, solver) };
+      return { ...at(stages, t), solver: prepareSolver(engine, system, optimizer.solver) };
     });
     const { reply, velocities } =
       replyKind === 'policy'

@@ -14,7 +14,7 @@ import {
 } from '../../shared/session.ts';
 import type { ComputeQueue } from '../engine/queue.ts';
 import { INITIAL_STATE, type OptimizerState } from '../optimizer/state.ts';
-import { ddpStep } from '../optimizer/step.ts';
+import { ddpStep, type StepConfiguration } from '../optimizer/step.ts';
 import { tensorsIn, type Engine } from '../tensor/engine.ts';
 import { decodeStep, encodeReply, mean } from './codec.ts';
 
@@ -165,8 +165,7 @@ export class TrainingSession {
 
   #apply(n: number, digest: string, decoded: ReturnType<typeof decodeStep>): Uint8Array<ArrayBuffer> {
     const { engine } = this.#resources;
-    const { layers, optimizer } = this.definition;
-    const configuration = { layers, optimizer, reply: replyForm(this.definition) };
+    const configuration = stepConfiguration(this.definition);
     const { state, metrics, body } = engine.scope(() => {
       const result = ddpStep(engine, configuration, this.#state, decoded.upload(engine));
       const stepMetrics: StepMetrics = {
@@ -203,6 +202,14 @@ export class TrainingSession {
       remedy: `Send step ${String(expectedStep)} next.`,
     });
   }
+}
+
+/** A policy that is handed out always carries its Cholesky factor, whatever the rows. */
+function stepConfiguration(definition: SessionDefinition): StepConfiguration {
+  const { layers, optimizer } = definition;
+  const reply = replyForm(definition);
+  if (reply === 'update') return { layers, optimizer, reply };
+  return { layers, optimizer: { ...optimizer, solver: { ...optimizer.solver, choleskyRows: Infinity } }, reply };
 }
 
 function notRetained(n: number): ProblemError {

@@ -57,6 +57,21 @@ export interface Engine {
   readonly concat: (tensors: readonly Tensor[], axis: number) => Tensor;
   /** Zeros added before and after along every axis. */
   readonly pad: (tensor: Tensor, paddings: readonly (readonly [number, number])[]) => Tensor;
+
+  readonly exp: (tensor: Tensor) => Tensor;
+  readonly log: (tensor: Tensor) => Tensor;
+  readonly tanh: (tensor: Tensor) => Tensor;
+  /** 1 / (1 + e^−x), without overflow. */
+  readonly sigmoid: (tensor: Tensor) => Tensor;
+  /** log(1 + eˣ), without overflow. */
+  readonly softplus: (tensor: Tensor) => Tensor;
+  /** The error function, 2/√π ∫₀ˣ e^−t² dt. */
+  readonly erf: (tensor: Tensor) => Tensor;
+  /** 1 where an element is greater than 0, else 0. */
+  readonly isPositive: (tensor: Tensor) => Tensor;
+  /** Largest element along one axis, which disappears. */
+  readonly largest: (tensor: Tensor, axis: number) => Tensor;
+
   /** The n×n matrix with the given n values on its diagonal. */
   readonly diagonal: (values: Tensor) => Tensor;
   /** The diagonal of a square matrix, [n]. */

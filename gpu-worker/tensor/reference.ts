@@ -3,6 +3,7 @@
  * the dense oracle judge the step to 1e-10.
  */
 import { tensorsIn, type Engine, type Operand, type Tensor } from './engine.ts';
+import { erf } from './error-function.ts';
 import { hostLinearAlgebra } from './host-linear-algebra.ts';
 
 class ReferenceTensor {
@@ -116,6 +117,30 @@ export function createReferenceEngine(): Engine {
     return make([...shape], values);
   }
 
+  function map(tensor: Tensor, apply: (value: number) => number): Tensor {
+    return make(tensor.shape, own(tensor).values.map(apply));
+  }
+
+  /** Folds one axis, which disappears. */
+  function reduce(
+    tensor: Tensor,
+    axis: number,
+    initial: number,
+    fold: (folded: number, value: number) => number,
+  ): Tensor {
+    const { shape, values } = own(tensor);
+    const length = shape[axis];
+    if (length === undefined) throw new RangeError(`[${shape.join(', ')}] has no axis ${String(axis)}`);
+    const inner = shape.slice(axis + 1).reduce((product, size) => product * size, 1);
+    const outer = shape.slice(0, axis).reduce((product, size) => product * size, 1);
+    const result = new Float64Array(outer * inner).fill(initial);
+    values.forEach((value, index) => {
+      const target = Math.floor(index / (length * inner)) * inner + (index % inner);
+      result[target] = fold(result[target] ?? Number.NaN, value);
+    });
+    return make(shape.toSpliced(axis, 1), result);
+  }
+
   const transfer: Pick<Engine, 'tensor' | 'read'> = {
     tensor: (values, shape) => make([...shape], Float64Array.from(values)),
     read: (tensor) => own(tensor).values.slice(),
@@ -131,12 +156,8 @@ export function createReferenceEngine(): Engine {
     divide: (left, right) => elementwise(left, right, (a, b) => a / b),
     minimum: (left, right) => elementwise(left, right, Math.min),
     maximum: (left, right) => elementwise(left, right, Math.max),
-    sqrt: (tensor) => make(tensor.shape, own(tensor).values.map(Math.sqrt)),
-    square: (tensor) =>
-      make(
-        tensor.shape,
-        own(tensor).values.map((value) => value * value),
-      ),
+    sqrt: (tensor) => map(tensor, Math.sqrt),
+    square: (tensor) => map(tensor, (value) => value * value),
     matMul(left, right, { transposeLeft = false, transposeRight = false } = {}) {
       const a = stack(left);
       const b = stack(right);
@@ -165,19 +186,7 @@ export function createReferenceEngine(): Engine {
       }
       return make([...a.outer, rows, columns], values);
     },
-    sum(tensor, axis) {
-      const { shape, values } = own(tensor);
-      const length = shape[axis];
-      if (length === undefined) throw new RangeError(`[${shape.join(', ')}] has no axis ${String(axis)}`);
-      const inner = shape.slice(axis + 1).reduce((product, size) => product * size, 1);
-      const outer = shape.slice(0, axis).reduce((product, size) => product * size, 1);
-      const result = new Float64Array(outer * inner);
-      values.forEach((value, index) => {
-        const target = Math.floor(index / (length * inner)) * inner + (index % inner);
-        result[target] = (result[target] ?? 0) + value;
-      });
-      return make(shape.toSpliced(axis, 1), result);
-    },
+    sum: (tensor, axis) => reduce(tensor, axis, 0, (total, value) => total + value),
     reshape: (tensor, shape) => make([...shape], own(tensor).values.slice()),
     appendOnes(tensor) {
       const { shape } = own(tensor);
@@ -225,6 +234,14 @@ export function createReferenceEngine(): Engine {
         },
         tensor,
       ),
+    exp: (tensor) => map(tensor, Math.exp),
+    log: (tensor) => map(tensor, Math.log),
+    tanh: (tensor) => map(tensor, Math.tanh),
+    sigmoid: (tensor) => map(tensor, (x) => 1 / (1 + Math.exp(-x))),
+    softplus: (tensor) => map(tensor, (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)))),
+    erf: (tensor) => map(tensor, erf),
+    isPositive: (tensor) => map(tensor, (x) => (x > 0 ? 1 : 0)),
+    largest: (tensor, axis) => reduce(tensor, axis, Number.NEGATIVE_INFINITY, Math.max),
     diagonal(tensor) {
       const { values } = own(tensor);
       const n = values.length;

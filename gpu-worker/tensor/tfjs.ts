@@ -83,6 +83,14 @@ export function createTfjsEngine(name: EngineName): Engine {
     },
     concat: (tensors, axis) => made(tf.concat(tensors.map((tensor) => own(tensor)), axis)), // prettier-ignore
     pad: (tensor, paddings) => made(tf.pad(own(tensor), paddings.map(([before, after]) => [before, after]))), // prettier-ignore
+    exp: (tensor) => made(tf.exp(own(tensor))),
+    log: (tensor) => made(tf.log(own(tensor))),
+    tanh: (tensor) => made(tf.tanh(own(tensor))),
+    sigmoid: (tensor) => made(tf.sigmoid(own(tensor))),
+    softplus: (tensor) => made(tf.softplus(own(tensor))),
+    erf: (tensor) => made(tf.erf(own(tensor))),
+    isPositive: (tensor) => made(tf.cast(tf.greater(own(tensor), 0), 'float32')),
+    largest: (tensor, axis) => made(tf.max(own(tensor), axis)),
     diagonal: (values) => {
       const n = own(values).size;
       return made(tf.mul(tf.eye(n), own(values)));

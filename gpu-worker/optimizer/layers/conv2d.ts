@@ -5,7 +5,8 @@
 import { convolutionGeometry } from '../../../shared/convolution.ts';
 import type { Conv2dLayer } from '../../../shared/layer.ts';
 import type { Engine, Tensor } from '../../tensor/engine.ts';
-import type { ParameterChanges } from './layer.ts';
+import { padWindows, windowViews } from '../../tensor/windows.ts';
+import type { ParameterChanges } from './parameter-changes.ts';
 import type { PerSampleGradients } from './per-sample-gradients.ts';
 
 /**
@@ -13,19 +14,11 @@ import type { PerSampleGradients } from './per-sample-gradients.ts';
  *
  * @param input [B, H, W, C]
  */
-function patches(engine: Engine, layer: Conv2dLayer, input: Tensor): Tensor {
-  const { concat, pad, reshape, stride } = engine;
+export function patches(engine: Engine, layer: Conv2dLayer, input: Tensor): Tensor {
   const { rows, columns } = convolutionGeometry(layer);
   const [batch = 1, , , channels = 1] = input.shape;
-  const padded = pad(input, [[0, 0], rows.padding, columns.padding, [0, 0]]);
-  const shifted: Tensor[] = [];
-  for (let i = 0; i < rows.kernel; i++) {
-    const along = stride(padded, 1, i * rows.dilation, rows.outputs, rows.stride);
-    for (let j = 0; j < columns.kernel; j++) {
-      shifted.push(stride(along, 2, j * columns.dilation, columns.outputs, columns.stride));
-    }
-  }
-  return reshape(concat(shifted, 3), [batch, rows.outputs * columns.outputs, shifted.length * channels]);
+  const views = windowViews(engine, { rows, columns }, padWindows(engine, { rows, columns }, input));
+  return engine.reshape(engine.concat(views, 3), [batch, rows.outputs * columns.outputs, views.length * channels]);
 }
 
 /** One block per group. */

@@ -3,13 +3,10 @@
  * the blocks back to changes of the parameters. One place chooses among the kinds.
  */
 import type { Layer } from '../../../shared/layer.ts';
-import type { ParameterName } from '../../../shared/step.ts';
 import type { Engine, Tensor } from '../../tensor/engine.ts';
 import { convolutionBlocks, convolutionChanges } from './conv2d.ts';
+import type { ParameterChanges } from './parameter-changes.ts';
 import type { PerSampleGradients } from './per-sample-gradients.ts';
-
-/** Changes of a layer's parameters by name, in the parameters' own shapes. */
-export type ParameterChanges = Readonly<Partial<Record<ParameterName, Tensor>>>;
 
 /** What the client sends for one layer, with one gradient per row: R = B·r rows, r per sample. */
 export interface LayerRows {

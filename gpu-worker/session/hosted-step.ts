@@ -1,0 +1,225 @@
+/**
+ * One step of hosted training: forward pass, loss, backward pass, DDPNOpt's policies, and for feedback the second forward pass, in
+ * which every stage reacts to what the stages before it have just changed:
+ *
+ *     û_t = u_t + δu_t(s_t),   s_t = G_tᵀ (x̂_t − x_t),   x̂_{t+1} = f_t(x̂_t, û_t),   x̂_0 = x_0
+ */
+import { ProblemError } from '../../shared/errors.ts';
+import type { HostedDefinition } from '../../shared/hosted.ts';
+import type { Loss } from '../../shared/loss.ts';
+import type { TerminalCurvature } from '../../shared/optimizer.ts';
+import type { ChannelStatistics } from '../model/normalization.ts';
+import { changedParameters, initialWeights, type StageParameters, type Weights } from '../model/parameters.ts';
+import { compile, type Program } from '../model/program.ts';
+import { rowDots } from '../model/pullback.ts';
+import { curvatureStream, dropoutStream } from '../model/streams.ts';
+import {
+  backpropagate,
+  forward,
+  type Backpropagation,
+  type Mode,
+  type StageState,
+  type Trajectory,
+} from '../model/trajectory.ts';
+import { controlChange, type Policy } from '../optimizer/ddp/policy.ts';
+import { parameterChanges } from '../optimizer/layers/layer.ts';
+import type { LossExpansion } from '../optimizer/losses/expansion.ts';
+import { expandLoss, type Truth } from '../optimizer/losses/loss.ts';
+import { INITIAL_STATE, type OptimizerState } from '../optimizer/state.ts';
+import { ddpStep, type StepBatch, type StepResult } from '../optimizer/step.ts';
+import { tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
+import { mean } from './codec.ts';
+
+/** A definition made ready to run. */
+export interface HostedConfiguration extends Omit<HostedDefinition, 'model'> {
+  readonly program: Program;
+}
+
+export interface HostedState {
+  readonly optimizer: OptimizerState;
+  readonly weights: Weights;
+  /** Running statistics of every batch norm, for evaluation. */
+  readonly statistics: readonly ChannelStatistics[];
+}
+
+export interface HostedBatch {
+  /** x_0, [B, …]. */
+  readonly input: Tensor;
+  readonly truth: Truth;
+}
+
+export interface HostedResult {
+  readonly state: HostedState;
+  /** Mean loss of the batch before and after the step; both in training mode, with the same features dropped. */
+  readonly lossBefore: number;
+  readonly lossAfter: number;
+  /** h, [B]. */
+  readonly terminalWeights: Tensor;
+  /** η of this step. */
+  readonly learningRate: number;
+  readonly refreshed: boolean;
+}
+
+export function hostedConfiguration({ model, ...rest }: HostedDefinition): HostedConfiguration {
+  return { ...rest, program: compile(model) };
+}
+
+export function initialHostedState(engine: Engine, { program, seed }: HostedConfiguration): HostedState {
+  return engine.scope(() => ({
+    optimizer: INITIAL_STATE,
+    weights: initialWeights(engine, program, seed),
+    statistics: program.batchNorms.map(({ channels }) => ({
+      mean: engine.tensor(new Float32Array(channels), [channels]),
+      variance: engine.tensor(new Float32Array(channels).fill(1), [channels]),
+    })),
+  }));
+}
+
+/**
+ * @returns the next state and the metrics; the tensors of both, and only those, stay alive. Tensors of the old state that did not
+ *   change are shared with the new one.
+ * @throws ProblemError `numerical_failure` if something overflows; then nothing of the result exists and the old state stands
+ */
+export function hostedStep(
+  engine: Engine,
+  configuration: HostedConfiguration,
+  state: HostedState,
+  { input, truth }: HostedBatch,
+): HostedResult {
+  return engine.scope(() => {
+    const { program, loss, optimizer, seed } = configuration;
+    const { step } = state.optimizer;
+    const mode: Mode = { kind: 'training', noise: (operation) => dropoutStream(seed, step, operation) };
+    const pass = (control: (stage: number, x: StageState) => StageParameters): Trajectory =>
+      forward(engine, program, control, input, mode);
+
+    // Forward pass, and the loss and its curvature carried back through the network.
+    const trajectory = pass((t) => at(state.weights, t));
+    const expansion = expandLoss(engine, loss, trajectory.output, truth);
+    const lossRows = backpropagate(trajectory, expansion.gradient);
+    const columns = curvatureColumns(engine, optimizer.terminalCurvature, expansion, configuration, step);
+    const columnRows = columns === null ? null : backpropagate(trajectory, columns);
+
+    // The policies, or the changes where there is no second pass to wait for.
+    const layers = program.stages.map(({ layer }) => layer);
+    const reply = optimizer.coupling === 'feedback' ? 'policy' : 'update';
+    const batch = stepBatch(trajectory, expansion, lossRows, columnRows);
+    const result = ddpStep(engine, { layers, optimizer, reply }, state.optimizer, batch);
+
+    // The second forward pass changes the weights as it reaches them, or runs on the changed ones.
+    const weights: StageParameters[] = [];
+    const change = stageChange(engine, program, result, trajectory, columnRows ?? lossRows);
+    const changed = pass((t, x) => {
+      const parameters = changedParameters(engine, at(state.weights, t), change(t, x));
+      weights.push(parameters);
+      return parameters;
+    });
+    const lossAfter = meanLoss(engine, loss, changed.output, truth);
+
+    assertFinite(engine, weights, lossAfter);
+    return {
+      state: { optimizer: result.state, weights, statistics: runningStatistics(engine, program, state, trajectory) },
+      lossBefore: mean(engine.read(expansion.values)),
+      lossAfter,
+      terminalWeights: result.terminalWeights,
+      learningRate: result.learningRate,
+      refreshed: result.refreshed,
+    };
+  });
+}
+
+/** Columns of the terminal curvature at the output, [B·r, C]; null where the loss gradients are the columns. */
+function curvatureColumns(
+  engine: Engine,
+  curvature: TerminalCurvature,
+  expansion: LossExpansion,
+  { seed }: HostedConfiguration,
+  step: number,
+): Tensor | null {
+  switch (curvature.kind) {
+    case 'gradient':
+      return null;
+    case 'gauss-newton': {
+      const columnsFirst = engine.transpose(expansion.factor(), [0, 2, 1]); // [B, r, C]
+      const [batch = 1, columns = 1, outputs = 1] = columnsFirst.shape;
+      return engine.reshape(columnsFirst, [batch * columns, outputs]);
+    }
+    case 'sampled-fisher':
+      return expansion.sampledGradient(curvatureStream(seed, step));
+  }
+}
+
+/** What the optimizer's step takes of both passes. */
+function stepBatch(
+  { inputs }: Trajectory,
+  { values }: LossExpansion,
+  lossRows: Backpropagation,
+  columnRows: Backpropagation | null,
+): StepBatch {
+  return {
+    losses: values,
+    layers: inputs.map((input, t) => ({
+      input,
+      lossGradient: at(lossRows.outputGradients, t),
+      columnGradient: columnRows === null ? null : at(columnRows.outputGradients, t),
+    })),
+  };
+}
+
+/** δu_t for the state x̂_t in which the second pass reaches stage t. */
+function stageChange(
+  engine: Engine,
+  { stages }: Program,
+  { reply }: StepResult,
+  trajectory: Trajectory,
+  { stateGradients }: Backpropagation,
+): (t: number, state: StageState) => ReturnType<typeof parameterChanges> {
+  if (reply.kind === 'update') return (t) => at(reply.changes, t);
+  return (t, state) => {
+    const policy: Policy = at(reply.policies, t);
+    // Nothing has changed before the first stage.
+    const s = t === 0 ? null : predictedChange(engine, at(stateGradients, t), state, at(trajectory.states, t));
+    return parameterChanges(engine, at(stages, t).layer, controlChange(engine, policy, s));
+  };
+}
+
+/** s_t = G_tᵀ (x̂_t − x_t) over every tensor of the state, [R]. */
+function predictedChange(engine: Engine, G: readonly Tensor[], state: StageState, nominal: StageState): Tensor {
+  return G.map((rows, entry) => rowDots(engine, rows, engine.subtract(at(state, entry), at(nominal, entry)))).reduce(
+    (sum, term) => engine.add(sum, term),
+  );
+}
+
+/** Moving averages over the first passes, which ran on the weights that the state had. */
+function runningStatistics(
+  engine: Engine,
+  { batchNorms }: Program,
+  state: HostedState,
+  { statistics }: Trajectory,
+): ChannelStatistics[] {
+  const { add, multiply } = engine;
+  return batchNorms.map(({ index, decay }) => {
+    const average = (key: keyof ChannelStatistics): Tensor =>
+      add(multiply(at(state.statistics, index)[key], decay), multiply(at(statistics, index)[key], 1 - decay));
+    return { mean: average('mean'), variance: average('variance') };
+  });
+}
+
+function meanLoss(engine: Engine, loss: Loss, output: Tensor, truth: Truth): number {
+  return mean(engine.read(expandLoss(engine, loss, output, truth).values));
+}
+
+function at<Item>(items: readonly Item[], index: number): Item {
+  const item = items[index];
+  if (item === undefined) throw new RangeError(`there is no element ${String(index)} among ${String(items.length)}`);
+  return item;
+}
+
+/** Refuses a step that ends outside floating point, before it replaces the state. */
+function assertFinite(engine: Engine, weights: Weights, lossAfter: number): void {
+  if (Number.isFinite(lossAfter) && engine.allFinite([...tensorsIn(weights, engine.isTensor)])) return;
+  throw new ProblemError('numerical_failure', {
+    detail: `The loss after the step is ${String(lossAfter)}: the step overflows ${engine.precision}.`,
+    remedy: 'Check the scale of the inputs, or lower the learning rate.',
+  });
+}

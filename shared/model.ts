@@ -1,0 +1,67 @@
+/** A hosted model: declared, never code. Checked as a whole, so that what is accepted can be run. */
+import * as z from 'zod';
+import { sizeSchema } from './layer.ts';
+import { LIMITS } from './limits.ts';
+import { modelLayerSchema, residualSchema, type ModelLayer } from './model-layer.ts';
+import { placeLayers, ShapeError, show, type Placed } from './model-shapes.ts';
+
+export const modelSchema = z
+  .strictObject({
+    input: z
+      .union([z.tuple([sizeSchema]), z.tuple([sizeSchema, sizeSchema]), z.tuple([sizeSchema, sizeSchema, sizeSchema])])
+      .meta({ description: 'Shape of one sample: [n], [S, n] or [height, width, channels]', example: [8, 8, 1] }),
+    layers: z
+      .array(z.discriminatedUnion('kind', [modelLayerSchema, residualSchema]))
+      .min(1)
+      .max(LIMITS.layers)
+      .meta({ description: 'In the order of the forward pass' }),
+  })
+  .superRefine(({ input, layers }, context) => {
+    let placed: readonly Placed[];
+    try {
+      placed = placeLayers(input, layers);
+    } catch (error) {
+      if (!(error instanceof ShapeError)) throw error;
+      context.addIssue({ code: 'custom', path: ['layers', ...error.path], message: error.message });
+      return;
+    }
+    const output = placed.at(-1)?.output ?? input;
+    if (output.length !== 1) {
+      const message = `the model ends with ${show(output)}; the loss takes [C]. Flatten it, or end with a dense layer`;
+      context.addIssue({ code: 'custom', path: ['layers'], message });
+    }
+    const names = flat(placed).flatMap(({ layer }) => ('name' in layer ? [layer.name] : []));
+    const repeated = names.find((name, index) => names.indexOf(name) !== index);
+    if (repeated !== undefined) {
+      context.addIssue({ code: 'custom', path: ['layers'], message: `two layers are named ${repeated}` });
+    }
+    if (!flat(placed).some(({ layer }) => hasParameters(layer))) {
+      context.addIssue({ code: 'custom', path: ['layers'], message: 'no layer has parameters to train' });
+    }
+  })
+  .meta({ id: 'Model', description: 'A feed-forward network, run and trained by the worker' });
+
+export type Model = z.output<typeof modelSchema>;
+export type ModelInput = z.input<typeof modelSchema>;
+
+/** C, what the network ends with. */
+export function modelOutputs({ input, layers }: Model): number {
+  return placeLayers(input, layers).at(-1)?.output[0] ?? 0;
+}
+
+function flat(placed: readonly Placed[]): { readonly layer: ModelLayer }[] {
+  return placed.flatMap((item) => (item.kind === 'residual' ? [...item.layers, ...item.shortcut] : [item]));
+}
+
+function hasParameters(layer: ModelLayer): boolean {
+  switch (layer.kind) {
+    case 'dense':
+    case 'conv2d':
+      return true;
+    case 'layer-norm':
+    case 'batch-norm':
+      return layer.affine;
+    default:
+      return false;
+  }
+}
