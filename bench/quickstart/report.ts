@@ -86,3 +86,31 @@ function spread(values: readonly number[], format: (value: number) => string): s
   const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
   return `${format(mean)} [${format(Math.min(...values))}, ${format(Math.max(...values))}]`;
 }
+
+/** The README's table: the run of the quickstart, which is that of the first seed. */
+export function renderReadmeTable({ comparison, seeds }: QuickstartResults): string {
+  const { comparedEpoch, epochs } = comparison;
+  const rows = (seeds[0]?.runs ?? []).map((run) => {
+    const loss = (epoch: number): string => (run.epochs[epoch - 1]?.trainLoss ?? Number.NaN).toFixed(4);
+    const accuracy = 100 * (run.epochs[epochs - 1]?.testAccuracy ?? Number.NaN);
+    return [run.optimizer, String(run.learningRate), loss(comparedEpoch), loss(epochs), `${accuracy.toFixed(1)} %`];
+  });
+  const header = [
+    'optimizer',
+    'learning rate',
+    `loss, epoch ${String(comparedEpoch)}`,
+    `loss, epoch ${String(epochs)}`,
+    'test accuracy',
+  ];
+  return markdownTable(header, rows);
+}
+
+const README_TABLE = /(<!-- written by npm run bench:quickstart -->\n).*?(\n<!-- prettier-ignore-end -->)/s;
+
+/** A README with its table made anew. */
+export function withReadmeTable(readme: string, results: QuickstartResults): string {
+  return readme.replace(
+    README_TABLE,
+    (_, begin: string, end: string) => `${begin}\n${renderReadmeTable(results)}\n${end}`,
+  );
+}

@@ -546,95 +546,96 @@ describe.each(ENGINE_NAMES)('engine %s', async (name) => {
   });
 
   // Beyond the bytes that explicit gradients may take at a time; in the plain loops of float64 that would last too long.
-  describe.skipIf(engine.precision === 'float64')('explicit gradients of 69 MiB, made in two blocks', () => {
-    const [samples, columns, n, c] = [4, 2, 1024, 2200];
-    const rows = samples * columns;
-    const random = mulberry32(60);
-    const values = (shape: readonly number[]): Float64Array =>
-      gaussianMatrix(random, 1, sizeOf(shape)).data.map((value) => Math.fround(value));
-    const inputs = new Map([1, 2].map((positions) => [positions, values([samples, positions, n])]));
-    const outputs = new Map([1, 2].map((positions) => [positions, values([rows, positions, c])]));
-    const weights = values([n, c]).map((value) => value * value);
-    const rowWeights = values([rows]).map((value) => value * value);
+  if (engine.precision === 'float32')
+    describe('explicit gradients of 69 MiB, made in two blocks', () => {
+      const [samples, columns, n, c] = [4, 2, 1024, 2200];
+      const rows = samples * columns;
+      const random = mulberry32(60);
+      const values = (shape: readonly number[]): Float64Array =>
+        gaussianMatrix(random, 1, sizeOf(shape)).data.map((value) => Math.fround(value));
+      const inputs = new Map([1, 2].map((positions) => [positions, values([samples, positions, n])]));
+      const outputs = new Map([1, 2].map((positions) => [positions, values([rows, positions, c])]));
+      const weights = values([n, c]).map((value) => value * value);
+      const rowWeights = values([rows]).map((value) => value * value);
 
-    /** The gradients at so many positions, whole and as two halves of the outputs, each of which is small enough. */
-    function gradients(positions: number) {
-      const input = engine.tensor(inputs.get(positions)!, [samples, positions, n]);
-      const output = engine.tensor(outputs.get(positions)!, [rows, positions, c]);
-      const part = (begin: number, size: number): PerSampleGradients => ({
-        kind: 'positions',
-        input,
-        output: engine.slice(output, 2, begin, size),
-      });
-      return { input, output, whole: part(0, c), halves: [part(0, c / 2), part(c / 2, c / 2)] as const };
-    }
+      /** The gradients at so many positions, whole and as two halves of the outputs, each of which is small enough. */
+      function gradients(positions: number) {
+        const input = engine.tensor(inputs.get(positions)!, [samples, positions, n]);
+        const output = engine.tensor(outputs.get(positions)!, [rows, positions, c]);
+        const part = (begin: number, size: number): PerSampleGradients => ({
+          kind: 'positions',
+          input,
+          output: engine.slice(output, 2, begin, size),
+        });
+        return { input, output, whole: part(0, c), halves: [part(0, c / 2), part(c / 2, c / 2)] as const };
+      }
 
-    const w = (): Tensor => engine.tensor(weights, [n, c]);
-    const halfWeights = (half: number): Tensor => engine.slice(w(), 1, (half * c) / 2, c / 2);
+      const w = (): Tensor => engine.tensor(weights, [n, c]);
+      const halfWeights = (half: number): Tensor => engine.slice(w(), 1, (half * c) / 2, c / 2);
 
-    function expectSame(compute: () => { readonly actual: Tensor; readonly expected: Tensor }): void {
-      const { actual, expected } = engine.scope(() => {
-        const tensors = compute();
-        expect(tensors.actual.shape).toEqual(tensors.expected.shape);
-        return { actual: engine.read(tensors.actual), expected: engine.read(tensors.expected) };
-      });
-      expect(relativeError(columnVector(actual), columnVector(expected))).toBeLessThan(1e-5);
-    }
+      function expectSame(compute: () => { readonly actual: Tensor; readonly expected: Tensor }): void {
+        const { actual, expected } = engine.scope(() => {
+          const tensors = compute();
+          expect(tensors.actual.shape).toEqual(tensors.expected.shape);
+          return { actual: engine.read(tensors.actual), expected: engine.read(tensors.expected) };
+        });
+        expect(relativeError(columnVector(actual), columnVector(expected))).toBeLessThan(1e-5);
+      }
 
-    it('with two positions: as in halves that are made in one piece', () => {
-      const ofHalves = (
-        term: (half: PerSampleGradients, index: number) => Tensor,
-        join: (left: Tensor, right: Tensor) => Tensor,
-      ): Tensor => {
-        const { halves } = gradients(2);
-        return join(term(halves[0], 0), term(halves[1], 1));
-      };
-      const whole = (): PerSampleGradients => gradients(2).whole;
-      expectSame(() => ({
-        actual: gram(engine, whole(), null),
-        expected: ofHalves((half) => gram(engine, half, null), engine.add),
-      }));
-      expectSame(() => ({
-        actual: gram(engine, whole(), w()),
-        expected: ofHalves((half, index) => gram(engine, half, halfWeights(index)), engine.add),
-      }));
-      expectSame(() => ({
-        actual: gramDiagonal(engine, whole(), w()),
-        expected: ofHalves((half, index) => gramDiagonal(engine, half, halfWeights(index)), engine.add),
-      }));
-      expectSame(() => {
-        const h = engine.tensor(rowWeights, [rows]);
-        return {
-          actual: secondMoment(engine, whole(), h, samples),
-          expected: ofHalves(
-            (half) => secondMoment(engine, half, h, samples),
-            (left, right) => engine.concat([left, right], 1),
-          ),
+      it('with two positions: as in halves that are made in one piece', () => {
+        const ofHalves = (
+          term: (half: PerSampleGradients, index: number) => Tensor,
+          join: (left: Tensor, right: Tensor) => Tensor,
+        ): Tensor => {
+          const { halves } = gradients(2);
+          return join(term(halves[0], 0), term(halves[1], 1));
         };
+        const whole = (): PerSampleGradients => gradients(2).whole;
+        expectSame(() => ({
+          actual: gram(engine, whole(), null),
+          expected: ofHalves((half) => gram(engine, half, null), engine.add),
+        }));
+        expectSame(() => ({
+          actual: gram(engine, whole(), w()),
+          expected: ofHalves((half, index) => gram(engine, half, halfWeights(index)), engine.add),
+        }));
+        expectSame(() => ({
+          actual: gramDiagonal(engine, whole(), w()),
+          expected: ofHalves((half, index) => gramDiagonal(engine, half, halfWeights(index)), engine.add),
+        }));
+        expectSame(() => {
+          const h = engine.tensor(rowWeights, [rows]);
+          return {
+            actual: secondMoment(engine, whole(), h, samples),
+            expected: ofHalves(
+              (half) => secondMoment(engine, half, h, samples),
+              (left, right) => engine.concat([left, right], 1),
+            ),
+          };
+        });
       });
-    });
 
-    it('with one position: as in the closed form for outer products', () => {
-      const both = (): { readonly whole: PerSampleGradients; readonly outer: PerSampleGradients } => {
-        const { input, output, whole } = gradients(1);
-        const [a, g] = [engine.reshape(input, [samples, n]), engine.reshape(output, [rows, c])];
-        return { whole, outer: { kind: 'outer', input: a, output: g } };
-      };
-      expectSame(() => {
-        const { whole, outer } = both();
-        return { actual: gram(engine, whole, null), expected: gram(engine, outer, null) };
-      });
-      expectSame(() => {
-        const { whole, outer } = both();
-        return { actual: gramDiagonal(engine, whole, w()), expected: gramDiagonal(engine, outer, w()) };
-      });
-      expectSame(() => {
-        const { whole, outer } = both();
-        const h = engine.tensor(rowWeights, [rows]);
-        return { actual: secondMoment(engine, whole, h, samples), expected: secondMoment(engine, outer, h, samples) };
+      it('with one position: as in the closed form for outer products', () => {
+        const both = (): { readonly whole: PerSampleGradients; readonly outer: PerSampleGradients } => {
+          const { input, output, whole } = gradients(1);
+          const [a, g] = [engine.reshape(input, [samples, n]), engine.reshape(output, [rows, c])];
+          return { whole, outer: { kind: 'outer', input: a, output: g } };
+        };
+        expectSame(() => {
+          const { whole, outer } = both();
+          return { actual: gram(engine, whole, null), expected: gram(engine, outer, null) };
+        });
+        expectSame(() => {
+          const { whole, outer } = both();
+          return { actual: gramDiagonal(engine, whole, w()), expected: gramDiagonal(engine, outer, w()) };
+        });
+        expectSame(() => {
+          const { whole, outer } = both();
+          const h = engine.tensor(rowWeights, [rows]);
+          return { actual: secondMoment(engine, whole, h, samples), expected: secondMoment(engine, outer, h, samples) };
+        });
       });
     });
-  });
 });
 
 /** One of two groups of channels of a batch. */

@@ -3,13 +3,18 @@ import { readFile } from 'node:fs/promises';
 import { expect, it } from 'vitest';
 import { renderOptions } from '../../docs/generate/options.ts';
 import { renderLearningRates, type LearningRateResults } from '../../bench/learning-rate/report.ts';
-import { renderResults, type QuickstartResults } from '../../bench/quickstart/report.ts';
+import { renderReadmeTable, renderResults, type QuickstartResults } from '../../bench/quickstart/report.ts';
 
 const FOLDER = new URL('../../docs/results/', import.meta.url);
 
 it('docs/results/quickstart.md is made from quickstart.json', async () => {
   const stored = JSON.parse(await readFile(new URL('quickstart.json', FOLDER), 'utf8')) as QuickstartResults;
   expect(await readFile(new URL('quickstart.md', FOLDER), 'utf8')).toBe(renderResults(stored));
+});
+
+it('the README’s table is made from quickstart.json', async () => {
+  const stored = JSON.parse(await readFile(new URL('quickstart.json', FOLDER), 'utf8')) as QuickstartResults;
+  expect(await readFile(new URL('../../README.md', import.meta.url), 'utf8')).toContain(renderReadmeTable(stored));
 });
 
 it('docs/results/learning-rate.md is made from learning-rate.json', async () => {
