@@ -29,7 +29,7 @@ module.exports = {
       'the edge holds no tensor engine and runs in workerd: nothing of Node',
     ),
     only('client', '^clients/js/', ['clients/js/', 'shared/'], 'the client library runs in browsers too'),
-    only('training', '^clients/(train|datasets)/', ['clients/', 'node:', '(fs|zlib)']),
+    only('training', '^clients/(train|datasets)/', ['clients/', 'shared/', 'node:', '(fs|zlib)']),
     only('demo', '^demo/', ['demo/', 'clients/', 'deploy/', 'node:'], 'through public interfaces only'),
     only(
       'bench',

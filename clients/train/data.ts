@@ -1,6 +1,7 @@
 /** Splits of a data set and its mini-batches. */
 import type { LabelledData } from '../datasets/digits/digits.ts';
-import { permutation, type Random } from './random.ts';
+import type { Random } from '../../shared/random.ts';
+import { permutation } from './random.ts';
 
 export interface MiniBatch {
   readonly size: number;

@@ -3,7 +3,7 @@
  * service sees only the layers' inputs and output gradients.
  */
 import type { MiniBatch } from './data.ts';
-import type { Random } from './random.ts';
+import { gaussian, type Random } from '../../shared/random.ts';
 
 /** pre-activation = input · weight + bias; weight [inputs, outputs], row-major. */
 export interface DenseParameters {
@@ -40,7 +40,7 @@ export class MultilayerPerceptron {
     const layers = widths.slice(1).map((outputs, t): DenseParameters => {
       const inputs = widths[t] ?? 0;
       const deviation = Math.sqrt(2 / inputs);
-      const weight = Float32Array.from({ length: inputs * outputs }, () => deviation * normal(random));
+      const weight = Float32Array.from({ length: inputs * outputs }, () => deviation * gaussian(random));
       return { name: `dense${String(t + 1)}`, inputs, outputs, weight, bias: new Float32Array(outputs) };
     });
     return new MultilayerPerceptron(layers);
@@ -149,9 +149,4 @@ function throughWeights(gradient: Float32Array, { inputs, outputs, weight }: Den
     }
   }
   return result;
-}
-
-/** Standard normal numbers by the Box–Muller transform. */
-function normal(random: Random): number {
-  return Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
 }

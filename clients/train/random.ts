@@ -1,17 +1,7 @@
-/** Seeded random numbers, so that a run can be repeated. */
+/** Seeded randomness of training runs. */
+import type { Random } from '../../shared/random.ts';
 
-export type Random = () => number;
-
-/** Uniform numbers in [0, 1): mulberry32, a 32-bit generator that is plenty for shuffles and initial weights. */
-export function seededRandom(seed: number): Random {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
+export { seededRandom } from '../../shared/random.ts';
 
 /** 0 … size − 1 in random order (Fisher–Yates). */
 export function permutation(size: number, random: Random): Uint32Array {
