@@ -131,6 +131,9 @@ export function internalProblem(cause: unknown): ProblemError {
   );
 }
 
+/** Retry-After of retryable problems. */
+export const RETRY_AFTER_SECONDS = '1';
+
 export const PROBLEM_CONTENT_TYPE = 'application/problem+json';
 
 /** Whether an answer claims to be a problem document. */

@@ -120,18 +120,23 @@ const firstInputFactorSchema = z
   ])
   .meta({ id: 'FirstInputFactor' });
 
+const factorDecaySchema = finite
+  .min(0)
+  .lt(1)
+  .default(0.95)
+  .meta({ description: 'Decay of the moving averages of the factors and moments' });
+
+const refreshEverySchema = z.int().min(1).max(100_000).default(10).meta({
+  description: 'Steps between two factorisations of the factors: inversions, or eigendecompositions with ekfac',
+});
+
 const kroneckerMetricSchema = z
   .strictObject({
     kind: z.literal('kronecker'),
     damping: finite.gt(0).max(1e6).default(0.01).meta({ description: 'γ, added to the factors with the π split' }),
-    decay: finite.min(0).lt(1).default(0.95).meta({ description: 'Decay of the factors’ moving averages' }),
+    decay: factorDecaySchema,
     statisticsEvery: statisticsEverySchema,
-    refreshEvery: z
-      .int()
-      .min(1)
-      .max(100_000)
-      .default(10)
-      .meta({ description: 'Steps between two inversions of the factors' }),
+    refreshEvery: refreshEverySchema,
     firstInputFactor: firstInputFactorSchema
       .default({ kind: 'averaged' })
       .meta({ description: 'The input factor of the first layer, whose inputs are the data' }),
@@ -167,14 +172,9 @@ const ekfacMetricSchema = z
   .strictObject({
     kind: z.literal('ekfac'),
     damping: finite.gt(0).max(1e6).default(0.01).meta({ description: 'γ, added to the second moments' }),
-    decay: finite.min(0).lt(1).default(0.95).meta({ description: 'Decay of the moving averages' }),
+    decay: factorDecaySchema,
     statisticsEvery: statisticsEverySchema,
-    refreshEvery: z
-      .int()
-      .min(1)
-      .max(100_000)
-      .default(10)
-      .meta({ description: 'Steps between two eigendecompositions' }),
+    refreshEvery: refreshEverySchema,
   })
   .meta({ id: 'EkfacMetric', description: 'Second moments in the eigenbasis of the Kronecker factors' });
 

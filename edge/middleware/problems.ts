@@ -1,11 +1,9 @@
 /** Every failure leaves the edge as an RFC 9457 problem document. */
 import type { Context, Hono } from 'hono';
 import { HTTPException } from 'hono/http-exception';
-import { internalProblem, PROBLEM_CONTENT_TYPE, ProblemError } from '../../shared/errors.ts';
+import { internalProblem, PROBLEM_CONTENT_TYPE, ProblemError, RETRY_AFTER_SECONDS } from '../../shared/errors.ts';
 import { LIMITS } from '../../shared/limits.ts';
 import type { EdgeEnv } from '../environment.ts';
-
-const RETRY_AFTER_SECONDS = '1';
 
 export async function answerProblem(error: Error, c: Context<EdgeEnv>): Promise<Response> {
   await drain(c.req.raw.body);

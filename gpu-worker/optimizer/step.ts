@@ -13,6 +13,7 @@ import { sentColumns, type LearningRate, type Optimizer } from '../../shared/opt
 import { tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
 import { applyInverse, type InverseMetric } from './curvature/inverse-metric.ts';
 import { inverseMetric, refreshes, updateMetric, type MetricUpdate } from './curvature/metric.ts';
+import { biasCorrectedShare } from './curvature/moving-average.ts';
 import { prepareSolver } from './ddp/coefficients.ts';
 import { openLoopChanges, type Policy, type PolicyBlock } from './ddp/policy.ts';
 import { tangentKernelDiagonal, valueRecursion } from './ddp/value-recursion.ts';
@@ -105,7 +106,7 @@ export function ddpStep(
       ),
     );
     const unit = gradients.map(({ D, J }, t) =>
-      expandStage(engine, layers, t, { D, J, updates: at(updates, t), groups: optimizer.groups, batch: B }),
+      expandStage(engine, { D, J }, at(updates, t), groupFactor(optimizer.groups, at(layers, t).name), B),
     );
     const { learningRate, leverage } = chooseLearningRate(engine, optimizer.learningRate, state, unit, rowWeights, B);
     const stages = unit.map((stage) => atLearningRate(engine, stage, learningRate));
@@ -160,20 +161,14 @@ function layerGradients(
 /** One stage of the recursion. */
 type Stage = Omit<Policy, 'solver'>;
 
-/** The expansion of one stage at η = 1: η_t is its group's factor. */
+/** The expansion of one stage at a learning rate η_t of its own. */
 function expandStage(
   engine: Engine,
-  layers: readonly Layer[],
-  t: number,
-  {
-    D,
-    J,
-    updates,
-    groups,
-    batch,
-  }: LayerGradients & { updates: readonly MetricUpdate[]; groups: Optimizer['groups']; batch: number },
+  { D, J }: LayerGradients,
+  updates: readonly MetricUpdate[],
+  learningRate: number,
+  batch: number,
 ): Stage {
-  const learningRate = groupFactor(groups, at(layers, t).name);
   const blocks = J.map((columns, block): PolicyBlock => {
     const inverse = inverseMetric(at(updates, block).state);
     const transformed = transformGradients(engine, columns, inverse.input, inverse.output);
@@ -207,7 +202,7 @@ function chooseLearningRate(
   const diagonals = unit.map((stage) => tangentKernelDiagonal(engine, stage));
   const kernelDiagonal = diagonals.reduce((sum, diagonal) => engine.add(sum, diagonal));
   const observed = batchLeverage(engine, kernelDiagonal, rowWeights, batch);
-  const share = (1 - rule.decay) / (1 - rule.decay ** (state.step + 1));
+  const share = biasCorrectedShare(rule.decay, state.step);
   const leverage = state.leverage === null ? observed : state.leverage + share * (observed - state.leverage);
   return { learningRate: rule.value / Math.max(leverage, SMALLEST_LEVERAGE), leverage };
 }

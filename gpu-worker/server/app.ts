@@ -1,7 +1,7 @@
 /** The worker's HTTP interface, for the edge alone: sessions and their steps. */
 import type { HttpBindings } from '@hono/node-server';
 import { Hono } from 'hono';
-import { internalProblem, PROBLEM_CONTENT_TYPE, ProblemError } from '../../shared/errors.ts';
+import { internalProblem, PROBLEM_CONTENT_TYPE, ProblemError, RETRY_AFTER_SECONDS } from '../../shared/errors.ts';
 import { LIMITS } from '../../shared/limits.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { parseSessionId, sessionDefinitionSchema } from '../../shared/session.ts';
@@ -22,7 +22,6 @@ interface WorkerEnv {
 }
 
 const REQUEST_ID = 'x-request-id';
-const RETRY_AFTER_SECONDS = '1';
 
 export function createWorkerApp({ sessions, engineName, reportDefect }: WorkerServices): Hono<WorkerEnv> {
   const app = new Hono<WorkerEnv>();

@@ -34,6 +34,9 @@ import {
 } from '../oracle/network.ts';
 import { sentColumns, type TerminalCurvature } from '../../shared/optimizer.ts';
 
+/** What product and oracle may differ by, relative to the largest element. */
+export const TOLERANCE = { float64: 1e-10, float32: 1e-4 } as const;
+
 export type OptimizerInput = NonNullable<SessionDefinitionInput['optimizer']>;
 
 /** The configuration of a step for the oracle's network: all layers dense with bias, named after their position. */

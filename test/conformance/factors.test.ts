@@ -25,9 +25,8 @@ import {
 import { eigenSymmetric } from '../oracle/matrix.ts';
 import { averagedFactors, dampedFactors, type LayerStatistics } from '../oracle/metric.ts';
 import { backpropagate, forward, mulberry32, randomBatch, randomProblem, type Batch } from '../oracle/network.ts';
-import { changesOf, configurationFor, relativeError, stepOn } from './drive.ts';
+import { changesOf, configurationFor, relativeError, stepOn, TOLERANCE } from './drive.ts';
 
-const TOLERANCE = { float64: 1e-10, float32: 1e-4 } as const;
 const WIDTHS = [4, 5, 3];
 const BATCH = 6;
 const ETA = 2;

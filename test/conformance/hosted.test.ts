@@ -53,11 +53,10 @@ import {
   type Network,
   type RandomProblem,
 } from '../oracle/network.ts';
-import { asMatrix, relativeError } from './drive.ts';
+import { asMatrix, relativeError, TOLERANCE } from './drive.ts';
 
 type OptimizerInput = NonNullable<HostedDefinitionInput['optimizer']>;
 
-const TOLERANCE = { float64: 1e-10, float32: 1e-4 } as const;
 const KRONECKER = { damping: 0.03, decay: 0.8, eta: 2 };
 const NETS: readonly Omit<RandomProblem, 'seed'>[] = [
   { widths: [5, 3], activation: 'linear', loss: 'softmax-cross-entropy', batchSize: 6 },

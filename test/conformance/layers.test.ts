@@ -30,9 +30,7 @@ import {
 } from '../oracle/layers.ts';
 import { columnVector, type Matrix } from '../oracle/matrix.ts';
 import { gaussianMatrix, mulberry32 } from '../oracle/network.ts';
-import { relativeError, type OptimizerInput } from './drive.ts';
-
-const TOLERANCE = { float64: 1e-10, float32: 1e-4 } as const;
+import { relativeError, type OptimizerInput, TOLERANCE } from './drive.ts';
 
 type LayerInput = SessionDefinitionInput['layers'][number];
 /** A layer without its name. */

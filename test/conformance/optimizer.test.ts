@@ -69,9 +69,9 @@ import {
   relativeError,
   stepOn,
   type OptimizerInput,
+  TOLERANCE,
 } from './drive.ts';
 
-const TOLERANCE = { float64: 1e-10, float32: 1e-4 } as const;
 const ETA = 2;
 
 const METRICS = [

@@ -34,9 +34,8 @@ import {
   relativeError,
   stepOn,
   type OptimizerInput,
+  TOLERANCE,
 } from './drive.ts';
-
-const TOLERANCE = { float64: 1e-10, float32: 1e-4 } as const;
 
 const KRONECKER = { damping: 0.03, decay: 0.8, eta: 2 };
 const LOSS_SCALES: readonly (LossScale | null)[] = [null, { floor: 0.5, ceiling: 100 }];

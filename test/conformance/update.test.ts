@@ -18,9 +18,8 @@ import {
   type Batch,
   type Network,
 } from '../oracle/network.ts';
-import { changesOf, configurationFor, relativeError, stepOn, type OptimizerInput } from './drive.ts';
+import { changesOf, configurationFor, relativeError, stepOn, type OptimizerInput, TOLERANCE } from './drive.ts';
 
-const TOLERANCE = { float64: 1e-10, float32: 1e-4 } as const;
 const WIDTHS = [4, 5, 3];
 
 function scenario(): { network: Network; batches: Batch[] } {

@@ -6,6 +6,11 @@ export function movingAverage(engine: Engine, average: Tensor, value: Tensor, de
   return engine.add(engine.multiply(average, decay), engine.multiply(value, 1 - decay));
 }
 
+/** The share of a new value in a bias-corrected average of `count` earlier ones. */
+export function biasCorrectedShare(decay: number, count: number): number {
+  return (1 - decay) / (1 - decay ** (count + 1));
+}
+
 /**
  * Bias-corrected exponential moving average after `count` earlier values:
  * Σ_k decay^(count−k) (1 − decay) F_k / (1 − decay^(count+1)), as a running mean.
@@ -18,6 +23,5 @@ export function biasCorrectedAverage(
   count: number,
 ): Tensor {
   if (average === undefined) return value;
-  const share = (1 - decay) / (1 - decay ** (count + 1));
-  return movingAverage(engine, average, value, 1 - share);
+  return movingAverage(engine, average, value, 1 - biasCorrectedShare(decay, count));
 }
