@@ -14,7 +14,9 @@ export function invalidParameter(error: z.ZodError, input: unknown): ProblemErro
     .map((key, index) => (typeof key === 'number' ? `[${String(key)}]` : `${index > 0 ? '.' : ''}${String(key)}`))
     .join('');
   const value = valueAt(input, path);
-  const text = value === undefined ? 'missing' : JSON.stringify(value);
+  // A rule over several fields can find fault with one that was left out, and so has its default.
+  const absent = issue.code === 'custom' ? 'left at its default' : 'missing';
+  const text = value === undefined ? absent : JSON.stringify(value);
   const shown = text.length > 100 ? `${text.slice(0, 100)}…` : text;
   return new ProblemError('invalid_parameter', {
     ...(param === '' ? {} : { param }),
