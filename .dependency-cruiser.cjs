@@ -44,15 +44,23 @@ module.exports = {
       '(child_process|url)',
       ...modules('miniflare', 'wrangler', 'esbuild', 'zod'),
     ]),
-    // gpu-worker, downwards only: server → session → engine → {optimizer, model} → tensor.
+    // gpu-worker, downwards only: server → session → engine → training → {optimizer, model} → tensor.
     only('server', '^gpu-worker/server/', [
-      'gpu-worker/(server|session|engine)/',
+      'gpu-worker/(server|session)/',
+      // Answers pass through as they are.
+      'gpu-worker/training/trainer.ts',
       'shared/',
       '(crypto|http)',
       ...modules('hono', '@hono/node-server'),
     ]),
-    only('session', '^gpu-worker/session/', ['gpu-worker/(session|engine|optimizer|model|tensor)/', 'shared/', 'util']),
-    only('engine', '^gpu-worker/engine/', ['gpu-worker/(engine|optimizer|tensor)/', 'shared/']),
+    only('session', '^gpu-worker/session/', [
+      'gpu-worker/(session|engine)/',
+      'gpu-worker/training/trainer.ts',
+      'shared/',
+      'util',
+    ]),
+    only('engine', '^gpu-worker/engine/', ['gpu-worker/(engine|training|tensor)/', 'shared/', 'worker_threads']),
+    only('training', '^gpu-worker/training/', ['gpu-worker/(training|optimizer|model|tensor)/', 'shared/']),
     only(
       'model',
       '^gpu-worker/model/',

@@ -6,6 +6,7 @@ import type { EdgeEnv } from './environment.ts';
 import { answerProblem, noSuchRoute, refuseOtherMethods } from './middleware/problems.ts';
 import { registerDocumentation } from './routes/documentation.ts';
 import { registerHealth } from './routes/health.ts';
+import { registerModels } from './routes/models.ts';
 import { registerSessions } from './routes/sessions.ts';
 import { registerSteps } from './routes/steps.ts';
 
@@ -23,6 +24,7 @@ export function createApp(): OpenAPIHono<EdgeEnv> {
   registerHealth(app);
   registerSessions(app);
   registerSteps(app);
+  registerModels(app);
   registerDocumentation(app);
   refuseOtherMethods(app);
   return app;

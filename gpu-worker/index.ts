@@ -12,11 +12,11 @@ import type { AddressInfo } from 'node:net';
 import { getRequestListener } from '@hono/node-server';
 import * as z from 'zod';
 import type { ProcessReady } from '../shared/service-process.ts';
+import { startComputeThread } from './engine/compute-thread.ts';
 import { ComputeQueue } from './engine/queue.ts';
 import { createWorkerApp } from './server/app.ts';
 import { SessionRegistry } from './session/registry.ts';
 import { ENGINE_NAMES } from './tensor/engine.ts';
-import { loadEngine } from './tensor/index.ts';
 
 const SWEEP_MILLISECONDS = 10_000;
 const QUEUE_LIMITS = { perSession: 4, total: 256 };
@@ -35,22 +35,33 @@ if (!environment.success) {
 }
 const configuration = environment.data;
 
-const engine = await loadEngine(configuration.DDPNOPT_ENGINE);
+const { compute, failed, stop: stopComputing } = await startComputeThread({ engine: configuration.DDPNOPT_ENGINE });
 const queue = new ComputeQueue(QUEUE_LIMITS);
-const sessions = new SessionRegistry({ engine, queue, now: Date.now }, configuration.DDPNOPT_MAX_SESSIONS);
+const sessions = new SessionRegistry({ compute, queue, now: Date.now }, configuration.DDPNOPT_MAX_SESSIONS);
 const app = createWorkerApp({
   sessions,
-  engineName: engine.name,
+  engineName: compute.engine,
   reportDefect: (error, requestId) => {
-    const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
-    process.stderr.write(`${JSON.stringify({ event: 'defect', requestId, error: text })}\n`);
-    // A trap in the engine's WebAssembly leaves its heap in an unknown state: whoever watches the process must start another.
-    if (error instanceof Error && error.name === 'RuntimeError') {
-      process.exitCode = 1;
-      stop();
-    }
+    report({ event: 'defect', requestId, error });
+    // A trap in the engine's WebAssembly leaves its heap in an unknown state.
+    if (error instanceof Error && error.name === 'RuntimeError') fail();
   },
 });
+failed.catch((error: unknown) => {
+  report({ event: 'compute_failed', error });
+  fail();
+});
+
+function report({ error, ...rest }: { event: string; requestId?: string; error: unknown }): void {
+  const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
+  process.stderr.write(`${JSON.stringify({ ...rest, error: text })}\n`);
+}
+
+/** Ends the process: whoever watches it must start another. */
+function fail(): void {
+  process.exitCode = 1;
+  stop();
+}
 
 const listener = getRequestListener(app.fetch);
 const server = createServer((request, response) => void listener(request, response));
@@ -72,7 +83,8 @@ const sweep = setInterval(() => {
 function stop(): void {
   clearInterval(sweep);
   if (process.connected) process.disconnect();
-  server.close();
+  // Requests that are being answered may finish; then nothing needs the thread.
+  server.close(() => void stopComputing());
   server.closeIdleConnections();
 }
 process.once('SIGTERM', stop);
@@ -82,6 +94,6 @@ process.once('disconnect', stop);
 
 const { address, port } = server.address() as AddressInfo;
 const host = address.includes(':') ? `[${address}]` : address;
-const ready: ProcessReady = { event: 'ready', url: `http://${host}:${String(port)}`, engine: engine.name };
+const ready: ProcessReady = { event: 'ready', url: `http://${host}:${String(port)}`, engine: compute.engine };
 process.stdout.write(`${JSON.stringify(ready)}\n`);
 process.send?.(ready);

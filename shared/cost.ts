@@ -1,6 +1,10 @@
 /** What a session and a step take, so that neither can ask for more than a worker can give. */
 import { convolutionGeometry } from './convolution.ts';
 import type { Layer } from './layer.ts';
+import { LIMITS } from './limits.ts';
+import type { Model } from './model.ts';
+import { placeLayers, type PlacedLayer, type Shape } from './model-shapes.ts';
+import { flattened } from './model-stages.ts';
 import { sentColumns, type Optimizer } from './optimizer.ts';
 
 /** One parameter block of a layer: a matrix [inputs, outputs], the bias counted as an input. */
@@ -40,18 +44,23 @@ interface Definition {
   readonly optimizer: Optimizer;
 }
 
-function sumOverLayers({ layers }: Definition, term: (block: Block) => number): number {
+function sumOverLayers(layers: readonly Layer[], term: (block: Block) => number): number {
   return layers.reduce((sum, layer) => {
     const block = blocksOf(layer);
     return sum + block.count * term(block);
   }, 0);
 }
 
-/** Bytes of a session's state, in float32. */
-export function stateBytes(definition: Definition): number {
+/** Parameters of all layers together. */
+export function parameterCount(layers: readonly Layer[]): number {
+  return sumOverLayers(layers, ({ inputs, outputs }) => inputs * outputs);
+}
+
+/** Bytes of the optimizer's state, in float32. */
+export function optimizerStateBytes(definition: Definition): number {
   const { metric, momentum } = definition.optimizer;
-  const velocities = momentum > 0 ? sumOverLayers(definition, ({ inputs, outputs }) => 4 * inputs * outputs) : 0;
-  const metrics = sumOverLayers(definition, ({ inputs: n, outputs: c, isFactored }) => {
+  const velocities = momentum > 0 ? sumOverLayers(definition.layers, ({ inputs, outputs }) => 4 * inputs * outputs) : 0;
+  const metrics = sumOverLayers(definition.layers, ({ inputs: n, outputs: c, isFactored }) => {
     const factors = n ** 2 + c ** 2;
     const moments = 2 * n * c;
     switch (metric.kind) {
@@ -73,12 +82,22 @@ export function stateBytes(definition: Definition): number {
 const EIGENDECOMPOSITION_WORK = 10;
 
 /** Multiply-adds of one refresh of the metric, up to a factor: Σ n³ + c³. */
-export function refreshWork(definition: Definition): number {
+function refreshWork(definition: Definition): number {
   const { metric } = definition.optimizer;
   if (metric.kind !== 'kronecker' && metric.kind !== 'ekfac') return 0;
   const factor = metric.kind === 'ekfac' ? EIGENDECOMPOSITION_WORK : 1;
-  return sumOverLayers(definition, ({ inputs, outputs, isFactored }) =>
+  return sumOverLayers(definition.layers, ({ inputs, outputs, isFactored }) =>
     isFactored ? factor * (inputs ** 3 + outputs ** 3) : 0,
+  );
+}
+
+/** What is too much about refreshing the metric of these layers, in words; null if nothing. */
+export function refreshExcess(definition: Definition): string | null {
+  const work = refreshWork(definition);
+  if (work <= LIMITS.refreshWork) return null;
+  return (
+    `refreshing the ${definition.optimizer.metric.kind} metric of these layers takes ${work.toExponential(1)} operations (inputs³ + outputs³, added up); ` +
+    `at most ${LIMITS.refreshWork.toExponential(1)} are taken. Use metric "identity", or narrower layers`
   );
 }
 
@@ -105,7 +124,7 @@ export function stepCost(
   const { layers, optimizer } = definition;
   const rows = batch * Math.max(1, sentColumns(optimizer.terminalCurvature));
   const isWeighted = optimizer.metric.kind !== 'identity' && optimizer.metric.kind !== 'kronecker';
-  const gramWork = sumOverLayers(definition, ({ inputs, outputs, isOuter }) =>
+  const gramWork = sumOverLayers(definition.layers, ({ inputs, outputs, isOuter }) =>
     isOuter && !isWeighted ? 0 : rows ** 2 * inputs * outputs,
   );
   const inputBytes = layers.map((layer) => {
@@ -121,4 +140,41 @@ export function stepCost(
     gramWork,
     inputBytes: Math.max(...inputBytes),
   };
+}
+
+/** What the passes of one hosted step through the model take. */
+export interface PassCost {
+  /** Bytes of activations and of their gradients, in float32: two forward passes, and one backward pass per column. */
+  readonly activationBytes: number;
+  /** Multiplications of one forward pass. */
+  readonly forwardWork: number;
+}
+
+export function passCost(model: Model, optimizer: Optimizer, batch: number): PassCost {
+  const layers = flattened(placeLayers(model.input, model.layers));
+  const sum = (term: (layer: PlacedLayer) => number): number => layers.reduce((total, layer) => total + term(layer), 0);
+  const passes = 2 + Math.max(1, sentColumns(optimizer.terminalCurvature));
+  return {
+    activationBytes: 4 * batch * passes * (elements(model.input) + sum(({ output }) => elements(output))),
+    forwardWork: batch * sum(layerWork),
+  };
+}
+
+function elements(shape: Shape): number {
+  return shape.reduce((product, length) => product * length, 1);
+}
+
+/** Multiplications of one sample's way through a layer. */
+function layerWork({ layer, input, output }: PlacedLayer): number {
+  switch (layer.kind) {
+    case 'dense':
+      return elements(output) * (input.at(-1) ?? 1);
+    case 'conv2d':
+      return (elements(output) * layer.kernel[0] * layer.kernel[1] * (input.at(-1) ?? 1)) / layer.groups;
+    case 'max-pooling':
+    case 'average-pooling':
+      return elements(output) * layer.window[0] * layer.window[1];
+    default:
+      return elements(output);
+  }
 }

@@ -6,7 +6,7 @@
 import * as z from 'zod';
 
 interface ProblemKind {
-  readonly status: 400 | 404 | 405 | 410 | 411 | 412 | 413 | 415 | 422 | 429 | 500 | 502 | 503;
+  readonly status: 400 | 404 | 405 | 409 | 410 | 411 | 412 | 413 | 415 | 422 | 429 | 500 | 502 | 503;
   readonly title: string;
   /** Whether the same request may succeed later without a change. */
   readonly retryable: boolean;
@@ -17,6 +17,7 @@ export const PROBLEMS = {
   truncated_body: { status: 400, title: 'The body is shorter than announced', retryable: true },
   route_not_found: { status: 404, title: 'No such resource', retryable: false },
   session_not_found: { status: 404, title: 'No such session', retryable: false },
+  not_hosted: { status: 409, title: 'The service does not hold this session’s model', retryable: false },
   method_not_allowed: { status: 405, title: 'This resource has no such method', retryable: false },
   reply_not_retained: { status: 410, title: 'The reply of this step is no longer kept', retryable: false },
   length_required: { status: 411, title: 'The length of the body is missing', retryable: false },

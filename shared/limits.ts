@@ -29,6 +29,12 @@ export const LIMITS = {
   stateBytes: 1_000_000_000,
   /** Parameters of one generic layer: its per-sample gradients are sent and held as they are. */
   genericParameters: 1_048_576,
+  /** Parameters of a hosted model: its weights travel in one body. */
+  modelParameters: 25_000_000,
+  /** Bytes of activations and their gradients in one hosted step. */
+  activationBytes: 1_500_000_000,
+  /** Multiplications of one forward pass of a hosted model on one batch. */
+  forwardWork: 5e10,
   /** Columns of terminal curvature per sample. */
   curvatureColumns: 1024,
   /** Σ R²·n·c of one step over the parameter blocks whose per-sample gradients are made explicit. */

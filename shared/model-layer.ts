@@ -122,7 +122,6 @@ export type ModelLayer = z.output<typeof modelLayerSchema>;
 export type Residual = z.output<typeof residualSchema>;
 export type Initialization = z.output<typeof initializationSchema>;
 export type ActivationName = (typeof ACTIVATIONS)[number];
-/** Layers whose map has parameters of its own; a norm's are those of the scale and shift behind it. */
-export type ParametricModelLayer = Extract<ModelLayer, { kind: 'dense' | 'conv2d' }>;
-export type MapModelLayer = Exclude<ModelLayer, ParametricModelLayer>;
+/** Layers whose map has no parameters of its own; a norm's are those of the scale and shift behind it. */
+export type MapModelLayer = Exclude<ModelLayer, { kind: 'dense' | 'conv2d' }>;
 export type PoolingLayer = Extract<ModelLayer, { kind: 'max-pooling' | 'average-pooling' }>;

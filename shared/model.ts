@@ -2,7 +2,8 @@
 import * as z from 'zod';
 import { sizeSchema } from './layer.ts';
 import { LIMITS } from './limits.ts';
-import { modelLayerSchema, residualSchema, type ModelLayer } from './model-layer.ts';
+import { modelLayerSchema, residualSchema } from './model-layer.ts';
+import { flattened, stageOf, type Stage } from './model-stages.ts';
 import { placeLayers, ShapeError, show, type Placed } from './model-shapes.ts';
 
 export const modelSchema = z
@@ -30,12 +31,12 @@ export const modelSchema = z
       const message = `the model ends with ${show(output)}; the loss takes [C]. Flatten it, or end with a dense layer`;
       context.addIssue({ code: 'custom', path: ['layers'], message });
     }
-    const names = flat(placed).flatMap(({ layer }) => ('name' in layer ? [layer.name] : []));
+    const names = flattened(placed).flatMap(({ layer }) => ('name' in layer ? [layer.name] : []));
     const repeated = names.find((name, index) => names.indexOf(name) !== index);
     if (repeated !== undefined) {
       context.addIssue({ code: 'custom', path: ['layers'], message: `two layers are named ${repeated}` });
     }
-    if (!flat(placed).some(({ layer }) => hasParameters(layer))) {
+    if (flattened(placed).every((layer) => stageOf(layer) === null)) {
       context.addIssue({ code: 'custom', path: ['layers'], message: 'no layer has parameters to train' });
     }
   })
@@ -49,19 +50,7 @@ export function modelOutputs({ input, layers }: Model): number {
   return placeLayers(input, layers).at(-1)?.output[0] ?? 0;
 }
 
-function flat(placed: readonly Placed[]): { readonly layer: ModelLayer }[] {
-  return placed.flatMap((item) => (item.kind === 'residual' ? [...item.layers, ...item.shortcut] : [item]));
-}
-
-function hasParameters(layer: ModelLayer): boolean {
-  switch (layer.kind) {
-    case 'dense':
-    case 'conv2d':
-      return true;
-    case 'layer-norm':
-    case 'batch-norm':
-      return layer.affine;
-    default:
-      return false;
-  }
+/** Its layers with parameters, in the order of the forward pass. */
+export function modelStages({ input, layers }: Model): Stage[] {
+  return flattened(placeLayers(input, layers)).flatMap((placed) => stageOf(placed) ?? []);
 }

@@ -246,7 +246,7 @@ export function readHeader(body: Uint8Array): SafetensorsHeader {
 }
 
 /**
- * The values of an F32 or F64 tensor.
+ * The values of an F32 or F64 tensor, or of whole numbers as F64: I64, I32 or U8. Beyond 2^53 an I64 is rounded.
  *
  * @param body the whole body that `header` was read from
  * @returns a view of the body where alignment allows it, else a copy
@@ -273,10 +273,20 @@ export function readValues(body: Uint8Array, header: SafetensorsHeader, entry: T
       const source = aligned(8);
       return new Float64Array(source.buffer, source.start, length / 8);
     }
+    case 'I64': {
+      const source = aligned(8);
+      return Float64Array.from(new BigInt64Array(source.buffer, source.start, length / 8), Number);
+    }
+    case 'I32': {
+      const source = aligned(4);
+      return Float64Array.from(new Int32Array(source.buffer, source.start, length / 4));
+    }
+    case 'U8':
+      return Float64Array.from(new Uint8Array(body.buffer, start, length));
     default:
       return reject(
         'dtype_unsupported',
-        `${entry.name} has dtype ${entry.dtype}; F32 or F64 was expected.`,
+        `${entry.name} has dtype ${entry.dtype}; F32, F64, I64, I32 or U8 was expected.`,
         'Convert the tensor to F32.',
         entry.name,
       );

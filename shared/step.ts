@@ -1,18 +1,20 @@
 /**
- * The tensors of a step in `layers` mode: their names, shapes, and the check of a header against a session's definition, which
- * both the edge (before it forwards a body) and the worker (before it computes) apply.
+ * The tensors of a step: their names and shapes in `layers` mode, and in either mode the check of a header against a session's
+ * definition, which both the edge (before it forwards a body) and the worker (before it computes) apply.
  */
 import { convolutionGeometry } from './convolution.ts';
-import { stepCost } from './cost.ts';
+import { passCost, stepCost } from './cost.ts';
 import { ProblemError } from './errors.ts';
+import { checkTensors, type ExpectedTensor } from './expected-tensor.ts';
+import type { HostedDefinition } from './hosted-definition.ts';
+import { HOSTED_TENSOR, hostedStepTensors, predictionTensors } from './hosted-tensors.ts';
 import type { Layer } from './layer.ts';
+import type { LayersDefinition } from './layers-definition.ts';
 import { LIMITS } from './limits.ts';
-import { sentColumns, type Optimizer } from './optimizer.ts';
-import { formatShape, type Dtype, type SafetensorsHeader, type TensorEntry } from './safetensors.ts';
-
-/** Names of a layer's parameters. */
-export const PARAMETER_NAMES = ['weight', 'bias', 'scale', 'shift', 'parameters'] as const;
-export type ParameterName = (typeof PARAMETER_NAMES)[number];
+import { modelStages } from './model.ts';
+import { sentColumns } from './optimizer.ts';
+import type { ParameterName } from './parameter-names.ts';
+import type { Dtype, SafetensorsHeader } from './safetensors.ts';
 
 /** Names of the tensors on the wire. */
 export const TENSOR = {
@@ -46,18 +48,18 @@ export const TENSOR = {
 const STEP_DTYPES: readonly Dtype[] = ['F32', 'F64'];
 
 /** What a step's tensors depend on. */
-export interface StepDefinition {
-  readonly layers: readonly Layer[];
-  readonly optimizer: Optimizer;
-}
+export type StepDefinition =
+  | Pick<LayersDefinition, 'mode' | 'layers' | 'optimizer'>
+  | Pick<HostedDefinition, 'mode' | 'model' | 'loss' | 'optimizer'>;
+type LayersStepDefinition = Extract<StepDefinition, { mode: 'layers' }>;
+type HostedStepDefinition = Extract<StepDefinition, { mode: 'hosted' }>;
 
-/** A tensor that a step must carry; 'B' stands for the batch, 'S' for the layer's own number of positions. */
-export interface ExpectedTensor {
-  readonly name: string;
-  readonly layer: string | null;
-  readonly role: 'losses' | 'input' | 'lossGradient' | 'columnGradient';
-  readonly shape: readonly ('B' | 'S' | number)[];
-}
+/** What a tensor of a layer is to the optimizer. */
+export type LayerTensorRole = 'input' | 'lossGradient' | 'columnGradient';
+
+/** A tensor that a step in `layers` mode carries. */
+export type LayersStepTensor = ExpectedTensor &
+  ({ readonly role: 'losses'; readonly layer: null } | { readonly role: LayerTensorRole; readonly layer: string });
 
 /** Shapes of a layer's input and pre-activation behind the batch axis; a generic layer has only parameters. */
 function activationShapes(layer: Layer): {
@@ -107,15 +109,21 @@ export function layerTensors(layer: Layer): {
       };
 }
 
-/** The tensors a step of this session must carry, no more and no fewer. */
-export function expectedTensors({ layers, optimizer }: StepDefinition): readonly ExpectedTensor[] {
+/** The tensors a step of this session carries, no more and no fewer. */
+export function expectedTensors({
+  layers,
+  optimizer,
+}: Pick<LayersStepDefinition, 'layers' | 'optimizer'>): [LayersStepTensor, ...LayersStepTensor[]] {
   const columns = sentColumns(optimizer.terminalCurvature);
-  const expected: ExpectedTensor[] = [{ name: TENSOR.losses, layer: null, role: 'losses', shape: ['B'] }];
+  const always = { dtypes: STEP_DTYPES, presence: 'required' } as const;
+  const expected: [LayersStepTensor, ...LayersStepTensor[]] = [
+    { name: TENSOR.losses, layer: null, role: 'losses', shape: ['B'], ...always },
+  ];
   for (const layer of layers) {
     const { input, output } = activationShapes(layer);
     const names = layerTensors(layer);
-    const expect = (name: string, role: ExpectedTensor['role'], shape: ExpectedTensor['shape']): void => {
-      expected.push({ name, layer: layer.name, role, shape });
+    const expect = (name: string, role: LayerTensorRole, shape: ExpectedTensor['shape']): void => {
+      expected.push({ name, layer: layer.name, role, shape, ...always });
     };
     if (names.input !== null && input !== null) expect(names.input, 'input', ['B', ...input]);
     expect(names.lossGradient, 'lossGradient', ['B', ...output]);
@@ -127,74 +135,54 @@ export function expectedTensors({ layers, optimizer }: StepDefinition): readonly
 /**
  * Checks a step's header against the session's definition.
  *
- * @returns the batch size B, from `losses`
+ * @returns the batch size B
  * @throws ProblemError `unknown_tensor`, `missing_tensor`, `dtype_unsupported` or `shape_mismatch`, naming the tensor;
  *   `step_too_large`
  */
 export function checkStepHeader(header: SafetensorsHeader, definition: StepDefinition): number {
-  const expected = new Map(expectedTensors(definition).map((tensor) => [tensor.name, tensor]));
-  const found = new Map<string, TensorEntry>();
-  for (const entry of header.entries) {
-    if (!expected.has(entry.name)) {
-      throw new ProblemError('unknown_tensor', {
-        param: entry.name,
-        detail: `${JSON.stringify(entry.name)} is no tensor of this session, whose layers are ${layerNames(definition.layers)}.`,
-        remedy: `Send ${[...expected.keys()].slice(0, 4).join(', ')}${expected.size > 4 ? ', …' : ''}, and nothing else.`,
-      });
+  switch (definition.mode) {
+    case 'layers': {
+      const context = `this session, whose layers are ${layerNames(definition.layers)}`;
+      const { batch, positions } = checkTensors(header, expectedTensors(definition), context);
+      checkStepSize(TENSOR.losses, batch, (samples) => layersExcess(definition, samples, positions));
+      return batch;
     }
-    found.set(entry.name, entry);
-  }
-  const batch = batchOf(found.get(TENSOR.losses));
-  const positions = new Map<string, number>();
-  for (const { name, layer, shape } of expected.values()) {
-    const entry = found.get(name);
-    if (entry === undefined) {
-      const wanted = shape.map((size) => (size === 'B' ? batch : size));
-      throw new ProblemError('missing_tensor', {
-        param: name,
-        detail: `${name} is missing.`,
-        remedy: `Send ${name} with shape ${formatShape(wanted)}.`,
-      });
-    }
-    if (!STEP_DTYPES.includes(entry.dtype)) {
-      throw new ProblemError('dtype_unsupported', {
-        param: name,
-        detail: `${name} has dtype ${entry.dtype}; a step takes ${STEP_DTYPES.join(' or ')}.`,
-        remedy: 'Convert the tensor to F32.',
-      });
-    }
-    // The first tensor of a layer with an axis of positions says how many there are.
-    const axis = shape.indexOf('S');
-    const counted = entry.shape[axis];
-    if (layer !== null && axis >= 0 && counted !== undefined && counted > 0 && !positions.has(layer)) {
-      positions.set(layer, counted);
-    }
-    const wanted = shape.map((size) => (size === 'B' ? batch : size === 'S' ? positions.get(layer ?? '') : size));
-    if (entry.shape.length !== wanted.length || entry.shape.some((size, index) => size !== wanted[index])) {
-      throw new ProblemError('shape_mismatch', {
-        param: name,
-        detail: `${name} has shape ${formatShape(entry.shape)}; ${formatShape(shape)} with B = ${String(batch)} was expected.`,
-        remedy: 'Send every tensor with the batch of "losses" first and the sizes the session was created with.',
-      });
+    case 'hosted': {
+      const { batch } = checkTensors(header, hostedStepTensors(definition), 'a step of this session');
+      checkStepSize(HOSTED_TENSOR.samples, batch, (samples) => hostedExcess(definition, samples));
+      return batch;
     }
   }
-  checkStepSize(definition, batch, positions);
+}
+
+/**
+ * Checks the header of a prediction's body as {@link checkStepHeader} does a step's.
+ *
+ * @returns B
+ */
+export function checkPredictionHeader(header: SafetensorsHeader, definition: HostedStepDefinition): number {
+  const { batch } = checkTensors(header, predictionTensors(definition), 'a prediction of this session');
+  checkStepSize(HOSTED_TENSOR.samples, batch, (samples) => passExcess(definition, samples));
   return batch;
 }
 
-/** @throws ProblemError `step_too_large` */
-function checkStepSize(definition: StepDefinition, batch: number, positions: ReadonlyMap<string, number>): void {
-  const fault = excess(definition, batch, positions);
+/**
+ * @param counted the tensor that says how many samples there are
+ * @param excess what so many samples exceed, in words; null if nothing
+ * @throws ProblemError `step_too_large`
+ */
+function checkStepSize(counted: string, batch: number, excess: (samples: number) => string | null): void {
+  const fault = excess(batch);
   if (fault === null) return;
   let most = 0;
   for (let tooMany = batch; tooMany - most > 1;) {
     const middle = Math.floor((most + tooMany) / 2);
-    if (excess(definition, middle, positions) === null) most = middle;
+    if (excess(middle) === null) most = middle;
     else tooMany = middle;
   }
   throw new ProblemError('step_too_large', {
-    param: TENSOR.losses,
-    detail: `A batch of ${String(batch)} with ${String(definition.layers.length)} layers takes ${fault}.`,
+    param: counted,
+    detail: `A batch of ${String(batch)} takes ${fault}.`,
     remedy:
       most === 0
         ? 'Even one sample is too much: use narrower layers, shorter sequences, or another metric or terminal curvature.'
@@ -202,11 +190,15 @@ function checkStepSize(definition: StepDefinition, batch: number, positions: Rea
   });
 }
 
-/** What of a step on so many samples exceeds a limit, in words; null if nothing does. */
-function excess(definition: StepDefinition, batch: number, positions: ReadonlyMap<string, number>): string | null {
+function layersExcess(
+  definition: Pick<LayersStepDefinition, 'layers' | 'optimizer'>,
+  batch: number,
+  positions: ReadonlyMap<string, number>,
+): string | null {
+  const { layers } = definition;
   const { rows, batchWork, batchFactorBytes, gramWork, inputBytes } = stepCost(definition, batch, positions);
   if (batchWork > LIMITS.batchWork || batchFactorBytes > LIMITS.batchFactorBytes) {
-    return `one factorisation of ${String(rows)}×${String(rows)} per layer, ${String(batchFactorBytes)} bytes together`;
+    return `${String(layers.length)} factorisations of ${String(rows)}×${String(rows)}, one per layer, ${String(batchFactorBytes)} bytes together`;
   }
   if (gramWork > LIMITS.gramWork) {
     return `${gramWork.toExponential(1)} operations for tangent kernels of explicit per-sample gradients`;
@@ -215,23 +207,20 @@ function excess(definition: StepDefinition, batch: number, positions: ReadonlyMa
   return null;
 }
 
-function batchOf(losses: TensorEntry | undefined): number {
-  if (losses === undefined) {
-    throw new ProblemError('missing_tensor', {
-      param: TENSOR.losses,
-      detail: 'losses is missing.',
-      remedy: 'Send the per-sample losses of the batch as "losses" with shape [B].',
-    });
-  }
-  const [batch] = losses.shape;
-  if (losses.shape.length !== 1 || batch === undefined || batch < 1 || batch > LIMITS.batch) {
-    throw new ProblemError('shape_mismatch', {
-      param: TENSOR.losses,
-      detail: `losses has shape ${formatShape(losses.shape)}; [B] with 1 ≤ B ≤ ${String(LIMITS.batch)} was expected.`,
-      remedy: `Send one loss per sample, at most ${String(LIMITS.batch)} samples in a step.`,
-    });
-  }
-  return batch;
+function hostedExcess({ model, optimizer, ...rest }: HostedStepDefinition, batch: number): string | null {
+  const stages = modelStages(model);
+  const positions = new Map(stages.map((stage) => [stage.layer.name, stage.positions]));
+  const layers = stages.map(({ layer }) => layer);
+  return passExcess({ model, optimizer, ...rest }, batch) ?? layersExcess({ layers, optimizer }, batch, positions);
+}
+
+/** Of the passes through the model. */
+function passExcess({ model, optimizer }: HostedStepDefinition, batch: number): string | null {
+  const { activationBytes, forwardWork } = passCost(model, optimizer, batch);
+  if (activationBytes > LIMITS.activationBytes)
+    return `${String(activationBytes)} bytes of activations and their gradients`;
+  if (forwardWork > LIMITS.forwardWork) return `${forwardWork.toExponential(1)} multiplications for one forward pass`;
+  return null;
 }
 
 function layerNames(layers: readonly Layer[]): string {

@@ -1,12 +1,12 @@
 /** The JavaScript client of the DDPNOpt service. */
+export { DdpnoptClient, type ClientOptions } from './client.ts';
 export {
-  DdpnoptClient,
-  TrainingSession,
-  type ClientOptions,
-  type RequestOptions,
-  type LayerInput,
-  type StepInput,
-  type StepReply,
-} from './client.ts';
+  HostedTrainingSession,
+  type DownloadedTensor,
+  type MiniBatchInput,
+  type Prediction,
+} from './hosted-session.ts';
+export { TrainingSession, type LayerInput, type StepInput, type StepReply } from './layers-session.ts';
+export type { RequestOptions } from './transport.ts';
 export { ConnectionError, DdpnoptError } from './errors.ts';
 export { LayerPolicy, type ParameterChanges, type PolicyCoefficients, type PolicyTensors } from './policy.ts';

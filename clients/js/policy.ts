@@ -6,7 +6,7 @@
 import type { DenseLayer } from '../../shared/layer.ts';
 import { choleskySolve } from '../../shared/linear-algebra.ts';
 import type { TensorValues } from '../../shared/safetensors.ts';
-import type { ParameterName } from '../../shared/step.ts';
+import type { ParameterName } from '../../shared/parameter-names.ts';
 
 /** Changes of one layer's parameters, to be added to them: by name, row-major, in the parameters' own shapes. */
 export type ParameterChanges = Readonly<Partial<Record<ParameterName, TensorValues>>>;

@@ -8,11 +8,25 @@ import { callWorker, readJson, unexpectedAnswer } from './worker.ts';
 const REMEMBERED_SESSIONS = 1000;
 const remembered = new Map<SessionId, StepDefinition>();
 
-export function rememberDefinition({ id, layers, optimizer }: Session): void {
+export function rememberDefinition(session: Session): void {
+  const { id } = session;
   remembered.delete(id);
-  remembered.set(id, { layers, optimizer });
+  remembered.set(id, stepDefinition(session));
   const [oldest] = remembered.keys();
   if (remembered.size > REMEMBERED_SESSIONS && oldest !== undefined) remembered.delete(oldest);
+}
+
+function stepDefinition(session: Session): StepDefinition {
+  switch (session.mode) {
+    case 'layers': {
+      const { mode, layers, optimizer } = session;
+      return { mode, layers, optimizer };
+    }
+    case 'hosted': {
+      const { mode, model, loss, optimizer } = session;
+      return { mode, model, loss, optimizer };
+    }
+  }
 }
 
 export function forgetDefinition(id: SessionId): void {

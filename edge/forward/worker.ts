@@ -82,3 +82,14 @@ export function unexpectedAnswer(what: string, cause?: unknown): ProblemError {
     { cause },
   );
 }
+
+/** A worker's answer as the client gets it: its body streams through. @throws ProblemError `worker_protocol` if it has none */
+export function relay(c: Context<EdgeEnv>, response: Response): Response {
+  const type = response.headers.get('content-type');
+  if (response.body === null || type === null) throw unexpectedAnswer('an empty body');
+  const length = response.headers.get('content-length');
+  return c.body(response.body, 200, {
+    'content-type': type,
+    ...(length === null ? {} : { 'content-length': length }),
+  });
+}

@@ -25,7 +25,8 @@ const createSession = createRoute({
   tags: ['Sessions'],
   path: '/v1/sessions',
   summary: 'Create a training session',
-  description: 'States the layers and the optimizer once. Everything but `layers` has a default.',
+  description:
+    'States once what is trained and how: in mode `layers` the layers of a model that you run, in mode `hosted` a model that the worker runs. Only `layers`, or `model` and `loss`, have no default.',
   middleware: [acceptBody(JSON_TYPE, LIMITS.sessionDocumentBytes)] as const,
   request: { body: { required: true, content: { [JSON_TYPE]: { schema: sessionDefinitionSchema } } } },
   responses: {

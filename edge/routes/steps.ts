@@ -1,17 +1,17 @@
 /** PUT and GET /v1/sessions/{id}/steps/{n}. */
 import { createRoute, type OpenAPIHono } from '@hono/zod-openapi';
-import type { Context } from 'hono';
 import * as z from 'zod';
 import { LIMITS } from '../../shared/limits.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
-import { parseSessionId } from '../../shared/session.ts';
+import { parseSessionId, stepMetricsSchema } from '../../shared/session.ts';
 import { checkStepHeader, parseStepNumber } from '../../shared/step.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { definitionOf } from '../forward/session-definitions.ts';
 import { StreamedBody } from '../forward/streamed-body.ts';
-import { callWorker, unexpectedAnswer } from '../forward/worker.ts';
+import { callWorker, relay } from '../forward/worker.ts';
 import { acceptBody } from '../middleware/content.ts';
 import { problemResponses } from './problem-responses.ts';
+import { safetensorsBody } from './safetensors-body.ts';
 import { sessionIdParameter } from './sessions.ts';
 
 const stepParameters = z.object({
@@ -19,11 +19,11 @@ const stepParameters = z.object({
   n: z.string().meta({ description: 'Sequence number of the step, from 0', example: '0' }),
 });
 
-const binary = {
-  [SAFETENSORS_CONTENT_TYPE]: { schema: z.string().meta({ format: 'binary', description: 'A safetensors file' }) },
-};
+const reply = { ...safetensorsBody, 'application/json': { schema: stepMetricsSchema } };
 
 const REQUEST_TENSORS = `
+Mode \`layers\`:
+
 | tensor | shape | |
 |---|---|---|
 | \`losses\` | [B] | the loss of each sample |
@@ -34,10 +34,16 @@ const REQUEST_TENSORS = `
 
 Behind B stand: dense [n] and [c], with \`sequence\` [S, n] and [S, c]; conv2d [height, width, C] and [rows, columns, c];
 scale-shift [features] twice, with \`sequence\` [S, features]; embedding [S] token numbers and [S, c]. F32 or F64, for every layer of
-the session and nothing else. A step is applied once: the same number with the same bytes gives the stored reply; with other
-bytes it is refused.`;
+the session and nothing else.
+
+Mode \`hosted\`: \`x\` [B, …], samples in the model’s input shape, F32 or F64; \`y\`, labels [B] (also I64, I32 or U8) or targets [B, C], as
+the loss takes; and, if you like, \`sample_weights\` [B], what each sample’s loss is multiplied by.
+
+A step is applied once: the same number with the same bytes gives the stored reply; with other bytes it is refused.`;
 
 const REPLY_TENSORS = `
+Mode \`hosted\`: the step’s metrics, as JSON. Mode \`layers\`: a safetensors file.
+
 \`update\`: \`layers.<name>.update.<parameter>\`, to be added to the parameters: \`weight\` and \`bias\`, or \`scale\` and \`shift\`, or
 \`parameters\`, in their own shapes.
 
@@ -55,9 +61,9 @@ const putStep = createRoute({
   summary: 'Take one optimizer step',
   description: REQUEST_TENSORS,
   middleware: [acceptBody(SAFETENSORS_CONTENT_TYPE, LIMITS.bodyBytes)] as const,
-  request: { params: stepParameters, body: { required: true, content: binary } },
+  request: { params: stepParameters, body: { required: true, content: safetensorsBody } },
   responses: {
-    200: { description: REPLY_TENSORS, content: binary },
+    200: { description: REPLY_TENSORS, content: reply },
     ...problemResponses(
       'truncated_body',
       'session_not_found',
@@ -93,7 +99,7 @@ const getStep = createRoute({
   description: 'The reply of the last step is kept.',
   request: { params: stepParameters },
   responses: {
-    200: { description: REPLY_TENSORS, content: binary },
+    200: { description: REPLY_TENSORS, content: reply },
     ...problemResponses(
       'session_not_found',
       'reply_not_retained',
@@ -114,21 +120,12 @@ export function registerSteps(app: OpenAPIHono<EdgeEnv>): void {
     checkStepHeader(await body.readHeader(), await definitionOf(c, id));
     const forward = (stream: ReadableStream<Uint8Array>): Promise<Response> =>
       callWorker(c, id, path, { method: 'PUT', body: stream, headers: { 'content-type': SAFETENSORS_CONTENT_TYPE } });
-    return relayTensors(c, await body.forward(forward));
+    return relay(c, await body.forward(forward));
   });
 
   app.openapi(getStep, async (c) => {
     const { id: idText, n } = c.req.valid('param');
     const id = parseSessionId(idText);
-    return relayTensors(c, await callWorker(c, id, `/steps/${String(parseStepNumber(n))}`, { method: 'GET' }));
-  });
-}
-
-function relayTensors(c: Context<EdgeEnv>, response: Response): Response {
-  if (response.body === null) throw unexpectedAnswer('an empty body');
-  const length = response.headers.get('content-length');
-  return c.body(response.body, 200, {
-    'content-type': SAFETENSORS_CONTENT_TYPE,
-    ...(length === null ? {} : { 'content-length': length }),
+    return relay(c, await callWorker(c, id, `/steps/${String(parseStepNumber(n))}`, { method: 'GET' }));
   });
 }

@@ -1,12 +1,13 @@
 /**
  * The queue in front of the device: one job at a time, sessions in turn, bounded.
  *
- * A device computes one step at a time. Between two jobs the queue lets the event loop run, so that requests are answered; and
- * it takes the sessions in turn, so that a session with many waiting steps does not hold up the others.
+ * A device computes one step at a time. The queue takes the sessions in turn, so that a session with many waiting steps does not
+ * hold up the others.
  */
 import { ProblemError } from '../../shared/errors.ts';
 
-type Job = () => void;
+/** Settles when the job is done, and never rejects: the job's error goes to whoever waits for it. */
+type Job = () => Promise<void>;
 
 export interface QueueLimits {
   /** Jobs of one session that may wait. */
@@ -36,7 +37,7 @@ export class ComputeQueue {
    *
    * @throws ProblemError `queue_full`, at once, if the session or the worker has too many jobs waiting
    */
-  run<Result>(session: string, compute: () => Result): Promise<Result> {
+  run<Result>(session: string, compute: () => Result | Promise<Result>): Promise<Result> {
     const jobs = this.#waiting.get(session) ?? [];
     if (jobs.length >= this.#limits.perSession || this.#length >= this.#limits.total) {
       return Promise.reject(
@@ -47,9 +48,9 @@ export class ComputeQueue {
       );
     }
     return new Promise<Result>((resolve, reject) => {
-      jobs.push(() => {
+      jobs.push(async () => {
         try {
-          resolve(compute());
+          resolve(await compute());
         } catch (error) {
           reject(error instanceof Error ? error : new Error(String(error)));
         }
@@ -58,26 +59,26 @@ export class ComputeQueue {
       this.#length++;
       if (!this.#running) {
         this.#running = true;
-        setImmediate(this.#next);
+        void this.#drain();
       }
     });
   }
 
-  readonly #next = (): void => {
+  async #drain(): Promise<void> {
+    for (let job = this.#next(); job !== undefined; job = this.#next()) await job();
+    this.#running = false;
+  }
+
+  /** Takes the first job of the session whose turn it is. */
+  #next(): Job | undefined {
     const turn = this.#waiting.entries().next();
-    if (turn.done) {
-      this.#running = false;
-      return;
-    }
+    if (turn.done) return undefined;
     const [session, jobs] = turn.value;
     const job = jobs.shift();
     // To the back of the line, or out of it.
     this.#waiting.delete(session);
     if (jobs.length > 0) this.#waiting.set(session, jobs);
-    if (job !== undefined) {
-      this.#length--;
-      job();
-    }
-    setImmediate(this.#next);
-  };
+    this.#length--;
+    return job;
+  }
 }

@@ -1,10 +1,11 @@
 /** Parameters of a model's stages: their shapes, how they begin, and how a step changes them. */
 import type { Initialization } from '../../shared/model-layer.ts';
+import type { Stage, StageLayer } from '../../shared/model-stages.ts';
 import { gaussian, type Random } from '../../shared/random.ts';
-import { PARAMETER_NAMES, type ParameterName } from '../../shared/step.ts';
+import { PARAMETER_NAMES, type ParameterName } from '../../shared/parameter-names.ts';
 import type { ParameterChanges } from '../optimizer/layers/parameter-changes.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
-import type { Program, Stage, StageLayer } from './program.ts';
+import type { Program } from './program.ts';
 import { weightStream } from './streams.ts';
 
 /** Parameters of one stage by name. */

@@ -5,13 +5,10 @@
  * whatever later operations still need, such as the input of a residual block. So the state holds everything that the rest of the
  * network depends on, and s_t, a sum over the stack, counts a change along every path.
  */
-import type { Layer } from '../../shared/layer.ts';
-import type { Initialization, MapModelLayer, ParametricModelLayer } from '../../shared/model-layer.ts';
+import type { MapModelLayer } from '../../shared/model-layer.ts';
 import { placeLayers, type Placed, type PlacedLayer, type Shape } from '../../shared/model-shapes.ts';
+import { stageOf, type Stage, type StageLayer } from '../../shared/model-stages.ts';
 import type { Model } from '../../shared/model.ts';
-
-/** Layers with parameters that a model can hold. */
-export type StageLayer = Extract<Layer, { kind: 'dense' | 'conv2d' | 'scale-shift' }>;
 
 export interface StageOperation {
   readonly kind: 'stage';
@@ -26,6 +23,7 @@ export interface BatchNormOperation {
   readonly kind: 'batch-norm';
   /** Its place among the model's batch norms. */
   readonly index: number;
+  readonly name: string;
   readonly epsilon: number;
   readonly decay: number;
   readonly channels: number;
@@ -49,11 +47,6 @@ export type Operation =
   /** […, x, y] → […, x + y]. */
   | { readonly kind: 'add' };
 
-export interface Stage {
-  readonly layer: StageLayer;
-  readonly initialization: Initialization;
-}
-
 export interface Program {
   /** Shape of one sample. */
   readonly input: Shape;
@@ -71,35 +64,30 @@ export function compile(model: Model): Program {
   const stages: Stage[] = [];
   const batchNorms: BatchNormOperation[] = [];
 
-  function addStage(layer: StageLayer, initialization: Initialization, input: Shape, output: Shape): void {
-    operations.push({ kind: 'stage', stage: stages.length, layer, input, output });
-    stages.push({ layer, initialization });
-  }
-
-  function addLayer({ layer, input, output }: PlacedLayer): void {
-    switch (layer.kind) {
-      case 'dense':
-      case 'conv2d':
-        addStage(stageLayer(layer, input), layer.initialization, input, output);
-        return;
-      case 'batch-norm':
-      case 'layer-norm': {
-        const channels = output.at(-1) ?? 1;
-        if (layer.kind === 'layer-norm') operations.push({ kind: 'map', layer, output });
-        else {
-          const { epsilon, decay } = layer;
-          const operation = { kind: 'batch-norm', index: batchNorms.length, epsilon, decay, channels } as const;
-          operations.push(operation);
-          batchNorms.push(operation);
-        }
-        if (!layer.affine) return;
-        const affine = { name: layer.name, kind: 'scale-shift', features: channels, shift: true } as const;
-        addStage({ ...affine, sequence: output.length > 1 }, 'he-normal', output, output);
-        return;
-      }
-      default:
-        operations.push({ kind: 'map', layer, output });
+  function addLayer(placed: PlacedLayer): void {
+    const { layer, output } = placed;
+    if (layer.kind === 'batch-norm') {
+      const { epsilon, decay } = layer;
+      const channels = output.at(-1) ?? 1;
+      const operation = {
+        kind: 'batch-norm',
+        index: batchNorms.length,
+        name: layer.name,
+        epsilon,
+        decay,
+        channels,
+      } as const;
+      operations.push(operation);
+      batchNorms.push(operation);
+    } else if (layer.kind !== 'dense' && layer.kind !== 'conv2d') {
+      operations.push({ kind: 'map', layer, output });
     }
+    const stage = stageOf(placed);
+    if (stage === null) return;
+    // A norm's scale and shift stand behind it.
+    const input = stage.layer.kind === 'scale-shift' ? output : placed.input;
+    operations.push({ kind: 'stage', stage: stages.length, layer: stage.layer, input, output });
+    stages.push(stage);
   }
 
   function addPlaced(item: Placed): void {
@@ -116,16 +104,4 @@ export function compile(model: Model): Program {
 
   placed.forEach(addPlaced);
   return { input: model.input, outputs: placed.at(-1)?.output[0] ?? 0, operations, stages, batchNorms };
-}
-
-/** The layer with the sizes that its input gives it. */
-function stageLayer(layer: ParametricModelLayer, input: Shape): StageLayer {
-  const inputs = input.at(-1) ?? 1;
-  if (layer.kind === 'dense') {
-    const { name, outputs, bias } = layer;
-    return { kind: 'dense', name, inputs, outputs, bias, sequence: input.length > 1 };
-  }
-  const [height = 1, width = 1] = input;
-  const { name, outputs, kernel, strides, dilations, padding, groups, bias } = layer;
-  return { kind: 'conv2d', name, height, width, inputs, outputs, kernel, strides, dilations, padding, groups, bias };
 }

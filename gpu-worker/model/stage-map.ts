@@ -1,11 +1,12 @@
 /** The maps of layers with parameters, z = f(x, u), and their vector–Jacobian products in x. */
 import { convolutionGeometry } from '../../shared/convolution.ts';
 import type { Conv2dLayer } from '../../shared/layer.ts';
+import type { StageLayer } from '../../shared/model-stages.ts';
 import { patches } from '../optimizer/layers/conv2d.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
 import { sumWindowViews } from '../tensor/windows.ts';
 import { parameter, type StageParameters } from './parameters.ts';
-import type { StageLayer } from './program.ts';
+
 import type { Differentiable } from './pullback.ts';
 
 export function stageMap(engine: Engine, layer: StageLayer, parameters: StageParameters, x: Tensor): Differentiable {
@@ -61,25 +62,30 @@ function convolution(engine: Engine, layer: Conv2dLayer, weight: Tensor, x: Tens
     const [only] = tensors;
     return only !== undefined && tensors.length === 1 ? only : concat(tensors, 3);
   };
-  const value = groups.map(({ kernel, group }) => {
-    const seen = patches(engine, layer, slice(x, 3, group * channels, channels));
-    return reshape(timesLastAxis(engine, seen, kernel, false), [batch, down.outputs, across.outputs, outputs]);
-  });
+  // The patches are the largest tensors of a model: in a scope, none outlives its product.
+  const value = groups.map(({ kernel, group }) =>
+    engine.scope(() => {
+      const seen = patches(engine, layer, slice(x, 3, group * channels, channels));
+      return reshape(timesLastAxis(engine, seen, kernel, false), [batch, down.outputs, across.outputs, outputs]);
+    }),
+  );
   return {
     value: joined(value),
     pullback: (rows) => {
       const [rowCount = 1] = rows.shape;
-      const inputs = groups.map(({ kernel, group }) => {
-        const gradient = slice(rows, 3, group * outputs, outputs);
-        const seen = reshape(timesLastAxis(engine, gradient, kernel, true), [
-          rowCount,
-          down.outputs,
-          across.outputs,
-          elements * channels,
-        ]);
-        const views = Array.from({ length: elements }, (_, element) => slice(seen, 3, element * channels, channels));
-        return sumWindowViews(engine, geometry, views, [layer.height, layer.width]);
-      });
+      const inputs = groups.map(({ kernel, group }) =>
+        engine.scope(() => {
+          const gradient = slice(rows, 3, group * outputs, outputs);
+          const seen = reshape(timesLastAxis(engine, gradient, kernel, true), [
+            rowCount,
+            down.outputs,
+            across.outputs,
+            elements * channels,
+          ]);
+          const views = Array.from({ length: elements }, (_, element) => slice(seen, 3, element * channels, channels));
+          return sumWindowViews(engine, geometry, views, [layer.height, layer.width]);
+        }),
+      );
       return joined(inputs);
     },
   };

@@ -1,13 +1,13 @@
-/** The worker's HTTP interface, for the edge alone: sessions and their steps. */
+/** The worker's HTTP interface, for the edge alone: sessions, their steps, and the models that the worker holds. */
 import type { HttpBindings } from '@hono/node-server';
-import { Hono } from 'hono';
+import { Hono, type Context } from 'hono';
 import { internalProblem, PROBLEM_CONTENT_TYPE, ProblemError, RETRY_AFTER_SECONDS } from '../../shared/errors.ts';
 import { LIMITS } from '../../shared/limits.ts';
-import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { parseSessionId, sessionDefinitionSchema } from '../../shared/session.ts';
 import { parseStepNumber } from '../../shared/step.ts';
 import { parseDocument } from '../../shared/validation.ts';
 import type { SessionRegistry } from '../session/registry.ts';
+import type { Answer } from '../training/trainer.ts';
 import { bodyReader } from './body.ts';
 
 export interface WorkerServices {
@@ -47,7 +47,8 @@ export function createWorkerApp({ sessions, engineName, reportDefect }: WorkerSe
   app.put('/sessions/:id', async (c) => {
     const document = await withBody(c.env.incoming, ({ bytes }) => parseJson(bytes));
     const definition = parseDocument(sessionDefinitionSchema, document);
-    return c.json(sessions.create(parseSessionId(c.req.param('id')), definition).describe(), 201);
+    const session = await sessions.create(parseSessionId(c.req.param('id')), definition);
+    return c.json(session.describe(), 201);
   });
   app.get('/sessions/:id', (c) => c.json(sessions.get(parseSessionId(c.req.param('id'))).describe()));
   app.delete('/sessions/:id', (c) => {
@@ -59,15 +60,26 @@ export function createWorkerApp({ sessions, engineName, reportDefect }: WorkerSe
     const session = sessions.get(parseSessionId(c.req.param('id')));
     const n = parseStepNumber(c.req.param('n'));
     session.admit(n);
-    const reply = await session.use(() => withBody(c.env.incoming, (body) => session.step(n, body)));
-    return c.body(reply, 200, { 'content-type': SAFETENSORS_CONTENT_TYPE });
+    return answer(c, await session.use(() => withBody(c.env.incoming, (body) => session.step(n, body))));
   });
   app.get('/sessions/:id/steps/:n', (c) => {
-    const reply = sessions.get(parseSessionId(c.req.param('id'))).storedReply(parseStepNumber(c.req.param('n')));
-    return c.body(reply, 200, { 'content-type': SAFETENSORS_CONTENT_TYPE });
+    return answer(c, sessions.get(parseSessionId(c.req.param('id'))).storedReply(parseStepNumber(c.req.param('n'))));
+  });
+
+  app.get('/sessions/:id/weights', async (c) => {
+    const session = sessions.get(parseSessionId(c.req.param('id')));
+    return answer(c, await session.use(() => session.weights()));
+  });
+  app.post('/sessions/:id/predictions', async (c) => {
+    const session = sessions.get(parseSessionId(c.req.param('id')));
+    return answer(c, await session.use(() => withBody(c.env.incoming, ({ bytes }) => session.predict(bytes))));
   });
 
   return app;
+}
+
+function answer(c: Context<WorkerEnv>, { contentType, body }: Answer): Response {
+  return c.body(body, 200, { 'content-type': contentType });
 }
 
 function parseJson(bytes: Uint8Array): unknown {

@@ -5,7 +5,7 @@ import { ProblemError } from '../../shared/errors.ts';
 import { LIMITS } from '../../shared/limits.ts';
 
 export interface Body {
-  readonly bytes: Uint8Array;
+  readonly bytes: Uint8Array<ArrayBuffer>;
   /** SHA-256, in hexadecimal. */
   readonly digest: string;
 }

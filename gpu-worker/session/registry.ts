@@ -1,9 +1,8 @@
 /** The sessions of a worker: bounded in number, removed when idle. */
 import { isDeepStrictEqual } from 'node:util';
-import { stateBytes } from '../../shared/cost.ts';
 import { ProblemError } from '../../shared/errors.ts';
 import { LIMITS } from '../../shared/limits.ts';
-import { sessionNotFound, type SessionDefinition, type SessionId } from '../../shared/session.ts';
+import { sessionNotFound, stateBytes, type SessionDefinition, type SessionId } from '../../shared/session.ts';
 import { TrainingSession, type SessionResources } from './session.ts';
 
 export class SessionRegistry {
@@ -23,9 +22,9 @@ export class SessionRegistry {
   /**
    * Creates a session, or returns the one with this id and definition.
    *
-   * @throws ProblemError `session_exists` if the id is taken by another definition; `session_limit_reached`
+   * @throws ProblemError `session_exists` if the id is taken by another definition; `session_limit_reached`, `queue_full`
    */
-  create(id: SessionId, definition: SessionDefinition): TrainingSession {
+  async create(id: SessionId, definition: SessionDefinition): Promise<TrainingSession> {
     this.removeExpired();
     const existing = this.#sessions.get(id);
     if (existing !== undefined) {
@@ -53,6 +52,12 @@ export class SessionRegistry {
     }
     const session = new TrainingSession(id, definition, this.#resources);
     this.#sessions.set(id, session);
+    try {
+      await session.use(() => session.open());
+    } catch (error) {
+      this.#sessions.delete(id);
+      throw error;
+    }
     return session;
   }
 

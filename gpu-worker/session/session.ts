@@ -5,33 +5,31 @@
  */
 import { ProblemError } from '../../shared/errors.ts';
 import {
-  replyForm,
   sessionNotFound,
   type Session,
   type SessionDefinition,
   type SessionId,
   type StepMetrics,
 } from '../../shared/session.ts';
+import type { Compute } from '../engine/compute.ts';
 import type { ComputeQueue } from '../engine/queue.ts';
-import { INITIAL_STATE, type OptimizerState } from '../optimizer/state.ts';
-import { ddpStep, type StepConfiguration } from '../optimizer/step.ts';
-import { tensorsIn, type Engine } from '../tensor/engine.ts';
-import { decodeStep, encodeReply, mean } from './codec.ts';
+import type { Answer } from '../training/trainer.ts';
 
 /** The body of a step with its SHA-256, in hexadecimal. */
 export interface StepBody {
-  readonly bytes: Uint8Array;
+  /** Not the caller's any more once the step is computed. */
+  readonly bytes: Uint8Array<ArrayBuffer>;
   readonly digest: string;
 }
 
 interface RetainedReply {
   readonly step: number;
   readonly digest: string;
-  readonly body: Uint8Array<ArrayBuffer>;
+  readonly answer: Answer;
 }
 
 export interface SessionResources {
-  readonly engine: Engine;
+  readonly compute: Compute;
   readonly queue: ComputeQueue;
   /** Milliseconds since the epoch. */
   readonly now: () => number;
@@ -44,12 +42,12 @@ export class TrainingSession {
   readonly #createdAt: number;
   #lastUsed: number;
   #openRequests = 0;
-  #state: OptimizerState = INITIAL_STATE;
+  #nextStep = 0;
   #metrics: StepMetrics | null = null;
   #lastReply: RetainedReply | null = null;
   #closed = false;
   /** Steps in the queue, by number and digest: a copy waits with the first one and takes no place of its own. */
-  readonly #waiting = new Map<string, Promise<Uint8Array<ArrayBuffer>>>();
+  readonly #waiting = new Map<string, Promise<Answer>>();
 
   constructor(id: SessionId, definition: SessionDefinition, resources: SessionResources) {
     this.id = id;
@@ -57,6 +55,12 @@ export class TrainingSession {
     this.#resources = resources;
     this.#createdAt = resources.now();
     this.#lastUsed = this.#createdAt;
+  }
+
+  /** Makes the session's initial state on the device. @throws ProblemError `queue_full` */
+  async open(): Promise<void> {
+    const { queue, compute } = this.#resources;
+    await queue.run(this.id, () => compute.open(this.id, this.definition));
   }
 
   /** Does some work for a request; until it is done the session does not expire. */
@@ -87,9 +91,9 @@ export class TrainingSession {
     return {
       id: this.id,
       ...this.definition,
-      nextStep: this.#state.step,
+      nextStep: this.#nextStep,
       metrics: this.#metrics,
-      engine: this.#resources.engine.name,
+      engine: this.#resources.compute.engine,
       createdAt: new Date(this.#createdAt).toISOString(),
       expiresAt: new Date(this.#expiresAt).toISOString(),
     };
@@ -103,31 +107,38 @@ export class TrainingSession {
   /**
    * Applies step n, or answers it again if it was the last one applied.
    *
-   * @returns the reply's safetensors body
-   * @throws ProblemError `step_out_of_order`, `reply_not_retained`, `step_conflict`, the codes of `decodeStep`,
-   *   `numerical_failure`, `queue_full`; the session is then as it was before
+   * @throws ProblemError `step_out_of_order`, `reply_not_retained`, `step_conflict`, `queue_full`, the codes of `Trainer.step`; the
+   *   session is then as it was before
    */
-  async step(n: number, body: StepBody): Promise<Uint8Array<ArrayBuffer>> {
+  async step(n: number, body: StepBody): Promise<Answer> {
     // Checked twice: here, to refuse before the body waits in the queue, and in its turn, when earlier steps have been applied.
     const retained = this.#answerFor(n, body.digest);
     if (retained !== null) return retained;
     const key = `${String(n)} ${body.digest}`;
     const same = this.#waiting.get(key);
     if (same !== undefined) return same;
-    const decoded = decodeStep(body.bytes, this.definition, this.#resources.engine.precision);
-    const reply = this.#resources.queue.run(
-      this.id,
-      () => this.#answerFor(n, body.digest) ?? this.#apply(n, body.digest, decoded),
-    );
+    const reply = this.#resources.queue.run(this.id, () => this.#answerFor(n, body.digest) ?? this.#apply(n, body));
     this.#waiting.set(key, reply);
     return reply.finally(() => this.#waiting.delete(key));
   }
 
   /** The stored reply of step n. */
-  storedReply(n: number): Uint8Array<ArrayBuffer> {
+  storedReply(n: number): Answer {
     const reply = this.#replyTo(n);
     if (reply === null) throw this.#outOfOrder(n);
-    return reply.body;
+    return reply.answer;
+  }
+
+  /** All parameters of a hosted model, as of the last step. @throws ProblemError `not_hosted`, `queue_full` */
+  weights(): Promise<Answer> {
+    const { queue, compute } = this.#resources;
+    return queue.run(this.id, () => compute.weights(this.id));
+  }
+
+  /** What a hosted model answers on given samples. @throws ProblemError as `HostedModel.predict`; `not_hosted`, `queue_full` */
+  predict(body: Uint8Array<ArrayBuffer>): Promise<Answer> {
+    const { queue, compute } = this.#resources;
+    return queue.run(this.id, () => compute.predict(this.id, body));
   }
 
   /** Frees the session's memory. Steps that still wait are refused. */
@@ -135,66 +146,44 @@ export class TrainingSession {
     if (this.#closed) return;
     this.#closed = true;
     this.#lastReply = null;
-    const { engine } = this.#resources;
-    engine.dispose(tensorsIn(this.#state, engine.isTensor));
-    this.#state = { ...INITIAL_STATE, step: this.#state.step };
+    this.#resources.compute.close(this.id);
   }
 
   /** The reply to give without computing, or null if step n is the next one. */
-  #answerFor(n: number, digest: string): Uint8Array<ArrayBuffer> | null {
+  #answerFor(n: number, digest: string): Answer | null {
     const reply = this.#replyTo(n);
     if (reply === null) return null;
     if (reply.digest !== digest) {
       throw new ProblemError('step_conflict', {
         param: 'n',
         detail: `Step ${String(n)} was applied with another body; a step is never applied twice.`,
-        remedy: `Send new work as step ${String(this.#state.step)}; to repeat a step, send exactly the same bytes.`,
+        remedy: `Send new work as step ${String(this.#nextStep)}; to repeat a step, send exactly the same bytes.`,
       });
     }
-    return reply.body;
+    return reply.answer;
   }
 
   /** The reply of step n if it was the last one applied, or null if it is the next one. */
   #replyTo(n: number): RetainedReply | null {
     if (this.#closed) throw sessionNotFound(this.id);
-    if (n === this.#state.step) return null;
-    if (n > this.#state.step) throw this.#outOfOrder(n);
+    if (n === this.#nextStep) return null;
+    if (n > this.#nextStep) throw this.#outOfOrder(n);
     if (this.#lastReply?.step !== n) throw notRetained(n);
     return this.#lastReply;
   }
 
-  #apply(n: number, digest: string, decoded: ReturnType<typeof decodeStep>): Uint8Array<ArrayBuffer> {
-    const { engine } = this.#resources;
-    const configuration = stepConfiguration(this.definition);
-    const { state, metrics, body } = engine.scope(() => {
-      const result = ddpStep(engine, configuration, this.#state, decoded.upload(engine));
-      const stepMetrics: StepMetrics = {
-        step: n,
-        batch: decoded.batch,
-        loss: decoded.loss,
-        learningRate: result.learningRate,
-        terminalWeight: mean(engine.read(result.terminalWeights)),
-        refreshed: result.refreshed,
-        failedFactorizations: result.state.failedFactorizations,
-      };
-      return {
-        state: result.state,
-        metrics: stepMetrics,
-        body: encodeReply(engine, this.definition, result.reply, stepMetrics),
-      };
-    });
-    // Nothing below can fail: the step is applied and its reply kept, or neither.
-    const kept = tensorsIn(state, engine.isTensor);
-    engine.dispose([...tensorsIn(this.#state, engine.isTensor)].filter((tensor) => !kept.has(tensor)));
-    this.#state = state;
+  async #apply(n: number, { bytes, digest }: StepBody): Promise<Answer> {
+    const { metrics, answer } = await this.#resources.compute.step(this.id, bytes);
+    // The device has applied the step; what follows cannot fail, so that its reply is kept as well.
+    this.#nextStep = n + 1;
     this.#metrics = metrics;
-    this.#lastReply = { step: n, digest, body };
+    if (!this.#closed) this.#lastReply = { step: n, digest, answer };
     this.touch();
-    return body;
+    return answer;
   }
 
   #outOfOrder(n: number): ProblemError {
-    const expectedStep = this.#state.step;
+    const expectedStep = this.#nextStep;
     return new ProblemError('step_out_of_order', {
       param: 'n',
       expectedStep,
@@ -202,14 +191,6 @@ export class TrainingSession {
       remedy: `Send step ${String(expectedStep)} next.`,
     });
   }
-}
-
-/** A policy that is handed out always carries its Cholesky factor, whatever the rows. */
-function stepConfiguration(definition: SessionDefinition): StepConfiguration {
-  const { layers, optimizer } = definition;
-  const reply = replyForm(definition);
-  if (reply === 'update') return { layers, optimizer, reply };
-  return { layers, optimizer: { ...optimizer, solver: { ...optimizer.solver, choleskyRows: Infinity } }, reply };
 }
 
 function notRetained(n: number): ProblemError {

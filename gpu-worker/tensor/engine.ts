@@ -112,3 +112,9 @@ export function tensorsIn(
   }
   return found;
 }
+
+/** Frees the tensors of a state that the next state does not share. */
+export function disposeReplaced(engine: Engine, state: unknown, next: unknown): void {
+  const kept = tensorsIn(next, engine.isTensor);
+  engine.dispose([...tensorsIn(state, engine.isTensor)].filter((tensor) => !kept.has(tensor)));
+}

@@ -6,7 +6,7 @@ import type { OptimizerState } from '../../gpu-worker/optimizer/state.ts';
 import { ddpStep, type StepConfiguration, type StepResult } from '../../gpu-worker/optimizer/step.ts';
 import type { Engine } from '../../gpu-worker/tensor/engine.ts';
 import type { TensorValues } from '../../shared/safetensors.ts';
-import { sessionDefinitionSchema, replyForm, type SessionDefinitionInput } from '../../shared/session.ts';
+import { layersDefinitionSchema, replyForm, type LayersDefinitionInput } from '../../shared/layers-definition.ts';
 import { linearise } from '../oracle/bellman.ts';
 import {
   add,
@@ -37,7 +37,7 @@ import { sentColumns, type TerminalCurvature } from '../../shared/optimizer.ts';
 /** What product and oracle may differ by, relative to the largest element. */
 export const TOLERANCE = { float64: 1e-10, float32: 1e-4 } as const;
 
-export type OptimizerInput = NonNullable<SessionDefinitionInput['optimizer']>;
+export type OptimizerInput = NonNullable<LayersDefinitionInput['optimizer']>;
 
 /** The configuration of a step for the oracle's network: all layers dense with bias, named after their position. */
 export function configurationFor(
@@ -45,7 +45,7 @@ export function configurationFor(
   optimizer: OptimizerInput,
   reply: 'auto' | 'update' | 'policy' = 'auto',
 ): StepConfiguration {
-  const definition = sessionDefinitionSchema.parse({
+  const definition = layersDefinitionSchema.parse({
     layers: network.map(({ weights }, t) => ({
       name: `layer${String(t)}`,
       kind: 'dense',

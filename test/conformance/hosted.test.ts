@@ -14,13 +14,13 @@ import {
   type HostedBatch,
   type HostedConfiguration,
   type HostedState,
-} from '../../gpu-worker/session/hosted-step.ts';
+} from '../../gpu-worker/training/hosted-step.ts';
 import { ENGINE_NAMES, tensorsIn, type Engine } from '../../gpu-worker/tensor/engine.ts';
 import { loadEngine } from '../../gpu-worker/tensor/index.ts';
-import { hostedDefinitionSchema, type HostedDefinitionInput } from '../../shared/hosted.ts';
+import { hostedDefinitionSchema, type HostedDefinitionInput } from '../../shared/hosted-definition.ts';
 import type { LossInput } from '../../shared/loss.ts';
 import { gaussian, seededRandom } from '../../shared/random.ts';
-import { PARAMETER_NAMES } from '../../shared/step.ts';
+import { PARAMETER_NAMES } from '../../shared/parameter-names.ts';
 import { MODELS } from '../model/models.ts';
 import {
   ddpStep as oracleStep,
@@ -72,7 +72,10 @@ const CURVATURES: readonly TerminalCurvature[] = [
   { kind: 'gauss-newton' },
 ];
 
-function definitionFor(net: Omit<RandomProblem, 'seed'>, optimizer: OptimizerInput): HostedDefinitionInput {
+function definitionFor(
+  net: Omit<RandomProblem, 'seed'>,
+  optimizer: OptimizerInput,
+): Omit<HostedDefinitionInput, 'mode'> {
   const { activation } = net;
   const layers = net.widths.slice(1).flatMap((outputs, t) => {
     const dense = { kind: 'dense', name: `layer${t}`, outputs } as const;
@@ -136,7 +139,7 @@ describe.each(ENGINE_NAMES)('dense nets on the %s engine, against the oracle', a
           : { kind: 'gauss-newton', columns: net.widths.at(-1)! },
       coupling,
     });
-    const configuration = hostedConfiguration(hostedDefinitionSchema.parse(definition));
+    const configuration = hostedConfiguration(hostedDefinitionSchema.parse({ mode: 'hosted', ...definition }));
     const { changes, result } = engine.scope(() => {
       const initial = { ...initialHostedState(engine, configuration), weights: weightsOf(engine, network) };
       const input = engine.tensor(batch.inputs.data, [batch.inputs.rows, batch.inputs.cols]);
@@ -182,7 +185,7 @@ const B = 4;
 const CROSS_ENTROPY: LossInput = { kind: 'softmax-cross-entropy' };
 
 function setUp(name: string, optimizer: OptimizerInput, loss: LossInput = CROSS_ENTROPY, seed = 2) {
-  const definition = hostedDefinitionSchema.parse({ model: MODELS[name], loss, optimizer, seed });
+  const definition = hostedDefinitionSchema.parse({ mode: 'hosted', model: MODELS[name], loss, optimizer, seed });
   const configuration = hostedConfiguration(definition);
   const random = seededRandom(21);
   const { input, outputs } = configuration.program;

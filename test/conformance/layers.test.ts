@@ -14,7 +14,7 @@ import { INITIAL_STATE, type OptimizerState } from '../../gpu-worker/optimizer/s
 import { ddpStep, type StepBatch, type StepConfiguration } from '../../gpu-worker/optimizer/step.ts';
 import { ENGINE_NAMES, tensorsIn, type Engine, type Tensor } from '../../gpu-worker/tensor/engine.ts';
 import { loadEngine } from '../../gpu-worker/tensor/index.ts';
-import { sessionDefinitionSchema, type SessionDefinitionInput } from '../../shared/session.ts';
+import { layersDefinitionSchema, type LayersDefinitionInput } from '../../shared/layers-definition.ts';
 import { terminalWeights, type LossScale } from '../oracle/bellman.ts';
 import {
   exactStep,
@@ -32,7 +32,7 @@ import { columnVector, type Matrix } from '../oracle/matrix.ts';
 import { gaussianMatrix, mulberry32 } from '../oracle/network.ts';
 import { relativeError, type OptimizerInput, TOLERANCE } from './drive.ts';
 
-type LayerInput = SessionDefinitionInput['layers'][number];
+type LayerInput = LayersDefinitionInput['layers'][number];
 /** A layer without its name. */
 type Unnamed<Input> = Input extends LayerInput ? Omit<Input, 'name'> : never;
 type Conv2dInput = Extract<Unnamed<LayerInput>, { kind: 'conv2d' }>;
@@ -251,7 +251,7 @@ function randomBatch(cases: readonly LayerCase[], columns: number, seed: number,
 }
 
 function configurationOf(cases: readonly LayerCase[], optimizer: OptimizerInput): StepConfiguration {
-  const definition = sessionDefinitionSchema.parse({
+  const definition = layersDefinitionSchema.parse({
     layers: cases.map(({ product }, t) => ({ name: `layer${String(t)}`, ...product })),
     optimizer,
     reply: 'update',

@@ -154,7 +154,9 @@ describe('when something is wrong', () => {
     const nobody = new DdpnoptClient({ url: 'http://127.0.0.1:9' });
     await expect(nobody.createSession({ layers: [] })).rejects.toBeInstanceOf(ConnectionError);
     const page = new DdpnoptClient({ url: new URL('/docs/', stack.url) });
-    await expect(page.request('GET', '/docs/nothing', {})).rejects.toBeInstanceOf(DdpnoptError);
+    await expect(page.openSession('x/../../../nothing')).rejects.toMatchObject({
+      problem: { code: 'route_not_found' },
+    });
   });
 
   it('stops when it is told to', async () => {

@@ -54,7 +54,9 @@ describe('/openapi.json', () => {
       'get /readyz',
       'get /v1/sessions/{id}',
       'get /v1/sessions/{id}/steps/{n}',
+      'get /v1/sessions/{id}/weights',
       'post /v1/sessions',
+      'post /v1/sessions/{id}/predictions',
       'put /v1/sessions/{id}/steps/{n}',
     ]);
   });
@@ -155,7 +157,7 @@ describe('/openapi.json', () => {
       outputs: { minimum: 1, maximum: 16_384 },
       bias: { default: true },
     });
-    expect(schema('SessionDefinition')).toMatchObject({
+    expect(schema('LayersDefinition')).toMatchObject({
       layers: { minItems: 1, maxItems: 512 },
       ttlSeconds: { default: 3600, minimum: 10, maximum: 86_400 },
       mode: { default: 'layers' },
@@ -168,7 +170,8 @@ describe('/openapi.json', () => {
   });
 
   it('asks of a request only what has no default', () => {
-    expect(document.components.schemas['SessionDefinition']!['required']).toEqual(['layers']);
+    expect(document.components.schemas['LayersDefinition']!['required']).toEqual(['layers']);
+    expect(document.components.schemas['HostedDefinition']!['required']).toEqual(['mode', 'model', 'loss']);
     expect(document.components.schemas['DenseLayer']!['required']).toEqual(['name', 'kind', 'inputs', 'outputs']);
   });
 });

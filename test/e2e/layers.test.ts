@@ -6,8 +6,8 @@ import { INITIAL_STATE } from '../../gpu-worker/optimizer/state.ts';
 import { ddpStep } from '../../gpu-worker/optimizer/step.ts';
 import type { Tensor } from '../../gpu-worker/tensor/engine.ts';
 import { createReferenceEngine } from '../../gpu-worker/tensor/reference.ts';
-import { replyForm, sessionDefinitionSchema, type SessionDefinitionInput } from '../../shared/session.ts';
-import { PARAMETER_NAMES } from '../../shared/step.ts';
+import { layersDefinitionSchema, replyForm, type LayersDefinitionInput } from '../../shared/layers-definition.ts';
+import { PARAMETER_NAMES } from '../../shared/parameter-names.ts';
 import { mulberry32 } from '../oracle/network.ts';
 
 const BATCH = 3;
@@ -19,7 +19,7 @@ beforeAll(async () => {
 });
 afterAll(() => stack.stop());
 
-const definition: SessionDefinitionInput = {
+const definition: LayersDefinitionInput = {
   layers: [
     { name: 'embed', kind: 'embedding', inputs: 7, outputs: 3 },
     { name: 'mix', kind: 'dense', inputs: 3, outputs: 2, sequence: true },
@@ -87,7 +87,7 @@ it('gives the changes of every layer’s parameters, in their own shapes', async
   if (reply.kind !== 'update') throw new Error('no update');
 
   const engine = createReferenceEngine();
-  const parsed = sessionDefinitionSchema.parse(definition);
+  const parsed = layersDefinitionSchema.parse(definition);
   const tensor = (values: Float64Array, shape: readonly number[]): Tensor => engine.tensor(values, shape);
   const direct = ddpStep(
     engine,

@@ -3,11 +3,12 @@ import { Socket } from 'node:net';
 import { expect } from 'vitest';
 import { PROBLEM_CONTENT_TYPE, problemSchema, type Problem, type ProblemCode } from '../../shared/errors.ts';
 import { encode, SAFETENSORS_CONTENT_TYPE, type NamedTensor } from '../../shared/safetensors.ts';
+import type { LayersDefinitionInput } from '../../shared/layers-definition.ts';
 import { sessionSchema, type Session, type SessionDefinitionInput } from '../../shared/session.ts';
 import { mulberry32 } from '../oracle/network.ts';
 
 /** Two layers, few samples: every test of a step sends these unless it says otherwise. */
-export const LAYERS: SessionDefinitionInput['layers'] = [
+export const LAYERS: LayersDefinitionInput['layers'] = [
   { name: 'fc1', kind: 'dense', inputs: 5, outputs: 4 },
   { name: 'fc2', kind: 'dense', inputs: 4, outputs: 3, bias: false },
 ];

@@ -9,7 +9,7 @@ import type { Engine } from '../../gpu-worker/tensor/engine.ts';
 import { loadEngine } from '../../gpu-worker/tensor/index.ts';
 import { modelSchema } from '../../shared/model.ts';
 import { derivedSeed, gaussian, seededRandom } from '../../shared/random.ts';
-import { PARAMETER_NAMES, type ParameterName } from '../../shared/step.ts';
+import { PARAMETER_NAMES, type ParameterName } from '../../shared/parameter-names.ts';
 import { MODELS } from './models.ts';
 
 const reference = await loadEngine('reference');

@@ -6,7 +6,7 @@ import { INITIAL_STATE } from '../../gpu-worker/optimizer/state.ts';
 import { ddpStep, type StepBatch, type StepConfiguration } from '../../gpu-worker/optimizer/step.ts';
 import { tensorsIn, type Engine, type Tensor } from '../../gpu-worker/tensor/engine.ts';
 import { loadEngine } from '../../gpu-worker/tensor/index.ts';
-import { replyForm, sessionDefinitionSchema } from '../../shared/session.ts';
+import { layersDefinitionSchema, replyForm } from '../../shared/layers-definition.ts';
 
 const engine = await loadEngine('reference');
 
@@ -36,7 +36,7 @@ const problem: fc.Arbitrary<Problem> = fc
     learningRate: fc.double({ min: 1e-3, max: 100, noNaN: true }),
   })
   .chain(({ widths, metric, coupling, lossScale, learningRate }) => {
-    const definition = sessionDefinitionSchema.parse({
+    const definition = layersDefinitionSchema.parse({
       layers: widths.map((sizes, t) => ({ name: `layer${String(t)}`, kind: 'dense', ...sizes })),
       optimizer: {
         learningRate: { kind: 'constant', value: learningRate },

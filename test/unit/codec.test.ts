@@ -1,13 +1,13 @@
 /** Token numbers of embedding layers, as a step's body carries them: whole and within the vocabulary, or refused by name. */
 import { describe, expect, it } from 'vitest';
-import { decodeStep } from '../../gpu-worker/session/codec.ts';
+import { decodeStep } from '../../gpu-worker/training/layers-codec.ts';
 import { createReferenceEngine } from '../../gpu-worker/tensor/reference.ts';
 import { ProblemError } from '../../shared/errors.ts';
 import { encode, type TensorValues } from '../../shared/safetensors.ts';
-import { sessionDefinitionSchema } from '../../shared/session.ts';
+import { layersDefinitionSchema } from '../../shared/layers-definition.ts';
 
 const VOCABULARY = 4;
-const definition = sessionDefinitionSchema.parse({
+const definition = layersDefinitionSchema.parse({
   layers: [{ name: 'tokens', kind: 'embedding', inputs: VOCABULARY, outputs: 2 }],
   optimizer: { coupling: 'value' },
 });

@@ -5,10 +5,10 @@ import {
   hostedStep,
   initialHostedState,
   type HostedState,
-} from '../../gpu-worker/session/hosted-step.ts';
+} from '../../gpu-worker/training/hosted-step.ts';
 import type { Engine } from '../../gpu-worker/tensor/engine.ts';
 import { loadEngine } from '../../gpu-worker/tensor/index.ts';
-import { hostedDefinitionSchema, type HostedDefinitionInput } from '../../shared/hosted.ts';
+import { hostedDefinitionSchema, type HostedDefinitionInput } from '../../shared/hosted-definition.ts';
 
 const model = {
   input: [3],
@@ -17,7 +17,7 @@ const model = {
 const loss = { kind: 'softmax-cross-entropy' } as const;
 
 describe('a definition that cannot be is refused', () => {
-  const cases: readonly [string, Omit<HostedDefinitionInput, 'model'>, string, RegExp][] = [
+  const cases: readonly [string, Omit<HostedDefinitionInput, 'mode' | 'model'>, string, RegExp][] = [
     ['momentum with feedback', { loss, optimizer: { momentum: 0.5 } }, 'optimizer.momentum', /feedback/],
     ['a norm limit with feedback', { loss, optimizer: { maximumNorm: 1 } }, 'optimizer.maximumNorm', /feedback/],
     ['a trust region with feedback', { loss, optimizer: { maximumPredictedDecrease: 1 } }, 'optimizer.maximumPredictedDecrease', /feedback/], // prettier-ignore
@@ -27,14 +27,14 @@ describe('a definition that cannot be is refused', () => {
     ['curvature of the plain hinge', { loss: { kind: 'multi-margin', power: 1 }, optimizer: { terminalCurvature: { kind: 'sampled-fisher' } } }, 'loss.power', /power 2/], // prettier-ignore
   ];
   it.each(cases)('%s', (_, rest, path, message) => {
-    const issue = hostedDefinitionSchema.safeParse({ model, ...rest }).error!.issues[0]!;
+    const issue = hostedDefinitionSchema.safeParse({ mode: 'hosted', model, ...rest }).error!.issues[0]!;
     expect(issue.path.join('.')).toBe(path);
     expect(issue.message).toMatch(message);
   });
 
   it('the same with another coupling is taken', () => {
     const optimizer = { momentum: 0.5, maximumNorm: 1, maximumPredictedDecrease: 1, coupling: 'value' } as const;
-    expect(hostedDefinitionSchema.safeParse({ model, loss, optimizer }).success).toBe(true);
+    expect(hostedDefinitionSchema.safeParse({ mode: 'hosted', model, loss, optimizer }).success).toBe(true);
   });
 });
 
@@ -43,7 +43,7 @@ const truth = { values: [0, 1], sampleWeights: null };
 
 describe('a step that overflows', () => {
   const layers = ['a', 'b', 'out'].map((name) => ({ kind: 'dense', name, outputs: 2 }) as const);
-  const cases: readonly [string, HostedDefinitionInput, number, RegExp][] = [
+  const cases: readonly [string, Omit<HostedDefinitionInput, 'mode'>, number, RegExp][] = [
     ['before the update', { model, loss }, 1e30, /numerical_failure/],
     [
       'only after it',
@@ -62,7 +62,7 @@ describe('a step that overflows', () => {
     ],
   ];
   it.each(cases)('%s is refused, and frees what it made', (_, definition, size, message) => {
-    const configuration = hostedConfiguration(hostedDefinitionSchema.parse(definition));
+    const configuration = hostedConfiguration(hostedDefinitionSchema.parse({ mode: 'hosted', ...definition }));
     engine.scope(() => {
       const state = initialHostedState(engine, configuration);
       const input = engine.tensor([size, -size, size, size, 1, 1], [2, 3]);
@@ -77,11 +77,11 @@ describe('a step that overflows', () => {
 
 describe('batch norm', () => {
   it('averages the statistics of the batches', () => {
-    const definition: HostedDefinitionInput = {
+    const definition: Omit<HostedDefinitionInput, 'mode'> = {
       model: { input: [1], layers: [{ kind: 'batch-norm', name: 'n', decay: 0.75 }, { kind: 'dense', name: 'out', outputs: 2 }] }, // prettier-ignore
       loss,
     };
-    const configuration = hostedConfiguration(hostedDefinitionSchema.parse(definition));
+    const configuration = hostedConfiguration(hostedDefinitionSchema.parse({ mode: 'hosted', ...definition }));
     engine.scope(() => {
       const read = ({ statistics: [running] }: HostedState): number[] => [
         engine.read(running!.mean)[0]!,

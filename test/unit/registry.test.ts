@@ -1,9 +1,11 @@
 /** The sessions of a worker in time: with a clock that the test moves. */
 import { createHash } from 'node:crypto';
 import { beforeEach, describe, expect, it } from 'vitest';
+import type { Compute } from '../../gpu-worker/engine/compute.ts';
 import { ComputeQueue } from '../../gpu-worker/engine/queue.ts';
 import { SessionRegistry } from '../../gpu-worker/session/registry.ts';
 import type { StepBody } from '../../gpu-worker/session/session.ts';
+import { Trainers } from '../../gpu-worker/training/trainers.ts';
 import type { Engine } from '../../gpu-worker/tensor/engine.ts';
 import { createReferenceEngine } from '../../gpu-worker/tensor/reference.ts';
 import type { ProblemError } from '../../shared/errors.ts';
@@ -21,11 +23,31 @@ const START = Date.UTC(2030, 0, 1);
 let now: number;
 let engine: Engine;
 let registry: SessionRegistry;
+
+/** The device's work done in place, on an engine whose tensors can be counted. */
+function inPlace(engine: Engine): Compute {
+  const trainers = new Trainers(engine);
+  const later = <Result>(work: () => Result): Promise<Result> => Promise.resolve().then(work);
+  return {
+    engine: engine.name,
+    open: (id, definition) =>
+      later(() => {
+        trainers.open(id, definition);
+      }),
+    step: (id, body) => later(() => trainers.step(id, body)),
+    weights: (id) => later(() => trainers.weights(id)),
+    predict: (id, body) => later(() => trainers.predict(id, body)),
+    close: (id) => {
+      trainers.close(id);
+    },
+  };
+}
+
 beforeEach(() => {
   now = START;
   engine = createReferenceEngine();
   const queue = new ComputeQueue({ perSession: 4, total: 8 });
-  registry = new SessionRegistry({ engine, queue, now: () => now }, LIMIT);
+  registry = new SessionRegistry({ compute: inPlace(engine), queue, now: () => now }, LIMIT);
 });
 
 const seconds = (count: number): number => count * 1000;
@@ -49,15 +71,15 @@ function codeOf(act: () => unknown): string {
 }
 
 describe('expiry', () => {
-  it('removes a session after its time without a request', () => {
-    const { id } = registry.create(newSessionId(), definition());
+  it('removes a session after its time without a request', async () => {
+    const { id } = await registry.create(newSessionId(), definition());
     now += seconds(60);
     expect(codeOf(() => registry.get(id))).toBe('session_not_found');
     expect(registry.size).toBe(0);
   });
 
-  it('is put off by every request', () => {
-    const { id } = registry.create(newSessionId(), definition());
+  it('is put off by every request', async () => {
+    const { id } = await registry.create(newSessionId(), definition());
     for (let i = 1; i <= 5; i++) {
       now += seconds(60) - 1;
       expect(registry.get(id).describe().expiresAt).toBe(new Date(now + seconds(60)).toISOString());
@@ -67,9 +89,9 @@ describe('expiry', () => {
     expect(codeOf(() => registry.get(id))).toBe('session_not_found');
   });
 
-  it('goes by each session’s own time', () => {
-    const brief = registry.create(newSessionId(), definition({ ttlSeconds: 10 }));
-    const long = registry.create(newSessionId(), definition({ ttlSeconds: 100 }));
+  it('goes by each session’s own time', async () => {
+    const brief = await registry.create(newSessionId(), definition({ ttlSeconds: 10 }));
+    const long = await registry.create(newSessionId(), definition({ ttlSeconds: 100 }));
     now += seconds(10);
     registry.removeExpired();
     expect(registry.size).toBe(1);
@@ -78,7 +100,7 @@ describe('expiry', () => {
   });
 
   it('is put off by a step when it is done', async () => {
-    const session = registry.create(newSessionId(), definition());
+    const session = await registry.create(newSessionId(), definition());
     const running = registry.get(session.id).step(0, step(1));
     now += seconds(30);
     await running;
@@ -87,7 +109,7 @@ describe('expiry', () => {
   });
 
   it('waits for requests that are under way', async () => {
-    const session = registry.create(newSessionId(), definition());
+    const session = await registry.create(newSessionId(), definition());
     const { promise: uploaded, resolve: finishUpload } = Promise.withResolvers<undefined>();
     const request = session.use(async () => {
       await uploaded;
@@ -106,7 +128,7 @@ describe('expiry', () => {
 
   it('frees the session’s tensors', async () => {
     for (let i = 0; i < LIMIT; i++) {
-      const session = registry.create(newSessionId(), definition());
+      const session = await registry.create(newSessionId(), definition());
       await session.step(0, step(i));
       await session.step(1, step(10 + i));
     }
@@ -117,7 +139,7 @@ describe('expiry', () => {
   });
 
   it('refuses the steps that still wait', async () => {
-    const session = registry.create(newSessionId(), definition());
+    const session = await registry.create(newSessionId(), definition());
     const waiting = session.step(0, step(1));
     now += seconds(60);
     registry.removeExpired();
@@ -129,75 +151,83 @@ describe('expiry', () => {
 describe('creation', () => {
   it('under an id that is taken gives the session if the definition is the same', async () => {
     const id = newSessionId();
-    const session = registry.create(id, definition());
+    const session = await registry.create(id, definition());
     await session.step(0, step(1));
-    expect(registry.create(id, definition())).toBe(session);
+    expect(await registry.create(id, definition())).toBe(session);
     expect(registry.size).toBe(1);
     expect(session.describe().nextStep).toBe(1);
   });
 
-  it('counts as a use of the session it finds', () => {
+  it('counts as a use of the session it finds', async () => {
     const id = newSessionId();
-    const session = registry.create(id, definition());
+    const session = await registry.create(id, definition());
     now += seconds(59);
-    expect(registry.create(id, definition())).toBe(session);
+    expect(await registry.create(id, definition())).toBe(session);
     now += seconds(59);
     expect(registry.get(id)).toBe(session);
   });
 
-  it('is refused if the definition is another', () => {
+  it('is refused if the definition is another', async () => {
     const id = newSessionId();
-    const session = registry.create(id, definition());
-    expect(codeOf(() => registry.create(id, definition({ ttlSeconds: 61 })))).toBe('session_exists');
-    expect(codeOf(() => registry.create(id, definition({ optimizer: { coupling: 'value' } })))).toBe('session_exists');
+    const session = await registry.create(id, definition());
+    await expect(registry.create(id, definition({ ttlSeconds: 61 }))).rejects.toMatchObject({
+      code: 'session_exists',
+    });
+    await expect(registry.create(id, definition({ optimizer: { coupling: 'value' } }))).rejects.toMatchObject({
+      code: 'session_exists',
+    });
     expect(registry.get(id)).toBe(session);
   });
 
   it('under the id of an expired session makes a new one', async () => {
     const id = newSessionId();
-    const expired = registry.create(id, definition());
+    const expired = await registry.create(id, definition());
     await expired.step(0, step(1));
     now += seconds(60);
-    const fresh = registry.create(id, definition());
+    const fresh = await registry.create(id, definition());
     expect(fresh.describe().nextStep).toBe(0);
     expect(registry.get(id)).toBe(fresh);
   });
 });
 
 describe('the limit', () => {
-  it('refuses one session more, in words that say how many there are', () => {
-    for (let i = 0; i < LIMIT; i++) registry.create(newSessionId(), definition());
-    expect(() => registry.create(newSessionId(), definition())).toThrow(/session_limit_reached: .*3 of 3/);
+  it('refuses one session more, in words that say how many there are', async () => {
+    for (let i = 0; i < LIMIT; i++) await registry.create(newSessionId(), definition());
+    await expect(registry.create(newSessionId(), definition())).rejects.toThrow(/session_limit_reached: .*3 of 3/);
     expect(registry.size).toBe(LIMIT);
   });
 
-  it('counts the memory that sessions may come to hold', () => {
+  it('counts the memory that sessions may come to hold', async () => {
     // Two factors of 2,000 and their inverses, twice: 128 MB a session.
     const layers = [{ name: 'wide', kind: 'dense' as const, inputs: 1999, outputs: 2000 }];
     const memory = new SessionRegistry(
-      { engine, queue: new ComputeQueue({ perSession: 1, total: 1 }), now: () => now },
+      { compute: inPlace(engine), queue: new ComputeQueue({ perSession: 1, total: 1 }), now: () => now },
       100,
     );
-    for (let i = 0; i < 15; i++) memory.create(newSessionId(), definition({ layers }));
-    expect(codeOf(() => memory.create(newSessionId(), definition({ layers })))).toBe('session_limit_reached');
-    memory.create(newSessionId(), definition({ layers, optimizer: { metric: { kind: 'identity' } } }));
+    for (let i = 0; i < 15; i++) await memory.create(newSessionId(), definition({ layers }));
+    await expect(memory.create(newSessionId(), definition({ layers }))).rejects.toMatchObject({
+      code: 'session_limit_reached',
+    });
+    await memory.create(newSessionId(), definition({ layers, optimizer: { metric: { kind: 'identity' } } }));
   });
 
-  it('makes room when a session is deleted or expires', () => {
-    const first = registry.create(newSessionId(), definition());
-    registry.create(newSessionId(), definition({ ttlSeconds: 10 }));
-    registry.create(newSessionId(), definition());
+  it('makes room when a session is deleted or expires', async () => {
+    const first = await registry.create(newSessionId(), definition());
+    await registry.create(newSessionId(), definition({ ttlSeconds: 10 }));
+    await registry.create(newSessionId(), definition());
     registry.delete(first.id);
-    registry.create(newSessionId(), definition());
+    await registry.create(newSessionId(), definition());
     now += seconds(10);
-    registry.create(newSessionId(), definition());
-    expect(codeOf(() => registry.create(newSessionId(), definition()))).toBe('session_limit_reached');
+    await registry.create(newSessionId(), definition());
+    await expect(registry.create(newSessionId(), definition())).rejects.toMatchObject({
+      code: 'session_limit_reached',
+    });
   });
 });
 
 describe('deletion', () => {
   it('frees the tensors and answers a second one as not found', async () => {
-    const { id } = registry.create(newSessionId(), definition());
+    const { id } = await registry.create(newSessionId(), definition());
     await registry.get(id).step(0, step(1));
     registry.delete(id);
     expect(engine.liveTensors).toBe(0);
@@ -210,7 +240,7 @@ describe('deletion', () => {
   });
 
   it('refuses the steps that still wait', async () => {
-    const { id } = registry.create(newSessionId(), definition());
+    const { id } = await registry.create(newSessionId(), definition());
     const waiting = registry.get(id).step(0, step(1));
     registry.delete(id);
     await expect(waiting).rejects.toMatchObject({ code: 'session_not_found' });
@@ -220,7 +250,7 @@ describe('deletion', () => {
 
 describe('a step that fails', () => {
   it('leaves no tensor behind, and the session as it was', async () => {
-    const session = registry.create(newSessionId(), definition());
+    const session = await registry.create(newSessionId(), definition());
     await session.step(0, step(1));
     const { liveTensors } = engine;
     const before = session.describe();

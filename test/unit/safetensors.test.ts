@@ -409,10 +409,28 @@ describe('bytes of any kind', () => {
   });
 });
 
-it('reads the values of floating-point tensors alone', () => {
-  const body = bodyOf({ a: { dtype: 'I32', shape: [2], data_offsets: [0, 8] } }, 8);
+it('reads whole numbers as float64, from any alignment', () => {
+  const header = {
+    u: { dtype: 'U8', shape: [3], data_offsets: [0, 3] },
+    i: { dtype: 'I32', shape: [1], data_offsets: [3, 7] },
+    l: { dtype: 'I64', shape: [1], data_offsets: [7, 15] },
+  };
+  const body = bodyOf(header, 15);
+  const { dataStart, entries } = readHeader(body);
+  const view = new DataView(body.buffer, body.byteOffset + dataStart);
+  [1, 2, 255].forEach((value, index) => {
+    view.setUint8(index, value);
+  });
+  view.setInt32(3, -7, true);
+  view.setBigInt64(7, -(2n ** 40n), true);
+  const values = entries.map((entry) => [...readValues(body, readHeader(body), entry)]);
+  expect(values).toEqual([[1, 2, 255], [-7], [-(2 ** 40)]]);
+});
+
+it('does not read the values of half-precision tensors and truth values', () => {
+  const body = bodyOf({ a: { dtype: 'F16', shape: [2], data_offsets: [0, 4] } }, 4);
   const header = readHeader(body);
   const problem = problemOf(() => readValues(body, header, header.entries[0]!));
   expect(problem).toMatchObject({ code: 'dtype_unsupported', details: { param: 'a' } });
-  expect(problem.details.detail).toContain('I32');
+  expect(problem.details.detail).toContain('F16');
 });

@@ -2,21 +2,21 @@
 import { describe, expect, it } from 'vitest';
 import { LIMITS } from '../../shared/limits.ts';
 import type { SafetensorsHeader } from '../../shared/safetensors.ts';
-import { sessionDefinitionSchema } from '../../shared/session.ts';
-import { checkStepHeader, TENSOR, type StepDefinition } from '../../shared/step.ts';
+import { layersDefinitionSchema, type LayersDefinition } from '../../shared/layers-definition.ts';
+import { checkStepHeader, TENSOR } from '../../shared/step.ts';
 
-function definitionOf(count: number): StepDefinition {
+function definitionOf(count: number): LayersDefinition {
   const layers = Array.from({ length: count }, (_, t) => ({
     name: `l${t}`,
     kind: 'dense' as const,
     inputs: 1,
     outputs: 1,
   }));
-  return sessionDefinitionSchema.parse({ layers });
+  return layersDefinitionSchema.parse({ layers });
 }
 
 /** The header of a step; the offsets are not looked at here. */
-function headerOf({ layers }: StepDefinition, batch: number): SafetensorsHeader {
+function headerOf({ layers }: LayersDefinition, batch: number): SafetensorsHeader {
   const entry = (name: string, shape: number[]) => ({ name, dtype: 'F32' as const, shape, begin: 0, end: 0 });
   const entries = layers.flatMap(({ name }) => [
     entry(TENSOR.input(name), [batch, 1]),
@@ -59,7 +59,7 @@ describe('the batch', () => {
   it('counts the one-hot rows of an embedding by the length of its sequences', () => {
     const layers = [{ name: 'words', kind: 'embedding' as const, inputs: 16_384, outputs: 1 }];
     const metric = { kind: 'identity' as const };
-    const definition = sessionDefinitionSchema.parse({ layers, optimizer: { metric, coupling: 'value' } });
+    const definition = layersDefinitionSchema.parse({ layers, optimizer: { metric, coupling: 'value' } });
     const header = (sequence: number): SafetensorsHeader => {
       const entry = (name: string, shape: number[]) => ({ name, dtype: 'F32' as const, shape, begin: 0, end: 0 });
       const entries = [

@@ -15,7 +15,7 @@ export type PerSampleGradients =
   /** The gradients themselves, [R, n, c]. */
   | { readonly kind: 'explicit'; readonly gradients: Tensor };
 
-/** Bytes that explicit per-sample gradients may take at a time; beyond that they are made in blocks of outputs. */
+/** Bytes that explicit per-sample gradients may take at a time; beyond that they are made for a range of outputs at a time. */
 const BLOCK_BYTES = 64 * 2 ** 20;
 const ELEMENT_BYTES = 4;
 
@@ -105,41 +105,48 @@ export function transformGradients(
   };
 }
 
-/** The rows as explicit matrices, in blocks of outputs: [R, n · width] for the outputs from `begin`. */
-function* explicitBlocks(
-  engine: Engine,
-  gradients: PerSampleGradients,
-): Generator<{ readonly begin: number; readonly width: number; readonly matrix: Tensor }> {
+/** Outputs [begin, begin + width) of the block. */
+interface OutputRange {
+  readonly begin: number;
+  readonly width: number;
+}
+
+/** The outputs in ranges whose explicit gradients fit into the budget. */
+function outputRanges(gradients: PerSampleGradients): OutputRange[] {
   const [n, c] = blockShape(gradients);
-  if (gradients.kind === 'explicit') {
-    const rows = size(gradients.gradients, 0);
-    yield { begin: 0, width: c, matrix: engine.reshape(gradients.gradients, [rows, n * c]) };
-    return;
-  }
+  if (gradients.kind === 'explicit') return [{ begin: 0, width: c }];
+  const widest = Math.max(1, Math.floor(BLOCK_BYTES / (ELEMENT_BYTES * size(gradients.output, 0) * n)));
+  return Array.from({ length: Math.ceil(c / widest) }, (_, index) => {
+    const begin = index * widest;
+    return { begin, width: Math.min(widest, c - begin) };
+  });
+}
+
+/** The rows as an explicit matrix, [R, n · width], for a range of outputs. */
+function explicitMatrix(engine: Engine, gradients: PerSampleGradients, { begin, width }: OutputRange): Tensor {
+  const { matMul, reshape, slice, transpose } = engine;
+  const [n] = blockShape(gradients);
+  if (gradients.kind === 'explicit') return reshape(gradients.gradients, [size(gradients.gradients, 0), n * width]);
   const { input, output } = gradients;
   const rows = size(output, 0);
   const batch = size(input, 0);
   const columns = rows / batch;
   const positions = positionsOf(gradients);
-  const widest = Math.max(1, Math.floor(BLOCK_BYTES / (ELEMENT_BYTES * rows * n)));
-  for (let begin = 0; begin < c; begin += widest) {
-    const width = Math.min(widest, c - begin);
-    const block = engine.slice(output, output.shape.length - 1, begin, width);
-    // [B, r, P, width] → [B, P, r·width], so that one product per sample serves all its columns.
-    const perSample = engine.reshape(
-      engine.transpose(engine.reshape(block, [batch, columns, positions, width]), [0, 2, 1, 3]),
-      [batch, positions, columns * width],
-    );
-    const product = engine.matMul(engine.reshape(input, [batch, positions, n]), perSample, { transposeLeft: true });
-    const byColumn = engine.transpose(engine.reshape(product, [batch, n, columns, width]), [0, 2, 1, 3]);
-    yield { begin, width, matrix: engine.reshape(byColumn, [rows, n * width]) };
-  }
+  const range = slice(output, output.shape.length - 1, begin, width);
+  // [B, r, P, width] → [B, P, r·width], so that one product per sample serves all its columns.
+  const perSample = reshape(transpose(reshape(range, [batch, columns, positions, width]), [0, 2, 1, 3]), [
+    batch,
+    positions,
+    columns * width,
+  ]);
+  const product = matMul(reshape(input, [batch, positions, n]), perSample, { transposeLeft: true });
+  const byColumn = transpose(reshape(product, [batch, n, columns, width]), [0, 2, 1, 3]);
+  return reshape(byColumn, [rows, n * width]);
 }
 
-/** The weights of a block of outputs, [1, n · width]. */
-function blockWeights(engine: Engine, weights: Tensor, begin: number, width: number): Tensor {
-  const block = engine.slice(weights, 1, begin, width);
-  return engine.reshape(block, [1, size(weights, 0) * width]);
+/** The weights of a range of outputs, [1, n · width]. */
+function rangeWeights(engine: Engine, weights: Tensor, { begin, width }: OutputRange): Tensor {
+  return engine.reshape(engine.slice(weights, 1, begin, width), [1, size(weights, 0) * width]);
 }
 
 /** J diag(w) Jᵀ, [R, R]; w [n, c], or null for ones. */
@@ -156,8 +163,8 @@ export function gram(engine: Engine, gradients: PerSampleGradients, weights: Ten
     const bySample = reshape(outputGram, [batch, columns, batch, columns]);
     return reshape(multiply(reshape(inputGram, [batch, 1, batch, 1]), bySample), [rows, rows]);
   }
-  return sumOverBlocks(engine, gradients, ({ matrix, begin, width }) => {
-    const weighted = weights === null ? matrix : multiply(matrix, blockWeights(engine, weights, begin, width));
+  return sumOverOutputs(engine, gradients, (matrix, range) => {
+    const weighted = weights === null ? matrix : multiply(matrix, rangeWeights(engine, weights, range));
     return matMul(weighted, matrix, { transposeRight: true });
   });
 }
@@ -174,21 +181,26 @@ export function gramDiagonal(engine: Engine, gradients: PerSampleGradients, weig
     }
     return rowSums(engine, multiply(repeatColumns(engine, matMul(squaredInput, weights), rows), squaredOutput));
   }
-  return sumOverBlocks(engine, gradients, ({ matrix, begin, width }) => {
+  return sumOverOutputs(engine, gradients, (matrix, range) => {
     const squared = square(matrix);
-    return rowSums(engine, weights === null ? squared : multiply(squared, blockWeights(engine, weights, begin, width)));
+    return rowSums(engine, weights === null ? squared : multiply(squared, rangeWeights(engine, weights, range)));
   });
 }
 
-function sumOverBlocks(
+/** Adds up a term over ranges of outputs; no more than one range's explicit gradients exist at a time. */
+function sumOverOutputs(
   engine: Engine,
   gradients: PerSampleGradients,
-  term: (block: { begin: number; width: number; matrix: Tensor }) => Tensor,
+  term: (matrix: Tensor, range: OutputRange) => Tensor,
 ): Tensor {
   let sum: Tensor | null = null;
-  for (const block of explicitBlocks(engine, gradients)) {
-    const value = term(block);
-    sum = sum === null ? value : engine.add(sum, value);
+  for (const range of outputRanges(gradients)) {
+    const before: Tensor | null = sum;
+    sum = engine.scope(() => {
+      const value = term(explicitMatrix(engine, gradients, range), range);
+      return before === null ? value : engine.add(before, value);
+    });
+    if (before !== null) engine.dispose([before]);
   }
   if (sum === null) throw new RangeError('gradients without outputs');
   return sum;
@@ -226,10 +238,12 @@ export function secondMoment(engine: Engine, gradients: PerSampleGradients, rowW
       batch,
     );
   }
-  const blocks: Tensor[] = [];
-  for (const { matrix, width } of explicitBlocks(engine, gradients)) {
-    blocks.push(reshape(sum(multiply(square(matrix), perRow(engine, rowWeights, 2)), 0), [n, width]));
-  }
+  const blocks = outputRanges(gradients).map((range) =>
+    engine.scope(() => {
+      const squared = square(explicitMatrix(engine, gradients, range));
+      return reshape(sum(multiply(squared, perRow(engine, rowWeights, 2)), 0), [n, range.width]);
+    }),
+  );
   return divide(concat(blocks, 1), batch);
 }
 

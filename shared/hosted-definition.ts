@@ -1,11 +1,17 @@
 /** Hosted training: the worker holds model and weights, and runs every pass itself. */
 import * as z from 'zod';
+import { parameterCount, refreshExcess } from './cost.ts';
+import { LIMITS } from './limits.ts';
 import { lossProblems, lossSchema } from './loss.ts';
-import { modelOutputs, modelSchema } from './model.ts';
+import { modelOutputs, modelSchema, modelStages } from './model.ts';
 import { optimizerSchema, type Optimizer } from './optimizer.ts';
+import { ttlSecondsSchema } from './session-lifetime.ts';
 
 export const hostedDefinitionSchema = z
   .strictObject({
+    mode: z.literal('hosted').meta({
+      description: 'The worker holds model and weights; the client sends mini-batches',
+    }),
     model: modelSchema,
     loss: lossSchema,
     optimizer: optimizerSchema.prefault({}),
@@ -15,18 +21,27 @@ export const hostedDefinitionSchema = z
       .max(2 ** 32 - 1)
       .default(0)
       .meta({ description: 'Of the initial weights, dropout and drawn labels' }),
+    ttlSeconds: ttlSecondsSchema,
   })
   .superRefine(({ model, loss, optimizer }, context) => {
     for (const { path, message } of lossProblems(loss, modelOutputs(model), optimizer.terminalCurvature)) {
       context.addIssue({ code: 'custom', path: [...path], message });
     }
+    const layers = modelStages(model).map(({ layer }) => layer);
+    const parameters = parameterCount(layers);
+    if (parameters > LIMITS.modelParameters) {
+      const message = `the model has ${String(parameters)} parameters; at most ${String(LIMITS.modelParameters)} are held`;
+      context.addIssue({ code: 'custom', path: ['model'], message });
+    }
+    const excess = refreshExcess({ layers, optimizer });
+    if (excess !== null) context.addIssue({ code: 'custom', path: ['model', 'layers'], message: excess });
     const limit = finishedUpdateOption(optimizer);
     if (optimizer.coupling !== 'feedback' || limit === null) return;
     const message =
       'it works on finished updates, and feedback finishes each in the forward pass; take another coupling';
     context.addIssue({ code: 'custom', path: ['optimizer', limit], message });
   })
-  .meta({ id: 'HostedDefinition' });
+  .meta({ id: 'HostedDefinition', description: 'The worker runs a declared model' });
 
 export type HostedDefinition = z.output<typeof hostedDefinitionSchema>;
 export type HostedDefinitionInput = z.input<typeof hostedDefinitionSchema>;

@@ -1,21 +1,14 @@
-/** A step's body to tensors, and its result to a reply's body. */
-import { ProblemError } from '../../shared/errors.ts';
-import {
-  encode,
-  readHeader,
-  readValues,
-  type NamedTensor,
-  type SafetensorsHeader,
-  type TensorEntry,
-  type TensorValues,
-} from '../../shared/safetensors.ts';
+/** `layers` mode: a step's body to tensors, and its result to a reply's body. */
+import type { LayersDefinition } from '../../shared/layers-definition.ts';
 import { sentColumns } from '../../shared/optimizer.ts';
-import type { SessionDefinition, StepMetrics } from '../../shared/session.ts';
-import { checkStepHeader, layerTensors, PARAMETER_NAMES, TENSOR } from '../../shared/step.ts';
-import type { Policy } from '../optimizer/ddp/policy.ts';
-import { metricWeighted } from '../optimizer/ddp/policy.ts';
+import { PARAMETER_NAMES } from '../../shared/parameter-names.ts';
+import { encode, readHeader, type NamedTensor } from '../../shared/safetensors.ts';
+import type { StepMetrics } from '../../shared/session.ts';
+import { checkStepHeader, layerTensors, TENSOR } from '../../shared/step.ts';
+import { metricWeighted, type Policy } from '../optimizer/ddp/policy.ts';
 import type { LayerBatch, StepBatch, StepReply } from '../optimizer/step.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
+import { assertIndices, mean, readFinite, tensorNamed } from './values.ts';
 
 /** A body whose header and values are checked. */
 export interface DecodedStep {
@@ -30,37 +23,29 @@ export interface DecodedStep {
 /**
  * Checks a step's body: header, names, shapes, that every value is finite, and that token numbers are in range.
  *
- * @param precision of the engine that will compute: what is finite in float64 need not be in float32
+ * @param precision of the engine that will compute
  * @throws ProblemError the codes of `checkStepHeader`, `non_finite_value` and `invalid_index`
  */
 export function decodeStep(
   body: Uint8Array,
-  definition: SessionDefinition,
+  definition: LayersDefinition,
   precision: Engine['precision'],
 ): DecodedStep {
   const header = readHeader(body);
   const batch = checkStepHeader(header, definition);
-  const entries = new Map(
-    header.entries.map((entry) => [entry.name, { entry, values: finiteValues(body, header, entry, precision) }]),
-  );
-  const find = (name: string): { entry: TensorEntry; values: TensorValues } => {
-    const found = entries.get(name);
-    if (found === undefined) throw new TypeError(`${name} passed the header check but is missing`);
-    return found;
-  };
+  const tensors = readFinite(body, header, precision);
   for (const layer of definition.layers) {
     if (layer.kind !== 'embedding') continue;
-    const { entry, values } = find(TENSOR.input(layer.name));
-    checkIndices(entry, values, layer.inputs);
+    const remedy = 'Send token numbers counted from 0, or create the session with the size of the whole vocabulary.';
+    assertIndices(tensorNamed(tensors, TENSOR.input(layer.name)), layer.inputs, remedy);
   }
   const columns = sentColumns(definition.optimizer.terminalCurvature);
-  const losses = find(TENSOR.losses).values;
   return {
     batch,
-    loss: mean(losses),
+    loss: mean(tensorNamed(tensors, TENSOR.losses).values),
     upload: (engine) => {
       const upload = (name: string): Tensor => {
-        const { entry, values } = find(name);
+        const { entry, values } = tensorNamed(tensors, name);
         return engine.tensor(values, entry.shape);
       };
       return {
@@ -78,59 +63,6 @@ export function decodeStep(
   };
 }
 
-export function mean(values: TensorValues): number {
-  // Divided first, so that the mean of representable values is representable.
-  let sum = 0;
-  for (const value of values) sum += value / values.length;
-  return sum;
-}
-
-function finiteValues(
-  body: Uint8Array,
-  header: SafetensorsHeader,
-  entry: TensorEntry,
-  precision: Engine['precision'],
-): TensorValues {
-  const values = readValues(body, header, entry);
-  const isFinite = precision === 'float32' ? isFiniteInFloat32 : Number.isFinite;
-  const index = values.findIndex((value) => !isFinite(value));
-  if (index >= 0) {
-    const value = values[index] ?? Number.NaN;
-    throw new ProblemError('non_finite_value', {
-      param: entry.name,
-      detail: `${entry.name}${formatIndex(index, entry.shape)} is ${String(value)}${Number.isFinite(value) ? ', which is infinite in float32' : ''}.`,
-      remedy: 'Look for a diverged forward pass or a division by zero in the client; the session is as it was before.',
-    });
-  }
-  return values;
-}
-
-/** @throws ProblemError `invalid_index` unless every value is a whole number from 0 to count − 1 */
-function checkIndices(entry: TensorEntry, values: TensorValues, count: number): void {
-  const index = values.findIndex((value) => !Number.isInteger(value) || value < 0 || value >= count);
-  if (index < 0) return;
-  throw new ProblemError('invalid_index', {
-    param: entry.name,
-    detail: `${entry.name}${formatIndex(index, entry.shape)} is ${String(values[index])}; a whole number from 0 to ${String(count - 1)} was expected.`,
-    remedy: 'Send token numbers counted from 0, or create the session with the size of the whole vocabulary.',
-  });
-}
-
-function isFiniteInFloat32(value: number): boolean {
-  return Number.isFinite(Math.fround(value));
-}
-
-/** A flat index as subscripts: [3, 17]. */
-function formatIndex(index: number, shape: readonly number[]): string {
-  const subscripts: number[] = [];
-  let rest = index;
-  for (const size of shape.toReversed()) {
-    subscripts.unshift(rest % size);
-    rest = Math.floor(rest / size);
-  }
-  return `[${subscripts.join(', ')}]`;
-}
-
 /** [B, r, …] → [B·r, …]. */
 function mergeColumns(engine: Engine, gradient: Tensor): Tensor {
   const [batch = 1, columns = 1, ...rest] = gradient.shape;
@@ -140,7 +72,7 @@ function mergeColumns(engine: Engine, gradient: Tensor): Tensor {
 /** The body of a reply: its tensors, and the step's metrics in `__metadata__`. */
 export function encodeReply(
   engine: Engine,
-  { layers }: SessionDefinition,
+  { layers }: LayersDefinition,
   reply: StepReply,
   metrics: StepMetrics,
 ): Uint8Array<ArrayBuffer> {

@@ -5,7 +5,7 @@
  *     û_t = u_t + δu_t(s_t),   s_t = G_tᵀ (x̂_t − x_t),   x̂_{t+1} = f_t(x̂_t, û_t),   x̂_0 = x_0
  */
 import { ProblemError } from '../../shared/errors.ts';
-import type { HostedDefinition } from '../../shared/hosted.ts';
+import type { HostedDefinition } from '../../shared/hosted-definition.ts';
 import type { Loss } from '../../shared/loss.ts';
 import type { TerminalCurvature } from '../../shared/optimizer.ts';
 import type { ChannelStatistics } from '../model/normalization.ts';
@@ -28,10 +28,10 @@ import { expandLoss, type Truth } from '../optimizer/losses/loss.ts';
 import { INITIAL_STATE, type OptimizerState } from '../optimizer/state.ts';
 import { ddpStep, type StepBatch, type StepResult } from '../optimizer/step.ts';
 import { tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
-import { mean } from './codec.ts';
+import { mean } from './values.ts';
 
 /** A definition made ready to run. */
-export interface HostedConfiguration extends Omit<HostedDefinition, 'model'> {
+export interface HostedConfiguration extends Pick<HostedDefinition, 'loss' | 'optimizer' | 'seed'> {
   readonly program: Program;
 }
 
@@ -60,8 +60,8 @@ export interface HostedResult {
   readonly refreshed: boolean;
 }
 
-export function hostedConfiguration({ model, ...rest }: HostedDefinition): HostedConfiguration {
-  return { ...rest, program: compile(model) };
+export function hostedConfiguration({ model, loss, optimizer, seed }: HostedDefinition): HostedConfiguration {
+  return { loss, optimizer, seed, program: compile(model) };
 }
 
 export function initialHostedState(engine: Engine, { program, seed }: HostedConfiguration): HostedState {
@@ -126,6 +126,25 @@ export function hostedStep(
       refreshed: result.refreshed,
     };
   });
+}
+
+/** What a model answers, and its loss where the truth is known. */
+export interface Evaluation {
+  /** [B, C]. */
+  readonly outputs: Tensor;
+  readonly loss: number | null;
+}
+
+/** One forward pass in evaluation mode: nothing is dropped, and batch norms use their running statistics. */
+export function evaluate(
+  engine: Engine,
+  { program, loss }: HostedConfiguration,
+  { weights, statistics }: HostedState,
+  input: Tensor,
+  truth: Truth | null,
+): Evaluation {
+  const { output } = forward(engine, program, (t) => at(weights, t), input, { kind: 'evaluation', statistics });
+  return { outputs: output, loss: truth === null ? null : meanLoss(engine, loss, output, truth) };
 }
 
 /** Columns of the terminal curvature at the output, [B·r, C]; null where the loss gradients are the columns. */

@@ -1,0 +1,126 @@
+/** A session in `layers` mode: the caller runs its own model, and sends what each pass computed. */
+import { replyForm } from '../../shared/layers-definition.ts';
+import { PARAMETER_NAMES } from '../../shared/parameter-names.ts';
+import { encode, readHeader, readValues, type NamedTensor, type TensorValues } from '../../shared/safetensors.ts';
+import { stepMetricsSchema, type LayersSession, type StepMetrics } from '../../shared/session.ts';
+import { expectedTensors, TENSOR, type LayerTensorRole } from '../../shared/step.ts';
+import { LayerPolicy, type ParameterChanges, type PolicyCoefficients } from './policy.ts';
+import { ClientSession } from './session.ts';
+import type { RequestOptions } from './transport.ts';
+
+/** What a forward and a backward pass over one batch yield for one layer; row-major. */
+export interface LayerInput {
+  /** What the layer was given, [B, …]; a generic layer has none. */
+  readonly input?: TensorValues;
+  /** Gradient of each sample's own loss in the layer's pre-activation (generic: in its parameters), not divided by B, [B, …]. */
+  readonly outputGradient: TensorValues;
+  /** The same for the r columns of the terminal curvature, [B, r, …]; with "gauss-newton" and "sampled-fisher". */
+  readonly curvatureGradient?: TensorValues;
+}
+
+/** What a forward and a backward pass over one batch yield. */
+export interface StepInput {
+  /** The loss of each sample, [B]. */
+  readonly losses: TensorValues;
+  /** By layer name. */
+  readonly layers: Readonly<Record<string, LayerInput>>;
+}
+
+interface Traffic {
+  readonly metrics: StepMetrics;
+  readonly bytesSent: number;
+  readonly bytesReceived: number;
+}
+
+/** `policy`: to be applied in the second forward pass. `update`: to be added to the parameters. Both by layer name. */
+export type StepReply =
+  | (Traffic & { readonly kind: 'policy'; readonly policies: ReadonlyMap<string, LayerPolicy> })
+  | (Traffic & { readonly kind: 'update'; readonly changes: ReadonlyMap<string, ParameterChanges> });
+
+/** A session and the number of its next step. */
+export class TrainingSession extends ClientSession<LayersSession> {
+  /**
+   * Takes one optimizer step; the next one must wait for its reply.
+   *
+   * After a DdpnoptError the step has not been counted: correct the input, or send it again. After a ConnectionError or an abort
+   * it may have been: call `step` with the same input again, which the service applies only once, or `resynchronise` to give the
+   * step up.
+   *
+   * @throws DdpnoptError, ConnectionError
+   */
+  step(input: StepInput, options: RequestOptions = {}): Promise<StepReply> {
+    return this.takeStep(
+      () => encode(this.#tensorsOf(input)),
+      async (answer, bytesSent) => this.#readReply(new Uint8Array(await answer.arrayBuffer()), bytesSent),
+      options,
+    );
+  }
+
+  #tensorsOf({ losses, layers }: StepInput): NamedTensor[] {
+    const batch = losses.length;
+    return expectedTensors(this.session).map(({ name, shape, ...tensor }): NamedTensor => {
+      const values = tensor.role === 'losses' ? losses : valuesOf(layers[tensor.layer], tensor.role);
+      if (values === undefined) throw new RangeError(`the step lacks ${name}`);
+      const known = shape.reduce<number>(
+        (size, axis) => (axis === 'B' ? size * batch : axis === 'S' ? size : size * axis),
+        1,
+      );
+      return {
+        name,
+        shape: shape.map((axis) => (axis === 'B' ? batch : axis === 'S' ? values.length / known : axis)),
+        values,
+      };
+    });
+  }
+
+  #readReply(body: Uint8Array, bytesSent: number): StepReply {
+    const header = readHeader(body);
+    const entries = new Map(header.entries.map((entry) => [entry.name, entry]));
+    const values = (name: string): TensorValues => {
+      const entry = entries.get(name);
+      if (entry === undefined) throw new RangeError(`it lacks ${name}`);
+      return readValues(body, header, entry);
+    };
+    const metrics = stepMetricsSchema.parse(JSON.parse(header.metadata['metrics'] ?? 'null'));
+    const traffic: Traffic = { metrics, bytesSent, bytesReceived: body.length };
+    const { layers } = this.session;
+    switch (replyForm(this.session)) {
+      case 'policy': {
+        const policies = layers.map((layer): [string, LayerPolicy] => {
+          if (layer.kind !== 'dense') throw new RangeError(`layer ${layer.name} has no policy`);
+          const { name } = layer;
+          const coefficients: PolicyCoefficients = entries.has(TENSOR.policyCholesky(name))
+            ? {
+                kind: 'cholesky',
+                factor: values(TENSOR.policyCholesky(name)),
+                target: values(TENSOR.policyTarget(name)),
+              }
+            : { kind: 'diagonal', gain: values(TENSOR.policyGain(name)), offset: values(TENSOR.policyOffset(name)) };
+          const input = values(TENSOR.policyInput(name));
+          const outputGradient = values(TENSOR.policyOutputGradient(name));
+          return [name, new LayerPolicy(layer, { input, outputGradient, coefficients })];
+        });
+        return { kind: 'policy', ...traffic, policies: new Map(policies) };
+      }
+      case 'update': {
+        const changes = layers.map(({ name }): [string, ParameterChanges] => {
+          const parameters = PARAMETER_NAMES.filter((parameter) => entries.has(TENSOR.update(name, parameter)));
+          const changed = parameters.map((parameter) => [parameter, values(TENSOR.update(name, parameter))]);
+          return [name, Object.fromEntries(changed) as ParameterChanges];
+        });
+        return { kind: 'update', ...traffic, changes: new Map(changes) };
+      }
+    }
+  }
+}
+
+function valuesOf(layer: LayerInput | undefined, role: LayerTensorRole): TensorValues | undefined {
+  switch (role) {
+    case 'input':
+      return layer?.input;
+    case 'lossGradient':
+      return layer?.outputGradient;
+    case 'columnGradient':
+      return layer?.curvatureGradient;
+  }
+}

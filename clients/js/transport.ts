@@ -1,0 +1,56 @@
+/** Requests to the service: what every part of the client sends through. */
+import { isProblem, problemSchema } from '../../shared/errors.ts';
+import { ConnectionError, DdpnoptError } from './errors.ts';
+
+export interface RequestOptions {
+  /** Cancels the request. */
+  readonly signal?: AbortSignal;
+}
+
+export interface RequestBody {
+  readonly contentType: string;
+  readonly content: string | Uint8Array<ArrayBuffer>;
+}
+
+export class Transport {
+  readonly #base: URL;
+
+  constructor(url: string | URL) {
+    // With a closing slash, so that paths are resolved below it.
+    this.#base = new URL(String(url).replace(/\/*$/, '/'));
+  }
+
+  /** One request to the service. @throws DdpnoptError if it refuses, ConnectionError if no answer comes */
+  async request(method: string, path: string, { signal }: RequestOptions, body?: RequestBody): Promise<Response> {
+    let response: Response;
+    try {
+      response = await fetch(new URL(path, this.#base), {
+        method,
+        ...(body === undefined ? {} : { body: body.content, headers: { 'content-type': body.contentType } }),
+        ...(signal === undefined ? {} : { signal }),
+      });
+    } catch (cause) {
+      if (signal?.aborted === true) throw cause;
+      throw new ConnectionError(`${method} ${path} at ${this.#base.href}: no answer`, { cause });
+    }
+    if (response.ok) return response;
+    if (isProblem(response)) {
+      const problem = problemSchema.safeParse(await complete(() => response.json()));
+      if (problem.success) throw new DdpnoptError(problem.data);
+    }
+    throw new ConnectionError(
+      `${method} ${path} at ${this.#base.href}: status ${String(response.status)}, not from the service`,
+    );
+  }
+}
+
+/** Reads an answer to its end. @throws ConnectionError if it breaks off, or is not of the service's form */
+export async function complete<Result>(read: () => Promise<Result>): Promise<Result> {
+  try {
+    return await read();
+  } catch (cause) {
+    if (cause instanceof Error && cause.name === 'AbortError') throw cause;
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new ConnectionError(`the answer is incomplete, or not from the service: ${reason}`, { cause });
+  }
+}

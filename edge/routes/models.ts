@@ -1,0 +1,94 @@
+/** GET /v1/sessions/{id}/weights and POST /v1/sessions/{id}/predictions: models that the service holds. */
+import { createRoute, type OpenAPIHono } from '@hono/zod-openapi';
+import * as z from 'zod';
+import { LIMITS } from '../../shared/limits.ts';
+import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
+import { notHosted, parseSessionId } from '../../shared/session.ts';
+import { checkPredictionHeader } from '../../shared/step.ts';
+import type { EdgeEnv } from '../environment.ts';
+import { definitionOf } from '../forward/session-definitions.ts';
+import { StreamedBody } from '../forward/streamed-body.ts';
+import { callWorker, relay } from '../forward/worker.ts';
+import { acceptBody } from '../middleware/content.ts';
+import { problemResponses } from './problem-responses.ts';
+import { safetensorsBody } from './safetensors-body.ts';
+import { sessionIdParameter } from './sessions.ts';
+
+const sessionParameters = z.object({ id: sessionIdParameter });
+
+const getWeights = createRoute({
+  method: 'get',
+  tags: ['Hosted models'],
+  path: '/v1/sessions/{id}/weights',
+  summary: 'Download the weights of a hosted model',
+  request: { params: sessionParameters },
+  responses: {
+    200: {
+      description:
+        '`layers.<name>.<parameter>`: every parameter in its own shape, and of batch norms `running_mean` and `running_variance`; dense kernels ' +
+        '[inputs, outputs], convolution kernels [rows, columns, channels, outputs]. `__metadata__` has the `model` as JSON and ' +
+        'the number of steps taken, `step`.',
+      content: safetensorsBody,
+    },
+    ...problemResponses('session_not_found', 'not_hosted', 'queue_full', 'worker_protocol', 'worker_unavailable'),
+  },
+});
+
+const postPredictions = createRoute({
+  method: 'post',
+  tags: ['Hosted models'],
+  path: '/v1/sessions/{id}/predictions',
+  summary: 'Ask a hosted model',
+  description:
+    'Send `x` [B, …], samples in the model’s input shape, F32 or F64; with `y`, labels [B] or targets [B, C], the answer has the mean loss, too.',
+  middleware: [acceptBody(SAFETENSORS_CONTENT_TYPE, LIMITS.bodyBytes)] as const,
+  request: { params: sessionParameters, body: { required: true, content: safetensorsBody } },
+  responses: {
+    200: {
+      description:
+        '`outputs` [B, C], in evaluation mode: nothing is dropped, batch norms use their running statistics. `__metadata__.loss` is ' +
+        'the mean loss where `y` was sent.',
+      content: safetensorsBody,
+    },
+    ...problemResponses(
+      'truncated_body',
+      'session_not_found',
+      'not_hosted',
+      'length_required',
+      'body_too_large',
+      'unsupported_media_type',
+      'invalid_parameter',
+      'invalid_header',
+      'length_mismatch',
+      'unknown_tensor',
+      'missing_tensor',
+      'dtype_unsupported',
+      'shape_mismatch',
+      'non_finite_value',
+      'invalid_index',
+      'step_too_large',
+      'queue_full',
+      'worker_protocol',
+      'worker_unavailable',
+    ),
+  },
+});
+
+export function registerModels(app: OpenAPIHono<EdgeEnv>): void {
+  app.openapi(getWeights, async (c) => {
+    const id = parseSessionId(c.req.valid('param').id);
+    return relay(c, await callWorker(c, id, '/weights', { method: 'GET' }));
+  });
+
+  app.openapi(postPredictions, async (c) => {
+    const id = parseSessionId(c.req.valid('param').id);
+    const definition = await definitionOf(c, id);
+    if (definition.mode !== 'hosted') throw notHosted(id);
+    const body = new StreamedBody(c.req.raw.body, Number(c.req.header('content-length')));
+    checkPredictionHeader(await body.readHeader(), definition);
+    const headers = { 'content-type': SAFETENSORS_CONTENT_TYPE };
+    const forward = (stream: ReadableStream<Uint8Array>): Promise<Response> =>
+      callWorker(c, id, '/predictions', { method: 'POST', body: stream, headers });
+    return relay(c, await body.forward(forward));
+  });
+}

@@ -1,0 +1,96 @@
+/** The compute thread from the main thread's side: requests are answered while it computes. */
+import { Worker } from 'node:worker_threads';
+import type { Compute } from './compute.ts';
+import {
+  toError,
+  type Request,
+  type Response,
+  type Results,
+  type ThreadOptions,
+  type WorkKind,
+  type WorkOf,
+} from './messages.ts';
+
+export interface ComputeThread {
+  readonly compute: Compute;
+  /** Rejects when the thread fails, with the reason; its sessions are lost. */
+  readonly failed: Promise<never>;
+  readonly stop: () => Promise<void>;
+}
+
+interface Call {
+  readonly resolve: (result: Results[WorkKind]) => void;
+  readonly reject: (error: Error) => void;
+}
+
+/** Starts the thread and waits until its tensor engine is loaded. @throws Error if that fails */
+export async function startComputeThread(options: ThreadOptions): Promise<ComputeThread> {
+  const thread = new Worker(new URL('./thread.ts', import.meta.url), { workerData: options });
+  const calls = new Map<number, Call>();
+  let lastCall = 0;
+  let stopping = false;
+
+  const ended = new Promise<Error>((resolve) => {
+    thread.once('error', (error) => {
+      resolve(error instanceof Error ? error : new Error(String(error)));
+    });
+    thread.once('exit', (code) => {
+      resolve(new Error(`the compute thread ended with code ${String(code)}`));
+    });
+  });
+  let fail: (reason: Error) => void = () => undefined;
+  const failed = new Promise<never>((_, reject) => {
+    fail = reject;
+  });
+  void ended.then((reason) => {
+    for (const { reject } of calls.values()) reject(reason);
+    calls.clear();
+    // A thread that was told to stop has not failed.
+    if (!stopping) fail(reason);
+  });
+
+  await new Promise<void>((resolve, reject) => {
+    failed.catch(reject);
+    thread.on('message', (response: Response) => {
+      if (response.kind === 'ready') {
+        resolve();
+        return;
+      }
+      const call = calls.get(response.call);
+      calls.delete(response.call);
+      if (response.kind === 'result') call?.resolve(response.result);
+      else call?.reject(toError(response.failure));
+    });
+  });
+
+  function ask<Kind extends WorkKind>(work: WorkOf<Kind>, moved: ArrayBuffer[] = []): Promise<Results[Kind]> {
+    const call = ++lastCall;
+    return new Promise<Results[Kind]>((resolve, reject) => {
+      // The thread answers each kind of work with its own kind of result.
+      calls.set(call, { resolve: resolve as Call['resolve'], reject });
+      thread.postMessage({ call, work } satisfies Request, moved);
+    });
+  }
+
+  const compute: Compute = {
+    engine: options.engine,
+    open: async (id, definition) => {
+      await ask<'open'>({ kind: 'open', id, definition });
+    },
+    step: (id, body) => ask<'step'>({ kind: 'step', id, body }, [body.buffer]),
+    weights: (id) => ask<'weights'>({ kind: 'weights', id }),
+    predict: (id, body) => ask<'predict'>({ kind: 'predict', id, body }, [body.buffer]),
+    close: (id) => {
+      // Nobody waits for it: that it cannot be done is a failure of the thread.
+      ask<'close'>({ kind: 'close', id }).catch(fail);
+    },
+  };
+  return {
+    compute,
+    failed,
+    stop: async () => {
+      stopping = true;
+      await thread.terminate();
+    },
+  };
+}

@@ -1,0 +1,62 @@
+/** Hosted mode: the worker holds model and weights, and runs every pass itself. */
+import type { HostedDefinition } from '../../shared/hosted-definition.ts';
+import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
+import type { StepMetrics } from '../../shared/session.ts';
+import { disposeReplaced, tensorsIn, type Engine } from '../tensor/engine.ts';
+import { decodeHostedStep, decodePrediction, encodePrediction, encodeWeights } from './hosted-codec.ts';
+import { evaluate, hostedConfiguration, hostedStep, initialHostedState } from './hosted-step.ts';
+import type { Answer, StepOutcome, Trainer } from './trainer.ts';
+import { mean } from './values.ts';
+
+export function hostedTrainer(engine: Engine, definition: HostedDefinition): Trainer {
+  const configuration = hostedConfiguration(definition);
+  let state = initialHostedState(engine, configuration);
+
+  function step(bytes: Uint8Array): StepOutcome {
+    const { batch, upload, truth } = decodeHostedStep(bytes, definition, engine.precision);
+    const next = engine.scope(() => {
+      const result = hostedStep(engine, configuration, state, { input: upload(engine), truth });
+      const metrics: StepMetrics = {
+        step: state.optimizer.step,
+        batch,
+        loss: result.lossBefore,
+        lossAfter: result.lossAfter,
+        learningRate: result.learningRate,
+        terminalWeight: mean(engine.read(result.terminalWeights)),
+        refreshed: result.refreshed,
+        failedFactorizations: result.state.optimizer.failedFactorizations,
+      };
+      return { state: result.state, metrics };
+    });
+    disposeReplaced(engine, state, next.state);
+    state = next.state;
+    return { metrics: next.metrics, answer: jsonAnswer(next.metrics) };
+  }
+
+  function predict(bytes: Uint8Array): Answer {
+    const { upload, truth } = decodePrediction(bytes, definition, engine.precision);
+    const body = engine.scope(() => {
+      const { outputs, loss } = evaluate(engine, configuration, state, upload(engine), truth);
+      return encodePrediction(engine, outputs, loss);
+    });
+    return { contentType: SAFETENSORS_CONTENT_TYPE, body };
+  }
+
+  return {
+    step,
+    model: {
+      predict,
+      weights: () => ({
+        contentType: SAFETENSORS_CONTENT_TYPE,
+        body: encodeWeights(engine, definition, configuration.program, state),
+      }),
+    },
+    close: () => {
+      engine.dispose(tensorsIn(state, engine.isTensor));
+    },
+  };
+}
+
+function jsonAnswer(document: object): Answer {
+  return { contentType: 'application/json', body: new TextEncoder().encode(JSON.stringify(document)) };
+}

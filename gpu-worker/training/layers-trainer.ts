@@ -1,0 +1,52 @@
+/** `layers` mode: the client runs the model, and sends what the optimizer needs of each pass. */
+import { replyForm, type LayersDefinition } from '../../shared/layers-definition.ts';
+import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
+import type { StepMetrics } from '../../shared/session.ts';
+import { INITIAL_STATE, type OptimizerState } from '../optimizer/state.ts';
+import { ddpStep, type StepConfiguration } from '../optimizer/step.ts';
+import { disposeReplaced, tensorsIn, type Engine } from '../tensor/engine.ts';
+import { decodeStep, encodeReply } from './layers-codec.ts';
+import type { StepOutcome, Trainer } from './trainer.ts';
+import { mean } from './values.ts';
+
+export function layersTrainer(engine: Engine, definition: LayersDefinition): Trainer {
+  const configuration = stepConfiguration(definition);
+  let state: OptimizerState = INITIAL_STATE;
+
+  function step(bytes: Uint8Array): StepOutcome {
+    const decoded = decodeStep(bytes, definition, engine.precision);
+    const next = engine.scope(() => {
+      const result = ddpStep(engine, configuration, state, decoded.upload(engine));
+      const metrics: StepMetrics = {
+        step: state.step,
+        batch: decoded.batch,
+        loss: decoded.loss,
+        lossAfter: null,
+        learningRate: result.learningRate,
+        terminalWeight: mean(engine.read(result.terminalWeights)),
+        refreshed: result.refreshed,
+        failedFactorizations: result.state.failedFactorizations,
+      };
+      return { state: result.state, metrics, body: encodeReply(engine, definition, result.reply, metrics) };
+    });
+    disposeReplaced(engine, state, next.state);
+    state = next.state;
+    return { metrics: next.metrics, answer: { contentType: SAFETENSORS_CONTENT_TYPE, body: next.body } };
+  }
+
+  return {
+    step,
+    model: null,
+    close: () => {
+      engine.dispose(tensorsIn(state, engine.isTensor));
+    },
+  };
+}
+
+/** A policy that is handed out always carries its Cholesky factor, whatever the rows. */
+function stepConfiguration(definition: LayersDefinition): StepConfiguration {
+  const { layers, optimizer } = definition;
+  const reply = replyForm(definition);
+  if (reply === 'update') return { layers, optimizer, reply };
+  return { layers, optimizer: { ...optimizer, solver: { ...optimizer.solver, choleskyRows: Infinity } }, reply };
+}

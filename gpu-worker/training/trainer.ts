@@ -1,0 +1,40 @@
+/** The training of one session on the device: its state, advanced step by step. */
+import type { StepMetrics } from '../../shared/session.ts';
+
+/** An answer to the client. */
+export interface Answer {
+  readonly contentType: string;
+  readonly body: Uint8Array<ArrayBuffer>;
+}
+
+export interface StepOutcome {
+  readonly metrics: StepMetrics;
+  readonly answer: Answer;
+}
+
+export interface Trainer {
+  /**
+   * Applies the next step.
+   *
+   * @param body the step's safetensors body
+   * @throws ProblemError the codes of `checkStepHeader`, `non_finite_value`, `invalid_index`, `invalid_parameter` and
+   *   `numerical_failure`; the state is then as it was before
+   */
+  readonly step: (body: Uint8Array) => StepOutcome;
+  /** Present in hosted mode. */
+  readonly model: HostedModel | null;
+  /** Frees the device's memory. */
+  readonly close: () => void;
+}
+
+/** What can be asked of a model that the worker holds. */
+export interface HostedModel {
+  /** All parameters, as a safetensors file. */
+  readonly weights: () => Answer;
+  /**
+   * What the model answers on given samples, in evaluation mode.
+   *
+   * @throws ProblemError as {@link Trainer.step}
+   */
+  readonly predict: (body: Uint8Array) => Answer;
+}

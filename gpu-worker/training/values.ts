@@ -1,0 +1,92 @@
+/** The values of a body's tensors, checked: nothing that is not a number in the engine's precision gets to the device. */
+import { ProblemError, type ProblemCode } from '../../shared/errors.ts';
+import { readValues, type SafetensorsHeader, type TensorEntry, type TensorValues } from '../../shared/safetensors.ts';
+import type { Engine } from '../tensor/engine.ts';
+
+export interface CheckedTensor {
+  readonly entry: TensorEntry;
+  readonly values: TensorValues;
+}
+
+/**
+ * Every tensor of a body by name.
+ *
+ * @param precision of the engine that will compute: what is finite in float64 need not be in float32
+ * @throws ProblemError `non_finite_value`
+ */
+export function readFinite(
+  body: Uint8Array,
+  header: SafetensorsHeader,
+  precision: Engine['precision'],
+): Map<string, CheckedTensor> {
+  return new Map(
+    header.entries.map((entry) => {
+      const values = readValues(body, header, entry);
+      assertFinite(entry, values, precision);
+      return [entry.name, { entry, values }];
+    }),
+  );
+}
+
+/** The tensor of this name, which the check of the header has seen. */
+export function tensorNamed(tensors: ReadonlyMap<string, CheckedTensor>, name: string): CheckedTensor {
+  const found = tensors.get(name);
+  if (found === undefined) throw new TypeError(`${name} passed the header check but is missing`);
+  return found;
+}
+
+function assertFinite(entry: TensorEntry, values: TensorValues, precision: Engine['precision']): void {
+  const isFinite = precision === 'float32' ? isFiniteInFloat32 : Number.isFinite;
+  const index = values.findIndex((value) => !isFinite(value));
+  if (index < 0) return;
+  const value = values[index] ?? Number.NaN;
+  throw new ProblemError('non_finite_value', {
+    param: entry.name,
+    detail: `${entry.name}${formatIndex(index, entry.shape)} is ${String(value)}${Number.isFinite(value) ? ', which is infinite in float32' : ''}.`,
+    remedy: 'Look for a diverged forward pass or a division by zero in the client; the session is as it was before.',
+  });
+}
+
+function isFiniteInFloat32(value: number): boolean {
+  return Number.isFinite(Math.fround(value));
+}
+
+/**
+ * @param rule what every value must be: "a whole number from 0 to 9"
+ * @throws ProblemError with the rule's code unless every value is valid
+ */
+export function assertEach(
+  { entry, values }: CheckedTensor,
+  isValid: (value: number) => boolean,
+  { code, rule, remedy }: { readonly code: ProblemCode; readonly rule: string; readonly remedy: string },
+): void {
+  const index = values.findIndex((value) => !isValid(value));
+  if (index < 0) return;
+  const detail = `${entry.name}${formatIndex(index, entry.shape)} is ${String(values[index])}; ${rule} was expected.`;
+  throw new ProblemError(code, { param: entry.name, detail, remedy });
+}
+
+/** @throws ProblemError `invalid_index` unless every value is a whole number from 0 to count − 1 */
+export function assertIndices(tensor: CheckedTensor, count: number, remedy: string): void {
+  const rule = `a whole number from 0 to ${String(count - 1)}`;
+  const isIndex = (value: number): boolean => Number.isInteger(value) && value >= 0 && value < count;
+  assertEach(tensor, isIndex, { code: 'invalid_index', rule, remedy });
+}
+
+export function mean(values: TensorValues): number {
+  // Divided first, so that the mean of representable values is representable.
+  let sum = 0;
+  for (const value of values) sum += value / values.length;
+  return sum;
+}
+
+/** A flat index as subscripts: [3, 17]. */
+function formatIndex(index: number, shape: readonly number[]): string {
+  const subscripts: number[] = [];
+  let rest = index;
+  for (const size of shape.toReversed()) {
+    subscripts.unshift(rest % size);
+    rest = Math.floor(rest / size);
+  }
+  return `[${subscripts.join(', ')}]`;
+}

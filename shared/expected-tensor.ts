@@ -1,0 +1,119 @@
+/** The check of a body's header against the tensors that it is to carry. */
+import { ProblemError } from './errors.ts';
+import { LIMITS } from './limits.ts';
+import { formatShape, type Dtype, type SafetensorsHeader, type TensorEntry } from './safetensors.ts';
+
+/** A tensor that a body carries; 'B' stands for the batch, 'S' for the layer's own number of positions. */
+export interface ExpectedTensor {
+  readonly name: string;
+  /** The layer it belongs to, if to one. */
+  readonly layer: string | null;
+  readonly shape: readonly ('B' | 'S' | number)[];
+  readonly dtypes: readonly Dtype[];
+  readonly presence: 'required' | 'optional';
+}
+
+/** What a header says of sizes that are not known before. */
+export interface BodySizes {
+  /** B. */
+  readonly batch: number;
+  /** S of the layers with an axis of positions, by name. */
+  readonly positions: ReadonlyMap<string, number>;
+}
+
+/**
+ * Checks that a header has the expected tensors, in their shapes, and no others.
+ *
+ * @param expected the first one, with B as its first axis, says how many samples there are
+ * @param context what the tensors belong to, in words: "this session, whose layers are fc1, fc2"
+ * @throws ProblemError `unknown_tensor`, `missing_tensor`, `dtype_unsupported` or `shape_mismatch`, naming the tensor
+ */
+export function checkTensors(
+  header: SafetensorsHeader,
+  expected: readonly [ExpectedTensor, ...ExpectedTensor[]],
+  context: string,
+): BodySizes {
+  const known = new Set(expected.map(({ name }) => name));
+  const found = new Map<string, TensorEntry>();
+  for (const entry of header.entries) {
+    if (!known.has(entry.name)) {
+      throw new ProblemError('unknown_tensor', {
+        param: entry.name,
+        detail: `${JSON.stringify(entry.name)} is no tensor of ${context}.`,
+        remedy: `Send ${[...known].slice(0, 4).join(', ')}${known.size > 4 ? ', …' : ''}, and nothing else.`,
+      });
+    }
+    found.set(entry.name, entry);
+  }
+  const [counted] = expected;
+  const batch = batchOf(counted, found.get(counted.name));
+  const positions = new Map<string, number>();
+  for (const tensor of expected) {
+    const entry = found.get(tensor.name);
+    if (entry !== undefined) checkTensor(tensor, entry, batch, positions, counted.name);
+    else if (tensor.presence === 'required') throw missing(tensor, batch);
+  }
+  return { batch, positions };
+}
+
+function checkTensor(
+  { name, layer, shape, dtypes }: ExpectedTensor,
+  entry: TensorEntry,
+  batch: number,
+  positions: Map<string, number>,
+  counted: string,
+): void {
+  if (!dtypes.includes(entry.dtype)) {
+    throw new ProblemError('dtype_unsupported', {
+      param: name,
+      detail: `${name} has dtype ${entry.dtype}; a step takes ${alternatives(dtypes)}.`,
+      remedy: 'Convert the tensor to F32.',
+    });
+  }
+  // The first tensor of a layer with an axis of positions says how many there are.
+  const axis = shape.indexOf('S');
+  const count = entry.shape[axis];
+  if (layer !== null && axis >= 0 && count !== undefined && count > 0 && !positions.has(layer)) {
+    positions.set(layer, count);
+  }
+  const wanted = shape.map((size) => (size === 'B' ? batch : size === 'S' ? positions.get(layer ?? '') : size));
+  if (entry.shape.length === wanted.length && entry.shape.every((size, index) => size === wanted[index])) return;
+  throw new ProblemError('shape_mismatch', {
+    param: name,
+    detail: `${name} has shape ${formatShape(entry.shape)}; ${formatShape(shape)} with B = ${String(batch)} was expected.`,
+    remedy: `Send every tensor with the batch of "${counted}" first and the sizes the session was created with.`,
+  });
+}
+
+function missing({ name, shape }: ExpectedTensor, batch: number): ProblemError {
+  const wanted = shape.map((size) => (size === 'B' ? batch : size));
+  return new ProblemError('missing_tensor', {
+    param: name,
+    detail: `${name} is missing.`,
+    remedy: `Send ${name} with shape ${formatShape(wanted)}.`,
+  });
+}
+
+function batchOf({ name, shape }: ExpectedTensor, entry: TensorEntry | undefined): number {
+  if (entry === undefined) {
+    throw new ProblemError('missing_tensor', {
+      param: name,
+      detail: `${name} is missing.`,
+      remedy: `Send "${name}" with shape ${formatShape(shape)}, B samples.`,
+    });
+  }
+  const [batch] = entry.shape;
+  if (entry.shape.length !== shape.length || batch === undefined || batch < 1 || batch > LIMITS.batch) {
+    throw new ProblemError('shape_mismatch', {
+      param: name,
+      detail: `${name} has shape ${formatShape(entry.shape)}; ${formatShape(shape)} with 1 ≤ B ≤ ${String(LIMITS.batch)} was expected.`,
+      remedy: `Send at least one sample and at most ${String(LIMITS.batch)} in a step.`,
+    });
+  }
+  return batch;
+}
+
+function alternatives(dtypes: readonly Dtype[]): string {
+  const last = dtypes.at(-1) ?? '';
+  return dtypes.length < 2 ? last : `${dtypes.slice(0, -1).join(', ')} or ${last}`;
+}

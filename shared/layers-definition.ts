@@ -1,0 +1,84 @@
+/** The definition of a session in `layers` mode: what a client that runs its own model states once. */
+import * as z from 'zod';
+import { refreshExcess } from './cost.ts';
+import { layerSchema, type Layer } from './layer.ts';
+import { LIMITS } from './limits.ts';
+import { optimizerSchema, type Optimizer } from './optimizer.ts';
+import { ttlSecondsSchema } from './session-lifetime.ts';
+
+const replySchema = z.enum(['auto', 'update', 'policy']).meta({
+  id: 'ReplyForm',
+  description:
+    'update: finished parameter changes. policy: factors the client applies. auto: policy for feedback, else update',
+});
+
+export const layersDefinitionSchema = z
+  .strictObject({
+    mode: z.literal('layers').default('layers').meta({
+      description: 'The client sends each layer’s input activations and per-sample output gradients',
+    }),
+    layers: z.array(layerSchema).min(1).max(LIMITS.layers).meta({ description: 'In the order of the forward pass' }),
+    optimizer: optimizerSchema.prefault({}),
+    reply: replySchema.default('auto'),
+    ttlSeconds: ttlSecondsSchema,
+  })
+  .superRefine(({ layers, optimizer, reply }, context) => {
+    const names = new Map<string, number>();
+    for (const [index, { name }] of layers.entries()) {
+      const first = names.get(name);
+      if (first !== undefined) {
+        context.addIssue({
+          code: 'custom',
+          path: ['layers', index, 'name'],
+          message: `layers ${String(first)} and ${String(index)} have the same name; give every layer a name of its own`,
+          input: name,
+        });
+      }
+      names.set(name, index);
+    }
+    const excess = refreshExcess({ layers, optimizer });
+    if (excess !== null) context.addIssue({ code: 'custom', path: ['layers'], message: excess, input: layers });
+    if (replyForm({ optimizer, reply }) === 'policy') {
+      const fault = withoutPolicy(layers, optimizer);
+      if (fault !== null) {
+        const path = reply === 'auto' ? ['optimizer', 'coupling'] : ['reply'];
+        const message = `a policy can be handed out for dense layers without a sequence axis, metric "identity" or "kronecker" and terminal curvature "gradient"; ${fault}. Use coupling "gauss-newton-step", "value" or "layerwise" with an update`;
+        context.addIssue({ code: 'custom', path, message, input: reply === 'auto' ? optimizer.coupling : reply });
+      }
+    }
+    if (optimizer.coupling === 'feedback' && reply === 'update') {
+      context.addIssue({
+        code: 'custom',
+        path: ['reply'],
+        message:
+          'with coupling "feedback" each layer’s change depends on your second forward pass; ask for "policy", or use coupling "gauss-newton-step"',
+        input: reply,
+      });
+    }
+  })
+  .meta({ id: 'LayersDefinition', description: 'The client runs its own model' });
+
+/** A complete definition, defaults filled in. */
+export type LayersDefinition = z.output<typeof layersDefinitionSchema>;
+/** What a client may write: defaults left out. */
+export type LayersDefinitionInput = z.input<typeof layersDefinitionSchema>;
+
+/** What of a definition keeps its policy from being handed out, in words; null if nothing does. */
+function withoutPolicy(layers: readonly Layer[], optimizer: Optimizer): string | null {
+  const { metric, terminalCurvature, coupling, momentum, maximumNorm, maximumPredictedDecrease } = optimizer;
+  const layer = layers.find((candidate) => candidate.kind !== 'dense' || candidate.sequence);
+  if (layer !== undefined) return `layer ${layer.name} is another`;
+  if (metric.kind !== 'identity' && metric.kind !== 'kronecker') return `the metric is "${metric.kind}"`;
+  if (terminalCurvature.kind !== 'gradient') return `the terminal curvature is "${terminalCurvature.kind}"`;
+  if (coupling === 'gauss-newton-step') return 'coupling "gauss-newton-step" predicts the changes itself';
+  if (momentum > 0) return 'momentum works on finished updates';
+  if (maximumNorm !== null) return 'maximumNorm works on finished updates';
+  if (maximumPredictedDecrease !== null) return 'maximumPredictedDecrease works on finished updates';
+  return null;
+}
+
+/** What a reply carries. */
+export function replyForm(definition: Pick<LayersDefinition, 'reply' | 'optimizer'>): 'update' | 'policy' {
+  if (definition.reply !== 'auto') return definition.reply;
+  return definition.optimizer.coupling === 'feedback' ? 'policy' : 'update';
+}
