@@ -8,6 +8,7 @@ import { ProblemError } from './errors.ts';
 import type { Layer } from './layer.ts';
 import { LIMITS } from './limits.ts';
 import { sentColumns, type Optimizer } from './optimizer.ts';
+import { weightDecayRate } from './parameter-groups.ts';
 import { formatShape, type Dtype, type SafetensorsHeader, type TensorEntry } from './safetensors.ts';
 
 /** Names of a layer's parameters. */
@@ -28,18 +29,20 @@ export const TENSOR = {
   parameterGradient: (layer: string) => `layers.${layer}.param_grad`,
   /** Request, generic layer: the same for the r columns of the terminal curvature, [B, r, m]. */
   curvatureParameterGradient: (layer: string) => `layers.${layer}.curvature_param_grad`,
+  /** Request: a parameter that decays, in its own shape. */
+  parameter: (layer: string, parameter: ParameterName) => `layers.${layer}.parameter.${parameter}`,
   /** Reply: metric-weighted inputs ã, [B, n (+ 1, bias last)]. */
   policyInput: (layer: string) => `layers.${layer}.policy.input`,
   /** Reply: metric-weighted output gradients g̃, η included, [B, c]. */
   policyOutputGradient: (layer: string) => `layers.${layer}.policy.output_grad`,
   /** Reply: lower Cholesky factor of S_t, [B, B]. */
   policyCholesky: (layer: string) => `layers.${layer}.policy.chol`,
-  /** Reply: the target of S_t κ_t = target_t + s_t, [B]: 1/h, unless V_xx is regularised. */
+  /** Reply: the target of S_t κ_t = target_t + s_t, [B]: 1/h, unless V_xx is regularised or there is a running cost. */
   policyTarget: (layer: string) => `layers.${layer}.policy.target`,
   /** Reply, without cross-sample terms: κ_t = offset_t + gain_t ∘ s_t, both [B]. */
   policyGain: (layer: string) => `layers.${layer}.policy.gain`,
   policyOffset: (layer: string) => `layers.${layer}.policy.offset`,
-  /** Reply: change of a parameter, in its own shape. */
+  /** Reply: change of a parameter, in its own shape; beside a policy the part of the change that does not depend on s. */
   update: (layer: string, parameter: ParameterName) => `layers.${layer}.update.${parameter}`,
 } as const;
 
@@ -52,11 +55,42 @@ export interface StepDefinition {
 }
 
 /** A tensor that a step must carry; 'B' stands for the batch, 'S' for the layer's own number of positions. */
-export interface ExpectedTensor {
+export type ExpectedTensor = {
   readonly name: string;
-  readonly layer: string | null;
-  readonly role: 'losses' | 'input' | 'lossGradient' | 'columnGradient';
   readonly shape: readonly ('B' | 'S' | number)[];
+} & (
+  | { readonly role: 'losses'; readonly layer: null }
+  | { readonly role: 'input' | 'lossGradient' | 'columnGradient'; readonly layer: string }
+  | { readonly role: 'parameter'; readonly layer: string; readonly parameter: ParameterName }
+);
+
+/** Shapes of a layer's parameters, by name. */
+function parameterShapes(layer: Layer): Readonly<Partial<Record<ParameterName, readonly number[]>>> {
+  switch (layer.kind) {
+    case 'dense': {
+      const weight = [layer.inputs, layer.outputs];
+      return layer.bias ? { weight, bias: [layer.outputs] } : { weight };
+    }
+    case 'conv2d': {
+      const weight = [...layer.kernel, layer.inputs / layer.groups, layer.outputs];
+      return layer.bias ? { weight, bias: [layer.outputs] } : { weight };
+    }
+    case 'scale-shift':
+      return layer.shift ? { scale: [layer.features], shift: [layer.features] } : { scale: [layer.features] };
+    case 'embedding':
+      return { weight: [layer.inputs, layer.outputs] };
+    case 'generic':
+      return { parameters: [layer.parameters] };
+  }
+}
+
+/** The parameters of a layer that decay, which a step must carry. */
+export function decayingParameters(optimizer: Optimizer, layer: Layer): ParameterName[] {
+  if (weightDecayRate(optimizer, layer.name) === 0) return [];
+  const shapes = parameterShapes(layer);
+  const isIncluded = (name: ParameterName): boolean =>
+    name === 'weight' || name === 'parameters' || optimizer.weightDecay?.biases === true;
+  return PARAMETER_NAMES.filter((name) => shapes[name] !== undefined && isIncluded(name));
 }
 
 /** Shapes of a layer's input and pre-activation behind the batch axis; a generic layer has only parameters. */
@@ -114,12 +148,21 @@ export function expectedTensors({ layers, optimizer }: StepDefinition): readonly
   for (const layer of layers) {
     const { input, output } = activationShapes(layer);
     const names = layerTensors(layer);
-    const expect = (name: string, role: ExpectedTensor['role'], shape: ExpectedTensor['shape']): void => {
+    const expect = (
+      name: string,
+      role: 'input' | 'lossGradient' | 'columnGradient',
+      shape: ExpectedTensor['shape'],
+    ): void => {
       expected.push({ name, layer: layer.name, role, shape });
     };
     if (names.input !== null && input !== null) expect(names.input, 'input', ['B', ...input]);
     expect(names.lossGradient, 'lossGradient', ['B', ...output]);
     if (columns > 0) expect(names.columnGradient, 'columnGradient', ['B', columns, ...output]);
+    const shapes = parameterShapes(layer);
+    for (const parameter of decayingParameters(optimizer, layer)) {
+      const name = TENSOR.parameter(layer.name, parameter);
+      expected.push({ name, layer: layer.name, role: 'parameter', parameter, shape: shapes[parameter] ?? [] });
+    }
   }
   return expected;
 }
@@ -173,8 +216,10 @@ export function checkStepHeader(header: SafetensorsHeader, definition: StepDefin
     if (entry.shape.length !== wanted.length || entry.shape.some((size, index) => size !== wanted[index])) {
       throw new ProblemError('shape_mismatch', {
         param: name,
-        detail: `${name} has shape ${formatShape(entry.shape)}; ${formatShape(shape)} with B = ${String(batch)} was expected.`,
-        remedy: 'Send every tensor with the batch of "losses" first and the sizes the session was created with.',
+        detail: `${name} has shape ${formatShape(entry.shape)}; ${formatShape(shape)}${shape.includes('B') ? ` with B = ${String(batch)}` : ''} was expected.`,
+        remedy: shape.includes('B')
+          ? 'Send every tensor with the batch of "losses" first and the sizes the session was created with.'
+          : 'Send the parameter in its own shape, with the sizes the session was created with.',
       });
     }
   }

@@ -6,19 +6,22 @@
  * layer of the batch's size:
  *
  *     u_t ← u_t − R_t⁻¹ J_tᵀ S_t⁻¹ (1/h + s_t)
+ *
+ * Weight decay as a running cost belongs to the recursion, decoupled weight decay to what follows it.
  */
 import { ProblemError } from '../../shared/errors.ts';
 import type { Layer } from '../../shared/layer.ts';
 import { sentColumns, type LearningRate, type Optimizer } from '../../shared/optimizer.ts';
+import { groupFactors } from '../../shared/parameter-groups.ts';
 import { tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
 import { applyInverse, type InverseMetric } from './curvature/inverse-metric.ts';
 import { inverseMetric, refreshes, updateMetric, type MetricUpdate } from './curvature/metric.ts';
 import { biasCorrectedShare } from './curvature/moving-average.ts';
 import { prepareSolver } from './ddp/coefficients.ts';
-import { openLoopChanges, type Policy, type PolicyBlock } from './ddp/policy.ts';
+import { lessDecay, openLoopChanges, type Policy, type PolicyBlock } from './ddp/policy.ts';
 import { tangentKernelDiagonal, valueRecursion } from './ddp/value-recursion.ts';
 import { parameterBlocks, parameterChanges } from './layers/layer.ts';
-import type { ParameterChanges } from './layers/parameter-changes.ts';
+import type { LayerParameters, ParameterChanges } from './layers/parameter-changes.ts';
 import {
   repeatColumns,
   timesChange,
@@ -28,9 +31,10 @@ import {
 } from './layers/per-sample-gradients.ts';
 import { terminalWeights } from './losses/terminal-curvature.ts';
 import type { MetricState, OptimizerState } from './state.ts';
-import { batchLeverage, groupFactor, scheduledLearningRate } from './update/learning-rate.ts';
+import { batchLeverage, scheduledLearningRate } from './update/learning-rate.ts';
 import { clipNorm, limitPredictedDecrease } from './update/limits.ts';
 import { withMomentum } from './update/momentum.ts';
+import { layerDecay, type LayerDecay } from './update/weight-decay.ts';
 
 /** What a step needs to know once per session. */
 export interface StepConfiguration {
@@ -48,6 +52,8 @@ export interface LayerBatch {
   readonly lossGradient: Tensor;
   /** J: the same for the r columns of the terminal curvature, [B·r, …]; null where the loss gradients are the columns. */
   readonly columnGradient: Tensor | null;
+  /** u_t by name, at least the parameters that decay; others are not looked at. */
+  readonly parameters: LayerParameters;
 }
 
 export interface StepBatch {
@@ -105,9 +111,12 @@ export function ddpStep(
         ),
       ),
     );
-    const unit = gradients.map(({ D, J }, t) =>
-      expandStage(engine, { D, J }, at(updates, t), groupFactor(optimizer.groups, at(layers, t).name), B),
-    );
+    const unit = gradients.map(({ D, J }, t) => {
+      const layer = at(layers, t);
+      const decay = layerDecay(engine, optimizer, layer, at(batch.layers, t).parameters, state.step);
+      const { learningRateFactor } = groupFactors(optimizer.groups, layer.name);
+      return expandStage(engine, { D, J }, at(updates, t), decay, learningRateFactor, B);
+    });
     const { learningRate, leverage } = chooseLearningRate(engine, optimizer.learningRate, state, unit, rowWeights, B);
     const stages = unit.map((stage) => atLearningRate(engine, stage, learningRate));
 
@@ -166,14 +175,18 @@ function expandStage(
   engine: Engine,
   { D, J }: LayerGradients,
   updates: readonly MetricUpdate[],
+  { costGradients, decoupled }: LayerDecay,
   learningRate: number,
   batch: number,
 ): Stage {
   const blocks = J.map((columns, block): PolicyBlock => {
     const inverse = inverseMetric(at(updates, block).state);
     const transformed = transformGradients(engine, columns, inverse.input, inverse.output);
-    const plainStep = D === J ? null : preconditionedGradient(engine, at(D, block), inverse, learningRate, batch);
-    return { columns, transformed, weights: inverse.weights, inverse, plainStep };
+    const lossGradients = D === J ? null : at(D, block);
+    const costGradient = costGradients === null ? null : at(costGradients, block);
+    const plainStep = preconditionedGradient(engine, lossGradients, costGradient, inverse, learningRate, batch);
+    const decoupledDecay = decoupled === null ? null : at(decoupled, block);
+    return { columns, transformed, weights: inverse.weights, inverse, plainStep, decoupledDecay };
   });
   return { blocks, learningRate };
 }
@@ -210,7 +223,7 @@ function chooseLearningRate(
 /** Without any gradient there is no leverage; η is then immaterial, but must be finite. */
 const SMALLEST_LEVERAGE = 1e-12;
 
-/** Finished changes: the policies evaluated without a second forward pass, then momentum and limits. */
+/** Finished changes: the policies evaluated without a second forward pass, then momentum, limits and decoupled weight decay. */
 function updateReply(
   engine: Engine,
   layers: readonly Layer[],
@@ -229,6 +242,7 @@ function updateReply(
     changes = limitPredictedDecrease(engine, changes, predicted, mean(engine, losses), maximumPredictedDecrease);
   }
   if (maximumNorm !== null) changes = clipNorm(engine, changes, maximumNorm);
+  changes = changes.map((blocks, t) => lessDecay(engine, at(policies, t), blocks));
   const named = changes.map((blocks, t) => parameterChanges(engine, at(layers, t), blocks));
   return { reply: { kind: 'update', changes: named }, velocities };
 }
@@ -250,16 +264,22 @@ function mean(engine: Engine, vector: Tensor): Tensor {
   return engine.divide(engine.sum(vector, 0), vector.shape[0] ?? 1);
 }
 
-/** R⁻¹ (Dᵀ 1/B). */
+/** R⁻¹ (Dᵀ 1/B + ℓ_u), either of them left out if null; null if both are. */
 function preconditionedGradient(
   engine: Engine,
-  lossGradients: PerSampleGradients,
+  lossGradients: PerSampleGradients | null,
+  costGradient: Tensor | null,
   inverse: InverseMetric,
   learningRate: number,
   batch: number,
-): Tensor {
-  const shares = engine.tensor(new Float64Array(batch).fill(1 / batch), [batch]);
-  const gradient = weightedSum(engine, lossGradients, shares);
+): Tensor | null {
+  const terms = costGradient === null ? [] : [costGradient];
+  if (lossGradients !== null) {
+    const shares = engine.tensor(new Float64Array(batch).fill(1 / batch), [batch]);
+    terms.push(weightedSum(engine, lossGradients, shares));
+  }
+  if (terms.length === 0) return null;
+  const gradient = terms.reduce((sum, term) => engine.add(sum, term));
   return engine.multiply(applyInverse(engine, inverse, gradient), learningRate);
 }
 
@@ -280,9 +300,9 @@ function assertFinite(
   // From the last layer on: S_t contains every later layer, so an overflow shows in the layers before its own as well.
   for (const [t, layer] of [...layers.entries()].reverse()) {
     const { solver, blocks } = at(policies, t);
-    const transformed = blocks.map((block) => block.transformed);
+    const expansions = blocks.map(({ transformed, plainStep }) => ({ transformed, plainStep }));
     const changes = reply.kind === 'update' ? at(reply.changes, t) : null;
-    const checked = [...tensorsIn([at(metrics, t), solver, transformed, changes], engine.isTensor)];
+    const checked = [...tensorsIn([at(metrics, t), solver, expansions, changes], engine.isTensor)];
     if (engine.allFinite(checked)) continue;
     throw new ProblemError('numerical_failure', {
       param: `layers.${layer.name}`,

@@ -11,9 +11,11 @@ import {
 } from '../../shared/safetensors.ts';
 import { sentColumns } from '../../shared/optimizer.ts';
 import type { SessionDefinition, StepMetrics } from '../../shared/session.ts';
-import { checkStepHeader, layerTensors, PARAMETER_NAMES, TENSOR } from '../../shared/step.ts';
+import { checkStepHeader, decayingParameters, layerTensors, PARAMETER_NAMES, TENSOR } from '../../shared/step.ts';
 import type { Policy } from '../optimizer/ddp/policy.ts';
-import { metricWeighted } from '../optimizer/ddp/policy.ts';
+import { fixedChange, metricWeighted } from '../optimizer/ddp/policy.ts';
+import { parameterChanges } from '../optimizer/layers/layer.ts';
+import type { ParameterChanges } from '../optimizer/layers/parameter-changes.ts';
 import type { LayerBatch, StepBatch, StepReply } from '../optimizer/step.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
 
@@ -53,7 +55,8 @@ export function decodeStep(
     const { entry, values } = find(TENSOR.input(layer.name));
     checkIndices(entry, values, layer.inputs);
   }
-  const columns = sentColumns(definition.optimizer.terminalCurvature);
+  const { optimizer } = definition;
+  const columns = sentColumns(optimizer.terminalCurvature);
   const losses = find(TENSOR.losses).values;
   return {
     batch,
@@ -71,6 +74,9 @@ export function decodeStep(
             input: input === null ? null : upload(input),
             lossGradient: upload(lossGradient),
             columnGradient: columns === 0 ? null : mergeColumns(engine, upload(columnGradient)),
+            parameters: Object.fromEntries(
+              decayingParameters(optimizer, layer).map((name) => [name, upload(TENSOR.parameter(layer.name, name))]),
+            ),
           };
         }),
       };
@@ -149,23 +155,28 @@ export function encodeReply(
     shape: tensor.shape,
     values: engine.read(tensor),
   });
-  const tensors = layers.flatMap(({ name }, t): NamedTensor[] => {
+  const changesOf = (layer: string, changes: ParameterChanges): NamedTensor[] =>
+    PARAMETER_NAMES.flatMap((parameter) => {
+      const change = changes[parameter];
+      return change === undefined ? [] : [named(TENSOR.update(layer, parameter), change)];
+    });
+  const tensors = layers.flatMap((layer, t): NamedTensor[] => {
+    const { name } = layer;
     switch (reply.kind) {
       case 'policy': {
         const policy = reply.policies[t];
         if (policy === undefined) throw new TypeError(`no policy for layer ${name}`);
         const { input, output } = metricWeighted(engine, policy);
+        const fixed = fixedChange(engine, policy);
         return [
           named(TENSOR.policyInput(name), input),
           named(TENSOR.policyOutputGradient(name), output),
           ...coefficientTensors(name, policy, named),
+          ...(fixed === null ? [] : changesOf(name, parameterChanges(engine, layer, fixed))),
         ];
       }
       case 'update':
-        return PARAMETER_NAMES.flatMap((parameter) => {
-          const change = reply.changes[t]?.[parameter];
-          return change === undefined ? [] : [named(TENSOR.update(name, parameter), change)];
-        });
+        return changesOf(name, reply.changes[t] ?? {});
     }
   });
   return encode(tensors, { metrics: JSON.stringify(metrics) });

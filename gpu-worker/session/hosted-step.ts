@@ -21,7 +21,7 @@ import {
   type StageState,
   type Trajectory,
 } from '../model/trajectory.ts';
-import { controlChange, type Policy } from '../optimizer/ddp/policy.ts';
+import { controlChange, lessDecay, type Policy } from '../optimizer/ddp/policy.ts';
 import { parameterChanges } from '../optimizer/layers/layer.ts';
 import type { LossExpansion } from '../optimizer/losses/expansion.ts';
 import { expandLoss, type Truth } from '../optimizer/losses/loss.ts';
@@ -103,7 +103,7 @@ export function hostedStep(
     // The policies, or the changes where there is no second pass to wait for.
     const layers = program.stages.map(({ layer }) => layer);
     const reply = optimizer.coupling === 'feedback' ? 'policy' : 'update';
-    const batch = stepBatch(trajectory, expansion, lossRows, columnRows);
+    const batch = stepBatch(trajectory, expansion, lossRows, columnRows, state.weights);
     const result = ddpStep(engine, { layers, optimizer, reply }, state.optimizer, batch);
 
     // The second forward pass changes the weights as it reaches them, or runs on the changed ones.
@@ -155,6 +155,7 @@ function stepBatch(
   { values }: LossExpansion,
   lossRows: Backpropagation,
   columnRows: Backpropagation | null,
+  weights: Weights,
 ): StepBatch {
   return {
     losses: values,
@@ -162,6 +163,7 @@ function stepBatch(
       input,
       lossGradient: at(lossRows.outputGradients, t),
       columnGradient: columnRows === null ? null : at(columnRows.outputGradients, t),
+      parameters: at(weights, t),
     })),
   };
 }
@@ -179,7 +181,8 @@ function stageChange(
     const policy: Policy = at(reply.policies, t);
     // Nothing has changed before the first stage.
     const s = t === 0 ? null : predictedChange(engine, at(stateGradients, t), state, at(trajectory.states, t));
-    return parameterChanges(engine, at(stages, t).layer, controlChange(engine, policy, s));
+    const changes = lessDecay(engine, policy, controlChange(engine, policy, s));
+    return parameterChanges(engine, at(stages, t).layer, changes);
   };
 }
 

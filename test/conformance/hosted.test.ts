@@ -53,7 +53,7 @@ import {
   type Network,
   type RandomProblem,
 } from '../oracle/network.ts';
-import { asMatrix, relativeError, TOLERANCE } from './drive.ts';
+import { asMatrix, parametersOf, relativeError, TOLERANCE } from './drive.ts';
 
 type OptimizerInput = NonNullable<HostedDefinitionInput['optimizer']>;
 
@@ -83,10 +83,7 @@ function definitionFor(net: Omit<RandomProblem, 'seed'>, optimizer: OptimizerInp
 }
 
 function weightsOf(engine: Engine, network: Network): Weights {
-  return network.map(({ weights: { rows, cols, data } }) => ({
-    weight: engine.tensor(data.slice(0, (rows - 1) * cols), [rows - 1, cols]),
-    bias: engine.tensor(data.slice((rows - 1) * cols), [cols]),
-  }));
+  return network.map(({ weights }) => parametersOf(engine, weights));
 }
 
 function truthOf({ objective }: Batch) {
@@ -106,6 +103,7 @@ describe.each(ENGINE_NAMES)('dense nets on the %s engine, against the oracle', a
     metric: 'identity' | 'kronecker',
     curvature: TerminalCurvature,
     coupling: 'layerwise' | 'value' | 'feedback' | 'gauss-newton-step',
+    weightDecay: OptimizerInput['weightDecay'] = null,
   ): void {
     const { network, batch } = randomProblem({ ...net, seed: 17 });
     const trajectory = forward(network, batch.inputs);
@@ -113,10 +111,15 @@ describe.each(ENGINE_NAMES)('dense nets on the %s engine, against the oracle', a
     const lossScale: LossScale | null = (curvature.kind === 'gradient' ? curvature.lossScale : null) ?? null;
     const h = terminalWeights(phi, lossScale ?? undefined);
     const { inputs, outputGradients } = backpropagate(network, trajectory, batch.objective);
+    const decaying = network.map(({ weights: { rows, cols, data } }) =>
+      columnVector(data.map((value, index) => (index < (rows - 1) * cols ? (weightDecay?.rate ?? 0) * value : 0))),
+    );
     const problem: Problem = {
       network,
       batch,
       curvature,
+      ...(weightDecay?.kind === 'running-cost' ? { costGradients: decaying } : {}),
+      ...(weightDecay?.kind === 'decoupled' ? { decoupledDecay: decaying } : {}),
       controlMetrics: network.map(({ weights }, t) =>
         metric === 'identity'
           ? identityMetric(weights.rows * weights.cols, KRONECKER.eta)
@@ -135,6 +138,7 @@ describe.each(ENGINE_NAMES)('dense nets on the %s engine, against the oracle', a
           ? { kind: 'gradient', lossScale }
           : { kind: 'gauss-newton', columns: net.widths.at(-1)! },
       coupling,
+      weightDecay,
     });
     const configuration = hostedConfiguration(hostedDefinitionSchema.parse(definition));
     const { changes, result } = engine.scope(() => {
@@ -174,6 +178,22 @@ describe.each(ENGINE_NAMES)('dense nets on the %s engine, against the oracle', a
   it.each(cases)('$name', ({ net, metric, curvature }) => {
     for (const coupling of ['layerwise', 'value', 'feedback', 'gauss-newton-step'] as const) {
       check(net, metric, curvature, coupling);
+    }
+  });
+
+  it.each([
+    { kind: 'running-cost', rate: 0.3 },
+    { kind: 'decoupled', rate: 0.1 },
+  ] as const)('with weight decay, $kind', (weightDecay) => {
+    for (const net of NETS) {
+      for (const metric of ['identity', 'kronecker'] as const) {
+        for (const coupling of ['layerwise', 'value', 'feedback'] as const) {
+          check(net, metric, CURVATURES[1]!, coupling, weightDecay);
+        }
+      }
+      for (const coupling of ['value', 'feedback'] as const) {
+        check(net, 'identity', CURVATURES[2]!, coupling, weightDecay);
+      }
     }
   });
 });

@@ -197,12 +197,19 @@ function statistics(
   });
 }
 
+interface ProblemOptions {
+  readonly eta?: number;
+  readonly valueRegularization?: number;
+  readonly metricHistory?: readonly Observation[];
+  readonly costGradients?: readonly Matrix[];
+}
+
 /** The oracle's problem on the last batch of the history. */
 function oracleProblem(
   { network, history }: Scenario,
   metric: ControlMetric,
   curvature: Curvature,
-  { eta = ETA, valueRegularization = 0, metricHistory = history } = {},
+  { eta = ETA, valueRegularization = 0, metricHistory = history, costGradients }: ProblemOptions = {},
 ): Problem {
   const perBatch = metricHistory.map((observation) => statistics(network, observation, curvature));
   const last = history.at(-1)!;
@@ -211,6 +218,7 @@ function oracleProblem(
     batch: last.batch,
     curvature: oracleCurvature(curvature, last),
     valueRegularization,
+    ...(costGradients === undefined ? {} : { costGradients }),
     controlMetrics: network.map(({ weights }, t) => {
       const layer = perBatch.map((layers) => layers[t]!);
       const rows = layer.map((each) => each.rows);
@@ -382,6 +390,66 @@ describe.each(ENGINE_NAMES)('engine %s', async (name) => {
               const options = { coupling, batchCoupling, valueRegularization };
               const optimizer = optimizerFor(metric, curvature, columnCount(scene.history[0]!), options);
               expectEqual(changes(scene, optimizer), expected, tolerance, `${metric.kind}, ${title(net)}`);
+            }
+          },
+        );
+      });
+    });
+  });
+
+  describe.each([
+    { biases: false, valueRegularization: 0 },
+    { biases: true, valueRegularization: 0 },
+    { biases: true, valueRegularization: 0.3 },
+  ])('weight decay as a running cost, biases $biases, V_xx regularised by $valueRegularization', (options) => {
+    const { biases, valueRegularization } = options;
+    const rate = 0.3;
+    /** The second layer's group decays twice as fast, the third's not at all. */
+    const groups = [
+      { pattern: '*1', weightDecayFactor: 2 },
+      { pattern: '*2', weightDecayFactor: 0 },
+    ];
+    const factor = (t: number): number => groups.find(({ pattern }) => pattern === `*${t}`)?.weightDecayFactor ?? 1;
+    const costGradientsOf = (network: Network): Matrix[] =>
+      network.map(({ weights }, t) => {
+        const decays = (row: number): boolean => biases || row < weights.rows - 1;
+        const gradient = build(weights.rows, weights.cols, (i, j) => (decays(i) ? rate * factor(t) * at(weights, i, j) : 0));
+        return columnVector(gradient.data);
+      }); // prettier-ignore
+
+    describe.each(CURVATURES)('terminal curvature $title', (curvature) => {
+      const batchCouplings = (['full', 'diagonal', 'paper-faithful'] as const).filter(
+        (batchCoupling) =>
+          batchCoupling === 'full' ||
+          (curvature.kind === 'gradient' && (batchCoupling === 'diagonal' || valueRegularization === 0)),
+      );
+      describe.each(batchCouplings)('batch coupling %s', (batchCoupling) => {
+        it.each(COUPLINGS.filter((coupling) => isValid(METRICS[0]!, curvature, coupling, batchCoupling)))(
+          '%s: the step is the oracle’s',
+          (coupling) => {
+            for (const [position, metric] of METRICS.entries()) {
+              if (!isValid(metric, curvature, coupling, batchCoupling)) continue;
+              const index = position % 2 === 0 ? 2 : 3;
+              const net = NETS[index]!;
+              const scene = once(`${curvature.title} ${index}`, () => scenario(net, 7 + index, curvature));
+              const key = `decay ${metric.kind} ${curvature.title} ${index} ${JSON.stringify(options)}`;
+              const problem = once(key, () =>
+                oracleProblem(scene, metric, curvature, {
+                  valueRegularization,
+                  costGradients: costGradientsOf(scene.network),
+                }),
+              );
+              const expected = once(`${key} ${coupling} ${batchCoupling}`, () =>
+                expectedStep(problem, coupling, batchCoupling),
+              );
+              const weightDecay = { kind: 'running-cost', rate, biases } as const;
+              const chosen = { coupling, batchCoupling, valueRegularization, weightDecay, groups };
+              const optimizer = optimizerFor(metric, curvature, columnCount(scene.history[0]!), chosen);
+              const actual = changes(scene, optimizer);
+              expectEqual(actual, expected, tolerance, `${metric.kind}, ${title(net)}`);
+              if (coupling === 'gauss-newton-step' && batchCoupling === 'full' && valueRegularization === 0) {
+                expectEqual(actual, denseGaussNewtonStep(problem), tolerance, `jointly, ${metric.kind}, ${title(net)}`);
+              }
             }
           },
         );

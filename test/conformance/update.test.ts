@@ -5,7 +5,7 @@ import type { StepResult } from '../../gpu-worker/optimizer/step.ts';
 import { ENGINE_NAMES } from '../../gpu-worker/tensor/engine.ts';
 import { loadEngine } from '../../gpu-worker/tensor/index.ts';
 import { ddpStep as oracleStep, type Problem } from '../oracle/bellman.ts';
-import { add, multiply, scale, transpose, type Matrix } from '../oracle/matrix.ts';
+import { add, at, build, columnVector, multiply, scale, transpose, type Matrix } from '../oracle/matrix.ts';
 import { identityMetric } from '../oracle/metric.ts';
 import {
   backpropagate,
@@ -18,7 +18,16 @@ import {
   type Batch,
   type Network,
 } from '../oracle/network.ts';
-import { changesOf, configurationFor, relativeError, stepOn, type OptimizerInput, TOLERANCE } from './drive.ts';
+import {
+  applyPolicies,
+  changesOf,
+  configurationFor,
+  policiesOf,
+  relativeError,
+  stepOn,
+  type OptimizerInput,
+  TOLERANCE,
+} from './drive.ts';
 
 const WIDTHS = [4, 5, 3];
 
@@ -128,6 +137,59 @@ describe.each(ENGINE_NAMES)('engine %s', async (name) => {
       velocity = plain[n]!.map((change, t) => (last === null ? change : add(scale(last[t]!, 0.7), change)));
       expectEqual(changes, velocity);
     }
+  });
+
+  it('decoupled weight decay takes its share of the parameters, by the schedule, beside momentum and R', () => {
+    const schedule: OptimizerInput = { learningRate: { kind: 'step', value: 4, factor: 0.5, every: 1 }, momentum: 0.7 };
+    const groups = [{ pattern: '*1', weightDecayFactor: 3 }];
+    const without = run({ ...schedule, groups });
+    for (const biases of [false, true]) {
+      const weightDecay = { kind: 'decoupled', rate: 0.1, biases } as const;
+      for (const [n, { changes }] of run({ ...schedule, groups, weightDecay }).entries()) {
+        const decayed = without[n]!.changes.map((change, t) => {
+          const { weights } = network[t]!;
+          const share = 0.1 * 0.5 ** n * (t === 1 ? 3 : 1);
+          return build(change.rows, change.cols, (i, j) => {
+            const decays = biases || i < weights.rows - 1;
+            return at(change, i, j) - (decays ? share * at(weights, i, j) : 0);
+          });
+        });
+        expectEqual(changes, decayed);
+      }
+    }
+    const full = { kind: 'decoupled', rate: 0.1 } as const;
+    const [leverage] = run({ learningRate: { kind: 'leverage', value: 3 }, weightDecay: full });
+    const [bare] = run({ learningRate: { kind: 'leverage', value: 3 } });
+    const weight = ({ data, rows, cols }: Matrix) => build(rows - 1, cols, (i, j) => data[i * cols + j]!);
+    for (const [t, change] of leverage!.changes.entries()) {
+      const decay = scale(weight(network[t]!.weights), -0.1);
+      expect(relativeError(weight(change), add(weight(bare!.changes[t]!), decay))).toBeLessThan(tolerance);
+    }
+  });
+
+  it('decoupled weight decay with a policy: the pass takes it as it goes, and later layers react to it', () => {
+    const rate = 0.2;
+    const batch = batches[0]!;
+    const optimizer: OptimizerInput = {
+      ...constant(2),
+      metric: { kind: 'identity' },
+      terminalCurvature: { kind: 'gradient', lossScale: null },
+      coupling: 'feedback',
+      weightDecay: { kind: 'decoupled', rate },
+    };
+    const configuration = configurationFor(network, optimizer);
+    const policies = policiesOf(engine, configuration, stepOn(engine, configuration, INITIAL_STATE, network, batch));
+    const actual = applyPolicies(policies, network, batch, 'network');
+    const problem: Problem = {
+      network,
+      batch,
+      curvature: { kind: 'gradient' },
+      controlMetrics: network.map(({ weights }) => identityMetric(weights.data.length, 2)),
+      decoupledDecay: network.map(({ weights: { rows, cols, data } }) =>
+        columnVector(data.map((value, index) => (index < (rows - 1) * cols ? rate * value : 0))),
+      ),
+    };
+    expectEqual(actual, oracleStep(problem, 'feedback').deltaU);
   });
 
   it('maximumNorm scales all layers alike, and leaves a shorter update alone', () => {
