@@ -49,8 +49,10 @@ function sumOverLayers({ layers }: Definition, term: (block: Block) => number): 
 
 /** Bytes of a session's state, in float32. */
 export function stateBytes(definition: Definition): number {
-  const { metric, momentum } = definition.optimizer;
-  const velocities = momentum > 0 ? sumOverLayers(definition, ({ inputs, outputs }) => 4 * inputs * outputs) : 0;
+  const { metric, momentum, lookahead } = definition.optimizer;
+  const parameters = sumOverLayers(definition, ({ inputs, outputs }) => 4 * inputs * outputs);
+  const velocities = momentum > 0 ? parameters : 0;
+  const displacement = lookahead === null ? 0 : parameters;
   const metrics = sumOverLayers(definition, ({ inputs: n, outputs: c, isFactored }) => {
     const factors = n ** 2 + c ** 2;
     const moments = 2 * n * c;
@@ -66,7 +68,7 @@ export function stateBytes(definition: Definition): number {
         return 4 * (isFactored ? 2 * factors + moments : moments);
     }
   });
-  return metrics + velocities;
+  return metrics + velocities + displacement;
 }
 
 /** An eigendecomposition takes about this many times the work of an inverse. */

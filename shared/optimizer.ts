@@ -128,6 +128,16 @@ const weightDecaySchema = z
       'In layers mode each step must then carry the parameters that decay, layers.<name>.parameter.<parameter>',
   });
 
+const lookaheadSchema = z
+  .strictObject({
+    steps: z.int().min(1).max(100_000).default(5).meta({ description: 'k, fast steps between two synchronisations' }),
+    interpolation: finite.gt(0).max(1).default(0.5).meta({ description: 'α; 1 keeps the fast steps as they are' }),
+  })
+  .meta({
+    id: 'Lookahead',
+    description: 'After k fast steps φ ← φ + α(θ − φ) and θ ← φ, θ the parameters and φ what they were k steps ago',
+  });
+
 const statisticsEverySchema = z
   .int()
   .min(1)
@@ -324,6 +334,10 @@ export const optimizerSchema = z
     momentum: finite.min(0).lt(1).default(0).meta({
       description: 'μ of v ← μ v + δu, applied in place of δu; with an update reply. 0.9 narrows the range of good η',
     }),
+    lookahead: lookaheadSchema
+      .nullable()
+      .default(null)
+      .meta({ description: 'Slow weights (Zhang, Lucas, Hinton & Ba, 2019); null for none; with an update reply' }),
     maximumNorm: finite
       .gt(0)
       .nullable()
@@ -362,7 +376,7 @@ export type Optimizer = z.output<typeof optimizerSchema>;
 export type ControlMetric = z.output<typeof metricSchema>;
 export type LearningRate = z.output<typeof learningRateSchema>;
 export type ParameterGroup = z.output<typeof parameterGroupSchema>;
-export type WeightDecay = z.output<typeof weightDecaySchema>;
+export type Lookahead = z.output<typeof lookaheadSchema>;
 export type KroneckerMetric = z.output<typeof kroneckerMetricSchema>;
 export type EkfacMetric = z.output<typeof ekfacMetricSchema>;
 export type RmspropMetric = z.output<typeof rmspropMetricSchema>;

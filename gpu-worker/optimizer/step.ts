@@ -33,6 +33,7 @@ import { terminalWeights } from './losses/terminal-curvature.ts';
 import type { MetricState, OptimizerState } from './state.ts';
 import { batchLeverage, scheduledLearningRate } from './update/learning-rate.ts';
 import { clipNorm, limitPredictedDecrease } from './update/limits.ts';
+import { withLookahead } from './update/lookahead.ts';
 import { withMomentum } from './update/momentum.ts';
 import { layerDecay, type LayerDecay } from './update/weight-decay.ts';
 
@@ -127,9 +128,9 @@ export function ddpStep(
     const policies = systems.map((system, t): Policy => {
       return { ...at(stages, t), solver: prepareSolver(engine, system, optimizer.solver) };
     });
-    const { reply, velocities } =
+    const { reply, velocities, displacement } =
       replyKind === 'policy'
-        ? { reply: { kind: 'policy', policies } as const, velocities: null }
+        ? { reply: { kind: 'policy', policies } as const, velocities: null, displacement: null }
         : updateReply(engine, layers, optimizer, state, policies, gradients, batch.losses);
 
     const metrics = updates.map((blocks) => blocks.map((update) => update.state));
@@ -140,6 +141,7 @@ export function ddpStep(
         step: state.step + 1,
         metrics,
         velocities,
+        displacement,
         leverage,
         failedFactorizations: state.failedFactorizations + failures,
       },
@@ -223,16 +225,16 @@ function chooseLearningRate(
 /** Without any gradient there is no leverage; η is then immaterial, but must be finite. */
 const SMALLEST_LEVERAGE = 1e-12;
 
-/** Finished changes: the policies evaluated without a second forward pass, then momentum, limits and decoupled weight decay. */
+/** Finished changes: the policies evaluated without a second forward pass, then momentum, limits, decoupled weight decay and lookahead. */
 function updateReply(
   engine: Engine,
   layers: readonly Layer[],
-  { coupling, momentum, maximumNorm, maximumPredictedDecrease }: Optimizer,
+  { coupling, momentum, lookahead, maximumNorm, maximumPredictedDecrease }: Optimizer,
   state: OptimizerState,
   policies: readonly Policy[],
   gradients: readonly LayerGradients[],
   losses: Tensor,
-): { reply: StepReply; velocities: Tensor[][] | null } {
+): { reply: StepReply } & Pick<OptimizerState, 'velocities' | 'displacement'> {
   const predict = coupling === 'gauss-newton-step' ? 'linear' : 'none';
   let changes = openLoopChanges(engine, policies, predict);
   const velocities = momentum === 0 ? null : withMomentum(engine, momentum, state.velocities, changes);
@@ -243,8 +245,12 @@ function updateReply(
   }
   if (maximumNorm !== null) changes = clipNorm(engine, changes, maximumNorm);
   changes = changes.map((blocks, t) => lessDecay(engine, at(policies, t), blocks));
-  const named = changes.map((blocks, t) => parameterChanges(engine, at(layers, t), blocks));
-  return { reply: { kind: 'update', changes: named }, velocities };
+  const ahead =
+    lookahead === null
+      ? { changes, displacement: null }
+      : withLookahead(engine, lookahead, state.displacement, changes, state.step);
+  const named = ahead.changes.map((blocks, t) => parameterChanges(engine, at(layers, t), blocks));
+  return { reply: { kind: 'update', changes: named }, velocities, displacement: ahead.displacement };
 }
 
 /** The change of the mean loss that changes of the parameters predict to first order: (1/B) Σ_t 1ᵀ D_t δu_t. */

@@ -222,3 +222,19 @@ export function relativeError(actual: Matrix, expected: Matrix): number {
     ? Number.POSITIVE_INFINITY
     : difference / Math.max(size, 1e-300);
 }
+
+/** The tensors of a value, written out exactly. */
+export function snapshot(engine: Engine, value: unknown): string {
+  return JSON.stringify(value, (_, part: unknown) => {
+    if (typeof part !== 'object' || part === null || !engine.isTensor(part)) return part;
+    return { shape: part.shape, values: [...engine.read(part)] };
+  });
+}
+
+/** What {@link snapshot} wrote out. */
+export function restored(engine: Engine, text: string): OptimizerState {
+  return JSON.parse(text, (_, part: { shape?: number[]; values?: number[] } | null): Tensor | typeof part => {
+    if (part?.shape === undefined || part.values === undefined) return part;
+    return engine.tensor(part.values, part.shape);
+  }) as OptimizerState;
+}

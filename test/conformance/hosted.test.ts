@@ -162,6 +162,53 @@ describe.each(ENGINE_NAMES)('dense nets on the %s engine, against the oracle', a
     engine.dispose(tensorsIn(result, engine.isTensor));
   }
 
+  it.each(['value', 'gauss-newton-step', 'feedback'] as const)(
+    'lookahead with %s: every third step the weights go back, and lossAfter is theirs',
+    (coupling) => {
+      const net = NETS[2]!;
+      const { network, batch } = randomProblem({ ...net, seed: 18 });
+      const optimizer: OptimizerInput = {
+        learningRate: { kind: 'constant', value: 1 },
+        metric: { kind: 'kronecker', refreshEvery: 2 },
+        coupling,
+        momentum: coupling === 'feedback' ? 0 : 0.5,
+      };
+      const configure = (more: OptimizerInput) =>
+        hostedConfiguration(hostedDefinitionSchema.parse(definitionFor(net, { ...optimizer, ...more })));
+      engine.scope(() => {
+        const configuration = configure({});
+        const data = {
+          input: engine.tensor(batch.inputs.data, [batch.inputs.rows, batch.inputs.cols]),
+          truth: truthOf(batch),
+        };
+        const matrices = ({ weights }: HostedState): Matrix[] =>
+          weights.map(({ weight, bias }, t) =>
+            asMatrix(engine.read(weight!), engine.read(bias!), network[t]!.weights.cols),
+          );
+        const initial = { ...initialHostedState(engine, configuration), weights: weightsOf(engine, network) };
+        let state: HostedState = initial;
+        let reference: HostedState = initial;
+        let slow = matrices(initial);
+        for (let n = 0; n < 7; n++) {
+          const step = hostedStep(engine, configure({ lookahead: { steps: 3, interpolation: 0.25 } }), state, data);
+          ({ state } = step);
+          reference = hostedStep(engine, configuration, reference, data).state;
+          if ((n + 1) % 3 === 0) {
+            slow = matrices(reference).map((fast, t) => add(slow[t]!, scale(subtract(fast, slow[t]!), 0.25)));
+            reference = { ...reference, weights: slow.map((weights) => parametersOf(engine, weights)) };
+          }
+          const expected = matrices(reference);
+          for (const [t, weights] of matrices(state).entries()) {
+            expect(relativeError(weights, expected[t]!)).toBeLessThan(tolerance);
+          }
+          const changed = network.map((stage, t) => ({ ...stage, weights: matrices(state)[t]! }));
+          const after = mean(losses(prediction(forward(changed, batch.inputs)), batch.objective));
+          expect(Math.abs(step.lossAfter / after - 1)).toBeLessThan(tolerance);
+        }
+      });
+    },
+  );
+
   const cases = NETS.flatMap((net) =>
     CURVATURES.flatMap((curvature) =>
       (['identity', 'kronecker'] as const)

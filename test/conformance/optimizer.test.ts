@@ -7,7 +7,7 @@ import { inverseMetric, updateMetric } from '../../gpu-worker/optimizer/curvatur
 import { coefficients, prepareSolver } from '../../gpu-worker/optimizer/ddp/coefficients.ts';
 import { INITIAL_STATE, type MetricState, type OptimizerState } from '../../gpu-worker/optimizer/state.ts';
 import type { StepResult } from '../../gpu-worker/optimizer/step.ts';
-import { ENGINE_NAMES, type Engine, type Tensor } from '../../gpu-worker/tensor/engine.ts';
+import { ENGINE_NAMES } from '../../gpu-worker/tensor/engine.ts';
 import { loadEngine } from '../../gpu-worker/tensor/index.ts';
 import { ProblemError } from '../../shared/errors.ts';
 import { optimizerSchema, type BatchCoupling, type ControlMetric, type Coupling } from '../../shared/optimizer.ts';
@@ -67,6 +67,8 @@ import {
   configurationFor,
   policiesOf,
   relativeError,
+  restored,
+  snapshot,
   stepOn,
   type OptimizerInput,
   TOLERANCE,
@@ -727,6 +729,15 @@ describe('combinations the service refuses', () => {
     expect(policy!.message).toContain(`the metric is "${kind}"`);
   });
 
+  it('a policy with what needs the finished update', () => {
+    for (const option of [{ momentum: 0.5 }, { lookahead: {} }, { maximumNorm: 1 }, { maximumPredictedDecrease: 1 }]) {
+      const [name] = Object.keys(option);
+      const [found] = objections({ ...option, coupling: 'feedback' });
+      expect(found).toMatchObject({ path: 'optimizer.coupling', message: expect.stringContaining(name!) as string });
+      expect(objections({ ...option, coupling: 'value' })).toEqual([]);
+    }
+  });
+
   it('a policy that predicts by itself, and an update that cannot be known', () => {
     const [policy] = objections({ coupling: 'gauss-newton-step' }, { reply: 'policy' });
     expect(policy).toMatchObject({ path: 'reply', message: expect.stringContaining('"gauss-newton-step"') as string });
@@ -756,22 +767,14 @@ describe('combinations the service refuses', () => {
     ['optimizer.valueRegularization', { valueRegularization: -1 }],
     ['optimizer.solver.iterations', { solver: { iterations: 0 } }],
     ['optimizer.solver.choleskyRows', { solver: { choleskyRows: -1 } }],
+    ['optimizer.weightDecay.rate', { weightDecay: { kind: 'decoupled', rate: 1 } }],
+    ['optimizer.weightDecay.rate', { weightDecay: { kind: 'running-cost', rate: -1 } }],
+    ['optimizer.weightDecay.kind', { weightDecay: { kind: 'l1', rate: 0.1 } }],
+    ['optimizer.groups.0.weightDecayFactor', { weightDecay: { kind: 'decoupled', rate: 0.1 }, groups: [{ pattern: '*', weightDecayFactor: 10 }] }], // prettier-ignore
+    ['optimizer.groups.0.weightDecayFactor', { groups: [{ pattern: '*', weightDecayFactor: -1 }] }],
+    ['optimizer.lookahead.steps', { lookahead: { steps: 0 } }],
+    ['optimizer.lookahead.interpolation', { lookahead: { interpolation: 0 } }],
   ])('%s out of its range: %o', (path, optimizer) => {
     expect(objections(optimizer).map((each) => each.path)).toContain(path);
   });
 });
-
-/** The tensors of a value, written out exactly; and read back. */
-function snapshot(engine: Engine, value: unknown): string {
-  return JSON.stringify(value, (_, part: unknown) => {
-    if (typeof part !== 'object' || part === null || !engine.isTensor(part)) return part;
-    return { shape: part.shape, values: [...engine.read(part)] };
-  });
-}
-
-function restored(engine: Engine, text: string): OptimizerState {
-  return JSON.parse(text, (_, part: { shape?: number[]; values?: number[] } | null): Tensor | typeof part => {
-    if (part?.shape === undefined || part.values === undefined) return part;
-    return engine.tensor(part.values, part.shape);
-  }) as OptimizerState;
-}

@@ -1,11 +1,16 @@
-/** What stands around the step: learning-rate rules, groups, momentum and limits, against steps that the oracle has judged. */
+/**
+ * What stands around the step: learning-rate rules, groups, momentum, lookahead, decoupled weight decay and limits, against steps
+ * that the oracle has judged.
+ */
 import { describe, expect, it } from 'vitest';
-import { INITIAL_STATE } from '../../gpu-worker/optimizer/state.ts';
+import { INITIAL_STATE, type OptimizerState } from '../../gpu-worker/optimizer/state.ts';
 import type { StepResult } from '../../gpu-worker/optimizer/step.ts';
+import { withLookahead } from '../../gpu-worker/optimizer/update/lookahead.ts';
 import { ENGINE_NAMES } from '../../gpu-worker/tensor/engine.ts';
 import { loadEngine } from '../../gpu-worker/tensor/index.ts';
+import { optimizerSchema } from '../../shared/optimizer.ts';
 import { ddpStep as oracleStep, type Problem } from '../oracle/bellman.ts';
-import { add, at, build, columnVector, multiply, scale, transpose, type Matrix } from '../oracle/matrix.ts';
+import { add, at, build, columnVector, multiply, scale, subtract, transpose, type Matrix } from '../oracle/matrix.ts';
 import { identityMetric } from '../oracle/metric.ts';
 import {
   backpropagate,
@@ -24,6 +29,8 @@ import {
   configurationFor,
   policiesOf,
   relativeError,
+  restored,
+  snapshot,
   stepOn,
   type OptimizerInput,
   TOLERANCE,
@@ -137,6 +144,67 @@ describe.each(ENGINE_NAMES)('engine %s', async (name) => {
       velocity = plain[n]!.map((change, t) => (last === null ? change : add(scale(last[t]!, 0.7), change)));
       expectEqual(changes, velocity);
     }
+  });
+
+  describe('lookahead', () => {
+    const options: OptimizerInput = { ...constant(2), momentum: 0.7, weightDecay: { kind: 'decoupled', rate: 0.1 } };
+    const fast = run(options).map(({ changes }) => changes);
+
+    it.each([
+      { steps: 1, interpolation: 0.3 },
+      { steps: 2, interpolation: 0.5 },
+      { steps: 3, interpolation: 0.8 },
+      { steps: 5, interpolation: 0.5 },
+    ])(
+      'every $steps steps the parameters go back to φ + $interpolation(θ − φ), with momentum and decay',
+      (lookahead) => {
+        const { steps, interpolation } = lookahead;
+        let slow = network.map(({ weights }) => weights);
+        let now = slow;
+        let after = slow;
+        for (const [n, { changes, result }] of run({ ...options, lookahead }).entries()) {
+          now = now.map((weights, t) => add(weights, fast[n]![t]!));
+          if ((n + 1) % steps === 0) {
+            slow = slow.map((weights, t) => add(weights, scale(subtract(now[t]!, weights), interpolation)));
+            now = slow;
+          }
+          after = after.map((weights, t) => add(weights, changes[t]!));
+          expectEqual(after, now);
+          expect(result.state.displacement === null).toBe((n + 1) % steps === 0);
+        }
+      },
+    );
+
+    it('by hand: changes of 1, 2, 3 and 4 with k = 2 and α = 1/4 become 1, 2 − ¾·3, 3 and 4 − ¾·7', () => {
+      const lookahead = optimizerSchema.parse({ lookahead: { steps: 2, interpolation: 0.25 } }).lookahead!;
+      let displacement: OptimizerState['displacement'] = null;
+      const applied = [1, 2, 3, 4].map((change, step) => {
+        const next = withLookahead(engine, lookahead, displacement, [[engine.tensor([change], [1, 1])]], step);
+        ({ displacement } = next);
+        return engine.read(next.changes[0]![0]!)[0];
+      });
+      expect(applied).toEqual([1, -0.25, 3, -1.25]);
+    });
+
+    it('with α = 1 changes nothing, bit for bit', () => {
+      const same = run({ ...options, lookahead: { steps: 2, interpolation: 1 } }).map(({ changes }) => changes);
+      expect(same).toEqual(fast);
+    });
+
+    it('a copied state continues bit for bit', () => {
+      const input: OptimizerInput = { coupling: 'value', ...options, lookahead: { steps: 3 } };
+      const configuration = configurationFor(network, input);
+      let straight = INITIAL_STATE;
+      let copied = INITIAL_STATE;
+      for (const batch of [...batches, ...batches]) {
+        const one = stepOn(engine, configuration, straight, network, batch);
+        const other = stepOn(engine, configuration, copied, network, batch);
+        expect(changesOf(engine, other, network)).toEqual(changesOf(engine, one, network));
+        straight = one.state;
+        copied = restored(engine, snapshot(engine, other.state));
+        expect(snapshot(engine, copied)).toBe(snapshot(engine, straight));
+      }
+    });
   });
 
   it('decoupled weight decay takes its share of the parameters, by the schedule, beside momentum and R', () => {
