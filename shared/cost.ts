@@ -58,8 +58,10 @@ export function parameterCount(layers: readonly Layer[]): number {
 
 /** Bytes of the optimizer's state, in float32. */
 export function optimizerStateBytes(definition: Definition): number {
-  const { metric, momentum } = definition.optimizer;
-  const velocities = momentum > 0 ? sumOverLayers(definition.layers, ({ inputs, outputs }) => 4 * inputs * outputs) : 0;
+  const { metric, momentum, lookahead } = definition.optimizer;
+  const parameters = 4 * parameterCount(definition.layers);
+  const velocities = momentum > 0 ? parameters : 0;
+  const displacement = lookahead === null ? 0 : parameters;
   const metrics = sumOverLayers(definition.layers, ({ inputs: n, outputs: c, isFactored }) => {
     const factors = n ** 2 + c ** 2;
     const moments = 2 * n * c;
@@ -75,7 +77,7 @@ export function optimizerStateBytes(definition: Definition): number {
         return 4 * (isFactored ? 2 * factors + moments : moments);
     }
   });
-  return metrics + velocities;
+  return metrics + velocities + displacement;
 }
 
 /** An eigendecomposition takes about this many times the work of an inverse. */

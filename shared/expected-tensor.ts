@@ -80,8 +80,10 @@ function checkTensor(
   if (entry.shape.length === wanted.length && entry.shape.every((size, index) => size === wanted[index])) return;
   throw new ProblemError('shape_mismatch', {
     param: name,
-    detail: `${name} has shape ${formatShape(entry.shape)}; ${formatShape(shape)} with B = ${String(batch)} was expected.`,
-    remedy: `Send every tensor with the batch of "${counted}" first and the sizes the session was created with.`,
+    detail: `${name} has shape ${formatShape(entry.shape)}; ${formatShape(shape)}${shape.includes('B') ? ` with B = ${String(batch)}` : ''} was expected.`,
+    remedy: shape.includes('B')
+      ? `Send every tensor with the batch of "${counted}" first and the sizes the session was created with.`
+      : 'Send the parameter in its own shape, with the sizes the session was created with.',
   });
 }
 

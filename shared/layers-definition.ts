@@ -65,13 +65,14 @@ export type LayersDefinitionInput = z.input<typeof layersDefinitionSchema>;
 
 /** What of a definition keeps its policy from being handed out, in words; null if nothing does. */
 function withoutPolicy(layers: readonly Layer[], optimizer: Optimizer): string | null {
-  const { metric, terminalCurvature, coupling, momentum, maximumNorm, maximumPredictedDecrease } = optimizer;
+  const { metric, terminalCurvature, coupling, momentum, lookahead, maximumNorm, maximumPredictedDecrease } = optimizer;
   const layer = layers.find((candidate) => candidate.kind !== 'dense' || candidate.sequence);
   if (layer !== undefined) return `layer ${layer.name} is another`;
   if (metric.kind !== 'identity' && metric.kind !== 'kronecker') return `the metric is "${metric.kind}"`;
   if (terminalCurvature.kind !== 'gradient') return `the terminal curvature is "${terminalCurvature.kind}"`;
   if (coupling === 'gauss-newton-step') return 'coupling "gauss-newton-step" predicts the changes itself';
   if (momentum > 0) return 'momentum works on finished updates';
+  if (lookahead !== null) return 'lookahead works on finished updates';
   if (maximumNorm !== null) return 'maximumNorm works on finished updates';
   if (maximumPredictedDecrease !== null) return 'maximumPredictedDecrease works on finished updates';
   return null;

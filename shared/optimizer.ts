@@ -79,9 +79,64 @@ const parameterGroupSchema = z
       description: 'Layer name; * stands for any characters. The first group that matches counts',
       example: 'head*',
     }),
-    learningRateFactor: finite.gt(0).max(1e6).meta({ description: 'Multiplies η of these layers' }),
+    learningRateFactor: finite.gt(0).max(1e6).default(1).meta({ description: 'Multiplies η of these layers' }),
+    weightDecayFactor: finite
+      .min(0)
+      .max(1e6)
+      .default(1)
+      .meta({ description: 'Multiplies the weight decay’s rate λ of these layers; 0 for none' }),
   })
   .meta({ id: 'ParameterGroup' });
+
+const biasesSchema = z.boolean().default(false).meta({
+  description: 'Whether bias, scale and shift decay too; weights and a generic layer’s parameters always do',
+});
+
+const weightDecaySchema = z
+  .discriminatedUnion('kind', [
+    z
+      .strictObject({
+        kind: z.literal('running-cost'),
+        rate: finite.min(0).max(1e6).meta({ description: 'λ ≥ 0', example: 0.0001 }),
+        biases: biasesSchema,
+      })
+      .meta({
+        id: 'RunningCostWeightDecay',
+        description:
+          'Running cost ℓ_t = (λ/2)‖u_t‖² of every stage: ℓ_u = λu enters the recursion, ℓ_uu is taken to be part of the control ' +
+          'metric R',
+      }),
+    z
+      .strictObject({
+        kind: z.literal('decoupled'),
+        rate: finite
+          .min(0)
+          .lt(1)
+          .meta({ description: 'λ, the share of a parameter that a step takes away', example: 0.0001 }),
+        biases: biasesSchema,
+      })
+      .meta({
+        id: 'DecoupledWeightDecay',
+        description:
+          'u ← u + δu − λ(η/η_peak)u, beside the recursion and independent of R (Loshchilov & Hutter, 2019); η/η_peak is the ' +
+          'schedule’s share of its largest value, 1 without a schedule',
+      }),
+  ])
+  .meta({
+    id: 'WeightDecay',
+    description:
+      'In layers mode each step must then carry the parameters that decay, layers.<name>.parameter.<parameter>',
+  });
+
+const lookaheadSchema = z
+  .strictObject({
+    steps: z.int().min(1).max(100_000).default(5).meta({ description: 'k, fast steps between two synchronisations' }),
+    interpolation: finite.gt(0).max(1).default(0.5).meta({ description: 'α; 1 keeps the fast steps as they are' }),
+  })
+  .meta({
+    id: 'Lookahead',
+    description: 'After k fast steps φ ← φ + α(θ − φ) and θ ← φ, θ the parameters and φ what they were k steps ago',
+  });
 
 const statisticsEverySchema = z
   .int()
@@ -275,9 +330,14 @@ export const optimizerSchema = z
       .meta({ description: 'ε ≥ 0: adds ε G Gᵀ to V_xx, G the back-propagated curvature; larger is more cautious' }),
     solver: solverSchema.prefault({}),
     groups: z.array(parameterGroupSchema).max(64).default([]),
+    weightDecay: weightDecaySchema.nullable().default(null).meta({ description: 'null for none' }),
     momentum: finite.min(0).lt(1).default(0).meta({
       description: 'μ of v ← μ v + δu, applied in place of δu; with an update reply. 0.9 narrows the range of good η',
     }),
+    lookahead: lookaheadSchema
+      .nullable()
+      .default(null)
+      .meta({ description: 'Slow weights (Zhang, Lucas, Hinton & Ba, 2019); null for none; with an update reply' }),
     maximumNorm: finite
       .gt(0)
       .nullable()
@@ -293,7 +353,7 @@ export const optimizerSchema = z
           'with an update reply',
       }),
   })
-  .superRefine(({ terminalCurvature, batchCoupling, valueRegularization }, context) => {
+  .superRefine(({ terminalCurvature, batchCoupling, valueRegularization, weightDecay, groups }, context) => {
     if (batchCoupling !== 'full' && terminalCurvature.kind !== 'gradient') {
       const message = `it takes terminal curvature "gradient", not "${terminalCurvature.kind}"; or batchCoupling "full"`;
       context.addIssue({ code: 'custom', path: ['batchCoupling'], message, input: batchCoupling });
@@ -302,6 +362,13 @@ export const optimizerSchema = z
       const message = 'the paper-faithful recursion has no such regularisation; leave it 0';
       context.addIssue({ code: 'custom', path: ['valueRegularization'], message, input: valueRegularization });
     }
+    if (weightDecay?.kind !== 'decoupled') return;
+    for (const [index, { weightDecayFactor }] of groups.entries()) {
+      if (weightDecay.rate * weightDecayFactor < 1) continue;
+      const message = `times the decoupled rate, ${String(weightDecay.rate)}, it is not less than 1: the parameters would change sign`;
+      const path = ['groups', index, 'weightDecayFactor'];
+      context.addIssue({ code: 'custom', path, message, input: weightDecayFactor });
+    }
   })
   .meta({ id: 'Optimizer' });
 
@@ -309,6 +376,7 @@ export type Optimizer = z.output<typeof optimizerSchema>;
 export type ControlMetric = z.output<typeof metricSchema>;
 export type LearningRate = z.output<typeof learningRateSchema>;
 export type ParameterGroup = z.output<typeof parameterGroupSchema>;
+export type Lookahead = z.output<typeof lookaheadSchema>;
 export type KroneckerMetric = z.output<typeof kroneckerMetricSchema>;
 export type EkfacMetric = z.output<typeof ekfacMetricSchema>;
 export type RmspropMetric = z.output<typeof rmspropMetricSchema>;

@@ -12,8 +12,9 @@ import type { Layer } from './layer.ts';
 import type { LayersDefinition } from './layers-definition.ts';
 import { LIMITS } from './limits.ts';
 import { modelStages } from './model.ts';
-import { sentColumns } from './optimizer.ts';
-import type { ParameterName } from './parameter-names.ts';
+import { sentColumns, type Optimizer } from './optimizer.ts';
+import { weightDecayRate } from './parameter-groups.ts';
+import { PARAMETER_NAMES, type ParameterName } from './parameter-names.ts';
 import type { Dtype, SafetensorsHeader } from './safetensors.ts';
 
 /** Names of the tensors on the wire. */
@@ -30,18 +31,20 @@ export const TENSOR = {
   parameterGradient: (layer: string) => `layers.${layer}.param_grad`,
   /** Request, generic layer: the same for the r columns of the terminal curvature, [B, r, m]. */
   curvatureParameterGradient: (layer: string) => `layers.${layer}.curvature_param_grad`,
+  /** Request: a parameter that decays, in its own shape. */
+  parameter: (layer: string, parameter: ParameterName) => `layers.${layer}.parameter.${parameter}`,
   /** Reply: metric-weighted inputs ã, [B, n (+ 1, bias last)]. */
   policyInput: (layer: string) => `layers.${layer}.policy.input`,
   /** Reply: metric-weighted output gradients g̃, η included, [B, c]. */
   policyOutputGradient: (layer: string) => `layers.${layer}.policy.output_grad`,
   /** Reply: lower Cholesky factor of S_t, [B, B]. */
   policyCholesky: (layer: string) => `layers.${layer}.policy.chol`,
-  /** Reply: the target of S_t κ_t = target_t + s_t, [B]: 1/h, unless V_xx is regularised. */
+  /** Reply: the target of S_t κ_t = target_t + s_t, [B]: 1/h, unless V_xx is regularised or there is a running cost. */
   policyTarget: (layer: string) => `layers.${layer}.policy.target`,
   /** Reply, without cross-sample terms: κ_t = offset_t + gain_t ∘ s_t, both [B]. */
   policyGain: (layer: string) => `layers.${layer}.policy.gain`,
   policyOffset: (layer: string) => `layers.${layer}.policy.offset`,
-  /** Reply: change of a parameter, in its own shape. */
+  /** Reply: change of a parameter, in its own shape; beside a policy the part of the change that does not depend on s. */
   update: (layer: string, parameter: ParameterName) => `layers.${layer}.update.${parameter}`,
 } as const;
 
@@ -54,12 +57,42 @@ export type StepDefinition =
 type LayersStepDefinition = Extract<StepDefinition, { mode: 'layers' }>;
 type HostedStepDefinition = Extract<StepDefinition, { mode: 'hosted' }>;
 
-/** What a tensor of a layer is to the optimizer. */
-export type LayerTensorRole = 'input' | 'lossGradient' | 'columnGradient';
-
 /** A tensor that a step in `layers` mode carries. */
 export type LayersStepTensor = ExpectedTensor &
-  ({ readonly role: 'losses'; readonly layer: null } | { readonly role: LayerTensorRole; readonly layer: string });
+  (
+    | { readonly role: 'losses'; readonly layer: null }
+    | { readonly role: 'input' | 'lossGradient' | 'columnGradient'; readonly layer: string }
+    | { readonly role: 'parameter'; readonly layer: string; readonly parameter: ParameterName }
+  );
+
+/** Shapes of a layer's parameters, by name. */
+function parameterShapes(layer: Layer): Readonly<Partial<Record<ParameterName, readonly number[]>>> {
+  switch (layer.kind) {
+    case 'dense': {
+      const weight = [layer.inputs, layer.outputs];
+      return layer.bias ? { weight, bias: [layer.outputs] } : { weight };
+    }
+    case 'conv2d': {
+      const weight = [...layer.kernel, layer.inputs / layer.groups, layer.outputs];
+      return layer.bias ? { weight, bias: [layer.outputs] } : { weight };
+    }
+    case 'scale-shift':
+      return layer.shift ? { scale: [layer.features], shift: [layer.features] } : { scale: [layer.features] };
+    case 'embedding':
+      return { weight: [layer.inputs, layer.outputs] };
+    case 'generic':
+      return { parameters: [layer.parameters] };
+  }
+}
+
+/** The parameters of a layer that decay, which a step must carry. */
+export function decayingParameters(optimizer: Optimizer, layer: Layer): ParameterName[] {
+  if (weightDecayRate(optimizer, layer.name) === 0) return [];
+  const shapes = parameterShapes(layer);
+  const isIncluded = (name: ParameterName): boolean =>
+    name === 'weight' || name === 'parameters' || optimizer.weightDecay?.biases === true;
+  return PARAMETER_NAMES.filter((name) => shapes[name] !== undefined && isIncluded(name));
+}
 
 /** Shapes of a layer's input and pre-activation behind the batch axis; a generic layer has only parameters. */
 function activationShapes(layer: Layer): {
@@ -122,12 +155,28 @@ export function expectedTensors({
   for (const layer of layers) {
     const { input, output } = activationShapes(layer);
     const names = layerTensors(layer);
-    const expect = (name: string, role: LayerTensorRole, shape: ExpectedTensor['shape']): void => {
+    const expect = (
+      name: string,
+      role: 'input' | 'lossGradient' | 'columnGradient',
+      shape: ExpectedTensor['shape'],
+    ): void => {
       expected.push({ name, layer: layer.name, role, shape, ...always });
     };
     if (names.input !== null && input !== null) expect(names.input, 'input', ['B', ...input]);
     expect(names.lossGradient, 'lossGradient', ['B', ...output]);
     if (columns > 0) expect(names.columnGradient, 'columnGradient', ['B', columns, ...output]);
+    const shapes = parameterShapes(layer);
+    for (const parameter of decayingParameters(optimizer, layer)) {
+      const name = TENSOR.parameter(layer.name, parameter);
+      expected.push({
+        name,
+        layer: layer.name,
+        role: 'parameter',
+        parameter,
+        shape: shapes[parameter] ?? [],
+        ...always,
+      });
+    }
   }
   return expected;
 }

@@ -1,9 +1,9 @@
 /** A session in `layers` mode: the caller runs its own model, and sends what each pass computed. */
 import { replyForm } from '../../shared/layers-definition.ts';
-import { PARAMETER_NAMES } from '../../shared/parameter-names.ts';
+import { PARAMETER_NAMES, type ParameterName } from '../../shared/parameter-names.ts';
 import { encode, readHeader, readValues, type NamedTensor, type TensorValues } from '../../shared/safetensors.ts';
 import { stepMetricsSchema, type LayersSession, type StepMetrics } from '../../shared/session.ts';
-import { expectedTensors, TENSOR, type LayerTensorRole } from '../../shared/step.ts';
+import { expectedTensors, TENSOR, type LayersStepTensor } from '../../shared/step.ts';
 import { LayerPolicy, type ParameterChanges, type PolicyCoefficients } from './policy.ts';
 import { ClientSession } from './session.ts';
 import type { RequestOptions } from './transport.ts';
@@ -16,6 +16,8 @@ export interface LayerInput {
   readonly outputGradient: TensorValues;
   /** The same for the r columns of the terminal curvature, [B, r, …]; with "gauss-newton" and "sampled-fisher". */
   readonly curvatureGradient?: TensorValues;
+  /** The layer's parameters by name, in their own shapes; with weight decay. Those that do not decay may be left out. */
+  readonly parameters?: Readonly<Partial<Record<ParameterName, TensorValues>>>;
 }
 
 /** What a forward and a backward pass over one batch yield. */
@@ -56,10 +58,11 @@ export class TrainingSession extends ClientSession<LayersSession> {
     );
   }
 
-  #tensorsOf({ losses, layers }: StepInput): NamedTensor[] {
-    const batch = losses.length;
-    return expectedTensors(this.session).map(({ name, shape, ...tensor }): NamedTensor => {
-      const values = tensor.role === 'losses' ? losses : valuesOf(layers[tensor.layer], tensor.role);
+  #tensorsOf(input: StepInput): NamedTensor[] {
+    const batch = input.losses.length;
+    return expectedTensors(this.session).map((tensor): NamedTensor => {
+      const { name, shape } = tensor;
+      const values = valuesOf(input, tensor);
       if (values === undefined) throw new RangeError(`the step lacks ${name}`);
       const known = shape.reduce<number>(
         (size, axis) => (axis === 'B' ? size * batch : axis === 'S' ? size : size * axis),
@@ -84,6 +87,10 @@ export class TrainingSession extends ClientSession<LayersSession> {
     const metrics = stepMetricsSchema.parse(JSON.parse(header.metadata['metrics'] ?? 'null'));
     const traffic: Traffic = { metrics, bytesSent, bytesReceived: body.length };
     const { layers } = this.session;
+    const changesOf = (layer: string): ParameterChanges => {
+      const parameters = PARAMETER_NAMES.filter((parameter) => entries.has(TENSOR.update(layer, parameter)));
+      return Object.fromEntries(parameters.map((parameter) => [parameter, values(TENSOR.update(layer, parameter))]));
+    };
     switch (replyForm(this.session)) {
       case 'policy': {
         const policies = layers.map((layer): [string, LayerPolicy] => {
@@ -98,29 +105,29 @@ export class TrainingSession extends ClientSession<LayersSession> {
             : { kind: 'diagonal', gain: values(TENSOR.policyGain(name)), offset: values(TENSOR.policyOffset(name)) };
           const input = values(TENSOR.policyInput(name));
           const outputGradient = values(TENSOR.policyOutputGradient(name));
-          return [name, new LayerPolicy(layer, { input, outputGradient, coefficients })];
+          return [name, new LayerPolicy(layer, { input, outputGradient, coefficients, fixedChange: changesOf(name) })];
         });
         return { kind: 'policy', ...traffic, policies: new Map(policies) };
       }
       case 'update': {
-        const changes = layers.map(({ name }): [string, ParameterChanges] => {
-          const parameters = PARAMETER_NAMES.filter((parameter) => entries.has(TENSOR.update(name, parameter)));
-          const changed = parameters.map((parameter) => [parameter, values(TENSOR.update(name, parameter))]);
-          return [name, Object.fromEntries(changed) as ParameterChanges];
-        });
+        const changes = layers.map(({ name }): [string, ParameterChanges] => [name, changesOf(name)]);
         return { kind: 'update', ...traffic, changes: new Map(changes) };
       }
     }
   }
 }
 
-function valuesOf(layer: LayerInput | undefined, role: LayerTensorRole): TensorValues | undefined {
-  switch (role) {
+function valuesOf({ losses, layers }: StepInput, tensor: LayersStepTensor): TensorValues | undefined {
+  switch (tensor.role) {
+    case 'losses':
+      return losses;
     case 'input':
-      return layer?.input;
+      return layers[tensor.layer]?.input;
     case 'lossGradient':
-      return layer?.outputGradient;
+      return layers[tensor.layer]?.outputGradient;
     case 'columnGradient':
-      return layer?.curvatureGradient;
+      return layers[tensor.layer]?.curvatureGradient;
+    case 'parameter':
+      return layers[tensor.layer]?.parameters?.[tensor.parameter];
   }
 }

@@ -1,7 +1,7 @@
 /**
  * The feedback policy of one layer, as a client applies it in its second forward pass.
  *
- *     κ = S⁻¹(1/h + s),  [δW; δb] = −ãᵀ diag(κ) g̃
+ *     κ = S⁻¹(target + s),  [δW; δb] = −ãᵀ diag(κ) g̃ + what does not depend on s: weight decay
  */
 import type { DenseLayer } from '../../shared/layer.ts';
 import { choleskySolve } from '../../shared/linear-algebra.ts';
@@ -17,7 +17,7 @@ export type PolicyCoefficients =
       readonly kind: 'cholesky';
       /** Lower Cholesky factor of S, [B, B]. */
       readonly factor: TensorValues;
-      /** The target of S κ = target + s, [B]: 1/h, unless V_xx is regularised. */
+      /** The target of S κ = target + s, [B]: 1/h, unless V_xx is regularised or the parameters decay by a running cost. */
       readonly target: TensorValues;
     }
   /** κ = offset + gain ∘ s, all [B]: without cross-sample terms. */
@@ -29,6 +29,8 @@ export interface PolicyTensors {
   /** g̃, learning rate included, [B, c]. */
   readonly outputGradient: TensorValues;
   readonly coefficients: PolicyCoefficients;
+  /** The part of the change that does not depend on s; no entries without weight decay. */
+  readonly fixedChange: ParameterChanges;
 }
 
 export class LayerPolicy {
@@ -47,12 +49,14 @@ export class LayerPolicy {
    *   input predicts; null for the first layer, whose input does not change
    */
   change(predictedChange: ArrayLike<number> | null): ParameterChanges {
-    const { input, outputGradient } = this.tensors;
+    const { input, outputGradient, fixedChange } = this.tensors;
     const kappa = this.#coefficients(predictedChange);
     const { inputs, outputs, bias } = this.layer;
     const rows = bias ? inputs + 1 : inputs;
     const length = rows * outputs;
     const change = input instanceof Float64Array ? new Float64Array(length) : new Float32Array(length);
+    if (fixedChange.weight !== undefined) change.set(fixedChange.weight);
+    if (fixedChange.bias !== undefined) change.set(fixedChange.bias, inputs * outputs);
     for (const [i, coefficient] of kappa.entries()) {
       for (let row = 0; row < rows; row++) {
         const weight = coefficient * (input[i * rows + row] ?? 0);

@@ -24,9 +24,10 @@ export async function serviceStep(
 ): Promise<StepReport> {
   const pass = network.forward(batch);
   const gradients = network.backward(pass, batch.labels);
-  const layers = network.layers.map(({ name }, t) => {
+  const layers = network.layers.map(({ name, weight, bias }, t) => {
     const { input } = at(pass.layers, t);
-    return [name, { input, outputGradient: at(gradients, t) }] as const;
+    // The parameters are sent only where they decay.
+    return [name, { input, outputGradient: at(gradients, t), parameters: { weight, bias } }] as const;
   });
   const reply = await session.step(
     { losses: pass.losses, layers: Object.fromEntries(layers) },

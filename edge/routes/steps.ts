@@ -30,6 +30,7 @@ Mode \`layers\`:
 | \`layers.<name>.input\` | [B, …] | what the layer was given |
 | \`layers.<name>.output_grad\` | [B, …] | gradient of each sample’s own loss in the layer’s pre-activation, not divided by B |
 | \`layers.<name>.curvature_grad\` | [B, r, …] | the same for the r columns of the terminal curvature; with \`gauss-newton\` and \`sampled-fisher\` (r = 1) |
+| \`layers.<name>.parameter.<parameter>\` | own | with weight decay, the parameters that decay: \`weight\` or \`parameters\`; with its \`biases\` also \`bias\`, \`scale\` and \`shift\` |
 | \`layers.<name>.param_grad\` | [B, m] | generic layers, in place of input and output_grad; \`curvature_param_grad\` [B, r, m] likewise |
 
 Behind B stand: dense [n] and [c], with \`sequence\` [S, n] and [S, c]; conv2d [height, width, C] and [rows, columns, c];
@@ -50,7 +51,8 @@ Mode \`hosted\`: the step’s metrics, as JSON. Mode \`layers\`: a safetensors f
 \`policy\`: per layer \`.policy.input\` ã [B, n (+ 1, bias last)], \`.policy.output_grad\` g̃ [B, c], and the coefficients κ as a function of
 s [B], s_i = ⟨∂φ_i/∂x, x̂_i − x_i⟩ the predicted change of sample i’s loss at this layer’s input in your second forward pass:
 \`.policy.chol\` L [B, B] and \`.policy.target\` [B], to solve L Lᵀ κ = target + s; or, without cross-sample terms, \`.policy.gain\` and
-\`.policy.offset\` [B] with κ = offset + gain ∘ s. Add −ãᵀ diag(κ) g̃ to [weight; bias], layer by layer.
+\`.policy.offset\` [B] with κ = offset + gain ∘ s. Add −ãᵀ diag(κ) g̃ to [weight; bias], layer by layer. With weight decay
+\`layers.<name>.update.<parameter>\` carries the part of the change that does not depend on s: add it too, before the pass goes on.
 
 \`__metadata__.metrics\` is the step’s metrics as JSON (schema StepMetrics).`;
 

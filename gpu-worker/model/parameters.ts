@@ -76,3 +76,17 @@ export function changedParameters(
   }
   return changed;
 }
+
+/** slow + share · (fast − slow). */
+export function interpolatedWeights(engine: Engine, slow: Weights, fast: Weights, share: number): Weights {
+  const { multiply, subtract } = engine;
+  return slow.map((parameters, t) => {
+    const changes: Partial<Record<ParameterName, Tensor>> = {};
+    for (const name of PARAMETER_NAMES) {
+      const from = parameters[name];
+      const to = fast[t]?.[name];
+      if (from !== undefined && to !== undefined) changes[name] = multiply(subtract(to, from), share);
+    }
+    return changedParameters(engine, parameters, changes);
+  });
+}

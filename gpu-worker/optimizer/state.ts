@@ -48,6 +48,8 @@ export interface OptimizerState {
   readonly metrics: readonly (readonly MetricState[])[] | null;
   /** Momentum per layer and block, [n, c]; null without momentum and before the first step. */
   readonly velocities: readonly (readonly Tensor[])[] | null;
+  /** Sum of the changes since lookahead's last synchronisation, like the velocities; null without lookahead and right after it. */
+  readonly displacement: readonly (readonly Tensor[])[] | null;
   /** Bias-corrected running average of the batches' leverage; null without the leverage rule and before the first step. */
   readonly leverage: number | null;
   /** Refreshes that failed and kept the last good factorisation, over all blocks and steps. */
@@ -58,6 +60,7 @@ export const INITIAL_STATE: OptimizerState = {
   step: 0,
   metrics: null,
   velocities: null,
+  displacement: null,
   leverage: null,
   failedFactorizations: 0,
 };

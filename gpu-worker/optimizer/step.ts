@@ -6,19 +6,22 @@
  * layer of the batch's size:
  *
  *     u_t ← u_t − R_t⁻¹ J_tᵀ S_t⁻¹ (1/h + s_t)
+ *
+ * Weight decay as a running cost belongs to the recursion, decoupled weight decay to what follows it.
  */
 import { ProblemError } from '../../shared/errors.ts';
 import type { Layer } from '../../shared/layer.ts';
 import { sentColumns, type LearningRate, type Optimizer } from '../../shared/optimizer.ts';
+import { groupFactors } from '../../shared/parameter-groups.ts';
 import { tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
 import { applyInverse, type InverseMetric } from './curvature/inverse-metric.ts';
 import { inverseMetric, refreshes, updateMetric, type MetricUpdate } from './curvature/metric.ts';
 import { biasCorrectedShare } from './curvature/moving-average.ts';
 import { prepareSolver } from './ddp/coefficients.ts';
-import { openLoopChanges, type Policy, type PolicyBlock } from './ddp/policy.ts';
+import { lessDecay, openLoopChanges, type Policy, type PolicyBlock } from './ddp/policy.ts';
 import { tangentKernelDiagonal, valueRecursion } from './ddp/value-recursion.ts';
 import { parameterBlocks, parameterChanges } from './layers/layer.ts';
-import type { ParameterChanges } from './layers/parameter-changes.ts';
+import type { LayerParameters, ParameterChanges } from './layers/parameter-changes.ts';
 import {
   repeatColumns,
   timesChange,
@@ -28,9 +31,11 @@ import {
 } from './layers/per-sample-gradients.ts';
 import { terminalWeights } from './losses/terminal-curvature.ts';
 import type { MetricState, OptimizerState } from './state.ts';
-import { batchLeverage, groupFactor, scheduledLearningRate } from './update/learning-rate.ts';
+import { batchLeverage, scheduledLearningRate } from './update/learning-rate.ts';
 import { clipNorm, limitPredictedDecrease } from './update/limits.ts';
+import { withLookahead } from './update/lookahead.ts';
 import { withMomentum } from './update/momentum.ts';
+import { layerDecay, type LayerDecay } from './update/weight-decay.ts';
 
 /** What a step needs to know once per session. */
 export interface StepConfiguration {
@@ -48,6 +53,8 @@ export interface LayerBatch {
   readonly lossGradient: Tensor;
   /** J: the same for the r columns of the terminal curvature, [B·r, …]; null where the loss gradients are the columns. */
   readonly columnGradient: Tensor | null;
+  /** u_t by name, at least the parameters that decay; others are not looked at. */
+  readonly parameters: LayerParameters;
 }
 
 export interface StepBatch {
@@ -105,9 +112,12 @@ export function ddpStep(
         ),
       ),
     );
-    const unit = gradients.map(({ D, J }, t) =>
-      expandStage(engine, { D, J }, at(updates, t), groupFactor(optimizer.groups, at(layers, t).name), B),
-    );
+    const unit = gradients.map(({ D, J }, t) => {
+      const layer = at(layers, t);
+      const decay = layerDecay(engine, optimizer, layer, at(batch.layers, t).parameters, state.step);
+      const { learningRateFactor } = groupFactors(optimizer.groups, layer.name);
+      return expandStage(engine, { D, J }, at(updates, t), decay, learningRateFactor, B);
+    });
     const { learningRate, leverage } = chooseLearningRate(engine, optimizer.learningRate, state, unit, rowWeights, B);
     const stages = unit.map((stage) => atLearningRate(engine, stage, learningRate));
 
@@ -118,9 +128,9 @@ export function ddpStep(
     const policies = systems.map((system, t): Policy => {
       return { ...at(stages, t), solver: prepareSolver(engine, system, optimizer.solver) };
     });
-    const { reply, velocities } =
+    const { reply, velocities, displacement } =
       replyKind === 'policy'
-        ? { reply: { kind: 'policy', policies } as const, velocities: null }
+        ? { reply: { kind: 'policy', policies } as const, velocities: null, displacement: null }
         : updateReply(engine, layers, optimizer, state, policies, gradients, batch.losses);
 
     const metrics = updates.map((blocks) => blocks.map((update) => update.state));
@@ -131,6 +141,7 @@ export function ddpStep(
         step: state.step + 1,
         metrics,
         velocities,
+        displacement,
         leverage,
         failedFactorizations: state.failedFactorizations + failures,
       },
@@ -166,14 +177,18 @@ function expandStage(
   engine: Engine,
   { D, J }: LayerGradients,
   updates: readonly MetricUpdate[],
+  { costGradients, decoupled }: LayerDecay,
   learningRate: number,
   batch: number,
 ): Stage {
   const blocks = J.map((columns, block): PolicyBlock => {
     const inverse = inverseMetric(at(updates, block).state);
     const transformed = transformGradients(engine, columns, inverse.input, inverse.output);
-    const plainStep = D === J ? null : preconditionedGradient(engine, at(D, block), inverse, learningRate, batch);
-    return { columns, transformed, weights: inverse.weights, inverse, plainStep };
+    const lossGradients = D === J ? null : at(D, block);
+    const costGradient = costGradients === null ? null : at(costGradients, block);
+    const plainStep = preconditionedGradient(engine, lossGradients, costGradient, inverse, learningRate, batch);
+    const decoupledDecay = decoupled === null ? null : at(decoupled, block);
+    return { columns, transformed, weights: inverse.weights, inverse, plainStep, decoupledDecay };
   });
   return { blocks, learningRate };
 }
@@ -210,16 +225,16 @@ function chooseLearningRate(
 /** Without any gradient there is no leverage; η is then immaterial, but must be finite. */
 const SMALLEST_LEVERAGE = 1e-12;
 
-/** Finished changes: the policies evaluated without a second forward pass, then momentum and limits. */
+/** Finished changes: the policies evaluated without a second forward pass, then momentum, limits, decoupled weight decay and lookahead. */
 function updateReply(
   engine: Engine,
   layers: readonly Layer[],
-  { coupling, momentum, maximumNorm, maximumPredictedDecrease }: Optimizer,
+  { coupling, momentum, lookahead, maximumNorm, maximumPredictedDecrease }: Optimizer,
   state: OptimizerState,
   policies: readonly Policy[],
   gradients: readonly LayerGradients[],
   losses: Tensor,
-): { reply: StepReply; velocities: Tensor[][] | null } {
+): { reply: StepReply } & Pick<OptimizerState, 'velocities' | 'displacement'> {
   const predict = coupling === 'gauss-newton-step' ? 'linear' : 'none';
   let changes = openLoopChanges(engine, policies, predict);
   const velocities = momentum === 0 ? null : withMomentum(engine, momentum, state.velocities, changes);
@@ -229,8 +244,13 @@ function updateReply(
     changes = limitPredictedDecrease(engine, changes, predicted, mean(engine, losses), maximumPredictedDecrease);
   }
   if (maximumNorm !== null) changes = clipNorm(engine, changes, maximumNorm);
-  const named = changes.map((blocks, t) => parameterChanges(engine, at(layers, t), blocks));
-  return { reply: { kind: 'update', changes: named }, velocities };
+  changes = changes.map((blocks, t) => lessDecay(engine, at(policies, t), blocks));
+  const ahead =
+    lookahead === null
+      ? { changes, displacement: null }
+      : withLookahead(engine, lookahead, state.displacement, changes, state.step);
+  const named = ahead.changes.map((blocks, t) => parameterChanges(engine, at(layers, t), blocks));
+  return { reply: { kind: 'update', changes: named }, velocities, displacement: ahead.displacement };
 }
 
 /** The change of the mean loss that changes of the parameters predict to first order: (1/B) Σ_t 1ᵀ D_t δu_t. */
@@ -250,16 +270,22 @@ function mean(engine: Engine, vector: Tensor): Tensor {
   return engine.divide(engine.sum(vector, 0), vector.shape[0] ?? 1);
 }
 
-/** R⁻¹ (Dᵀ 1/B). */
+/** R⁻¹ (Dᵀ 1/B + ℓ_u), either of them left out if null; null if both are. */
 function preconditionedGradient(
   engine: Engine,
-  lossGradients: PerSampleGradients,
+  lossGradients: PerSampleGradients | null,
+  costGradient: Tensor | null,
   inverse: InverseMetric,
   learningRate: number,
   batch: number,
-): Tensor {
-  const shares = engine.tensor(new Float64Array(batch).fill(1 / batch), [batch]);
-  const gradient = weightedSum(engine, lossGradients, shares);
+): Tensor | null {
+  const terms = costGradient === null ? [] : [costGradient];
+  if (lossGradients !== null) {
+    const shares = engine.tensor(new Float64Array(batch).fill(1 / batch), [batch]);
+    terms.push(weightedSum(engine, lossGradients, shares));
+  }
+  if (terms.length === 0) return null;
+  const gradient = terms.reduce((sum, term) => engine.add(sum, term));
   return engine.multiply(applyInverse(engine, inverse, gradient), learningRate);
 }
 
@@ -280,9 +306,9 @@ function assertFinite(
   // From the last layer on: S_t contains every later layer, so an overflow shows in the layers before its own as well.
   for (const [t, layer] of [...layers.entries()].reverse()) {
     const { solver, blocks } = at(policies, t);
-    const transformed = blocks.map((block) => block.transformed);
+    const expansions = blocks.map(({ transformed, plainStep }) => ({ transformed, plainStep }));
     const changes = reply.kind === 'update' ? at(reply.changes, t) : null;
-    const checked = [...tensorsIn([at(metrics, t), solver, transformed, changes], engine.isTensor)];
+    const checked = [...tensorsIn([at(metrics, t), solver, expansions, changes], engine.isTensor)];
     if (engine.allFinite(checked)) continue;
     throw new ProblemError('numerical_failure', {
       param: `layers.${layer.name}`,

@@ -72,6 +72,8 @@ export interface Engine {
   /** Largest element along one axis, which disappears. */
   readonly largest: (tensor: Tensor, axis: number) => Tensor;
 
+  /** The n×n identity matrix. */
+  readonly identity: (n: number) => Tensor;
   /** The n×n matrix with the given n values on its diagonal. */
   readonly diagonal: (values: Tensor) => Tensor;
   /** The diagonal of a square matrix, [n]. */

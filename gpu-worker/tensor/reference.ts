@@ -242,6 +242,11 @@ export function createReferenceEngine(): Engine {
     erf: (tensor) => map(tensor, erf),
     isPositive: (tensor) => map(tensor, (x) => (x > 0 ? 1 : 0)),
     largest: (tensor, axis) => reduce(tensor, axis, Number.NEGATIVE_INFINITY, Math.max),
+    identity: (n) =>
+      make(
+        [n, n],
+        Float64Array.from({ length: n * n }, (_, index) => (index % (n + 1) === 0 ? 1 : 0)),
+      ),
     diagonal(tensor) {
       const { values } = own(tensor);
       const n = values.length;

@@ -91,6 +91,7 @@ export function createTfjsEngine(name: EngineName): Engine {
     erf: (tensor) => made(tf.erf(own(tensor))),
     isPositive: (tensor) => made(tf.cast(tf.greater(own(tensor), 0), 'float32')),
     largest: (tensor, axis) => made(tf.max(own(tensor), axis)),
+    identity: (n) => made(tf.eye(n)),
     diagonal: (values) => {
       const n = own(values).size;
       return made(tf.mul(tf.eye(n), own(values)));

@@ -7,9 +7,15 @@
 import { ProblemError } from '../../shared/errors.ts';
 import type { HostedDefinition } from '../../shared/hosted-definition.ts';
 import type { Loss } from '../../shared/loss.ts';
-import type { TerminalCurvature } from '../../shared/optimizer.ts';
+import type { Lookahead, TerminalCurvature } from '../../shared/optimizer.ts';
 import type { ChannelStatistics } from '../model/normalization.ts';
-import { changedParameters, initialWeights, type StageParameters, type Weights } from '../model/parameters.ts';
+import {
+  changedParameters,
+  initialWeights,
+  interpolatedWeights,
+  type StageParameters,
+  type Weights,
+} from '../model/parameters.ts';
 import { compile, type Program } from '../model/program.ts';
 import { rowDots } from '../model/pullback.ts';
 import { curvatureStream, dropoutStream } from '../model/streams.ts';
@@ -21,12 +27,13 @@ import {
   type StageState,
   type Trajectory,
 } from '../model/trajectory.ts';
-import { controlChange, type Policy } from '../optimizer/ddp/policy.ts';
+import { controlChange, lessDecay, type Policy } from '../optimizer/ddp/policy.ts';
 import { parameterChanges } from '../optimizer/layers/layer.ts';
 import type { LossExpansion } from '../optimizer/losses/expansion.ts';
 import { expandLoss, type Truth } from '../optimizer/losses/loss.ts';
 import { INITIAL_STATE, type OptimizerState } from '../optimizer/state.ts';
 import { ddpStep, type StepBatch, type StepResult } from '../optimizer/step.ts';
+import { synchronises } from '../optimizer/update/lookahead.ts';
 import { tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
 import { mean } from './values.ts';
 
@@ -38,6 +45,8 @@ export interface HostedConfiguration extends Pick<HostedDefinition, 'loss' | 'op
 export interface HostedState {
   readonly optimizer: OptimizerState;
   readonly weights: Weights;
+  /** φ of lookahead: the weights at the last synchronisation; null without lookahead and right after it. */
+  readonly slowWeights: Weights | null;
   /** Running statistics of every batch norm, for evaluation. */
   readonly statistics: readonly ChannelStatistics[];
 }
@@ -68,6 +77,7 @@ export function initialHostedState(engine: Engine, { program, seed }: HostedConf
   return engine.scope(() => ({
     optimizer: INITIAL_STATE,
     weights: initialWeights(engine, program, seed),
+    slowWeights: null,
     statistics: program.batchNorms.map(({ channels }) => ({
       mean: engine.tensor(new Float32Array(channels), [channels]),
       variance: engine.tensor(new Float32Array(channels).fill(1), [channels]),
@@ -103,22 +113,31 @@ export function hostedStep(
     // The policies, or the changes where there is no second pass to wait for.
     const layers = program.stages.map(({ layer }) => layer);
     const reply = optimizer.coupling === 'feedback' ? 'policy' : 'update';
-    const batch = stepBatch(trajectory, expansion, lossRows, columnRows);
-    const result = ddpStep(engine, { layers, optimizer, reply }, state.optimizer, batch);
+    const batch = stepBatch(trajectory, expansion, lossRows, columnRows, state.weights);
+    // Lookahead waits for the weights that the second pass makes.
+    const fastOptimizer = { ...optimizer, lookahead: null };
+    const result = ddpStep(engine, { layers, optimizer: fastOptimizer, reply }, state.optimizer, batch);
 
     // The second forward pass changes the weights as it reaches them, or runs on the changed ones.
-    const weights: StageParameters[] = [];
+    const fastWeights: StageParameters[] = [];
     const change = stageChange(engine, program, result, trajectory, columnRows ?? lossRows);
     const changed = pass((t, x) => {
       const parameters = changedParameters(engine, at(state.weights, t), change(t, x));
-      weights.push(parameters);
+      fastWeights.push(parameters);
       return parameters;
     });
-    const lossAfter = meanLoss(engine, loss, changed.output, truth);
+    const { weights, slowWeights } = lookAhead(engine, optimizer.lookahead, state, fastWeights);
+    const after = weights === fastWeights ? changed : pass((t) => at(weights, t));
+    const lossAfter = meanLoss(engine, loss, after.output, truth);
 
     assertFinite(engine, weights, lossAfter);
     return {
-      state: { optimizer: result.state, weights, statistics: runningStatistics(engine, program, state, trajectory) },
+      state: {
+        optimizer: result.state,
+        weights,
+        slowWeights,
+        statistics: runningStatistics(engine, program, state, trajectory),
+      },
       lossBefore: mean(engine.read(expansion.values)),
       lossAfter,
       terminalWeights: result.terminalWeights,
@@ -174,6 +193,7 @@ function stepBatch(
   { values }: LossExpansion,
   lossRows: Backpropagation,
   columnRows: Backpropagation | null,
+  weights: Weights,
 ): StepBatch {
   return {
     losses: values,
@@ -181,6 +201,7 @@ function stepBatch(
       input,
       lossGradient: at(lossRows.outputGradients, t),
       columnGradient: columnRows === null ? null : at(columnRows.outputGradients, t),
+      parameters: at(weights, t),
     })),
   };
 }
@@ -198,7 +219,8 @@ function stageChange(
     const policy: Policy = at(reply.policies, t);
     // Nothing has changed before the first stage.
     const s = t === 0 ? null : predictedChange(engine, at(stateGradients, t), state, at(trajectory.states, t));
-    return parameterChanges(engine, at(stages, t).layer, controlChange(engine, policy, s));
+    const changes = lessDecay(engine, policy, controlChange(engine, policy, s));
+    return parameterChanges(engine, at(stages, t).layer, changes);
   };
 }
 
@@ -207,6 +229,19 @@ function predictedChange(engine: Engine, G: readonly Tensor[], state: StageState
   return G.map((rows, entry) => rowDots(engine, rows, engine.subtract(at(state, entry), at(nominal, entry)))).reduce(
     (sum, term) => engine.add(sum, term),
   );
+}
+
+/** The weights after a fast step, or at every k-th step what lookahead makes of them; and the next slow weights. */
+function lookAhead(
+  engine: Engine,
+  lookahead: Lookahead | null,
+  state: HostedState,
+  fast: Weights,
+): Pick<HostedState, 'weights' | 'slowWeights'> {
+  if (lookahead === null) return { weights: fast, slowWeights: null };
+  const slow = state.slowWeights ?? state.weights;
+  if (!synchronises(lookahead, state.optimizer.step)) return { weights: fast, slowWeights: slow };
+  return { weights: interpolatedWeights(engine, slow, fast, lookahead.interpolation), slowWeights: null };
 }
 
 /** Moving averages over the first passes, which ran on the weights that the state had. */

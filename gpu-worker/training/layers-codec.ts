@@ -4,8 +4,10 @@ import { sentColumns } from '../../shared/optimizer.ts';
 import { PARAMETER_NAMES } from '../../shared/parameter-names.ts';
 import { encode, readHeader, type NamedTensor } from '../../shared/safetensors.ts';
 import type { StepMetrics } from '../../shared/session.ts';
-import { checkStepHeader, layerTensors, TENSOR } from '../../shared/step.ts';
-import { metricWeighted, type Policy } from '../optimizer/ddp/policy.ts';
+import { checkStepHeader, decayingParameters, layerTensors, TENSOR } from '../../shared/step.ts';
+import { fixedChange, metricWeighted, type Policy } from '../optimizer/ddp/policy.ts';
+import { parameterChanges } from '../optimizer/layers/layer.ts';
+import type { ParameterChanges } from '../optimizer/layers/parameter-changes.ts';
 import type { LayerBatch, StepBatch, StepReply } from '../optimizer/step.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
 import { assertIndices, mean, readFinite, tensorNamed } from './values.ts';
@@ -39,7 +41,8 @@ export function decodeStep(
     const remedy = 'Send token numbers counted from 0, or create the session with the size of the whole vocabulary.';
     assertIndices(tensorNamed(tensors, TENSOR.input(layer.name)), layer.inputs, remedy);
   }
-  const columns = sentColumns(definition.optimizer.terminalCurvature);
+  const { optimizer } = definition;
+  const columns = sentColumns(optimizer.terminalCurvature);
   return {
     batch,
     loss: mean(tensorNamed(tensors, TENSOR.losses).values),
@@ -56,6 +59,9 @@ export function decodeStep(
             input: input === null ? null : upload(input),
             lossGradient: upload(lossGradient),
             columnGradient: columns === 0 ? null : mergeColumns(engine, upload(columnGradient)),
+            parameters: Object.fromEntries(
+              decayingParameters(optimizer, layer).map((name) => [name, upload(TENSOR.parameter(layer.name, name))]),
+            ),
           };
         }),
       };
@@ -81,23 +87,28 @@ export function encodeReply(
     shape: tensor.shape,
     values: engine.read(tensor),
   });
-  const tensors = layers.flatMap(({ name }, t): NamedTensor[] => {
+  const changesOf = (layer: string, changes: ParameterChanges): NamedTensor[] =>
+    PARAMETER_NAMES.flatMap((parameter) => {
+      const change = changes[parameter];
+      return change === undefined ? [] : [named(TENSOR.update(layer, parameter), change)];
+    });
+  const tensors = layers.flatMap((layer, t): NamedTensor[] => {
+    const { name } = layer;
     switch (reply.kind) {
       case 'policy': {
         const policy = reply.policies[t];
         if (policy === undefined) throw new TypeError(`no policy for layer ${name}`);
         const { input, output } = metricWeighted(engine, policy);
+        const fixed = fixedChange(engine, policy);
         return [
           named(TENSOR.policyInput(name), input),
           named(TENSOR.policyOutputGradient(name), output),
           ...coefficientTensors(name, policy, named),
+          ...(fixed === null ? [] : changesOf(name, parameterChanges(engine, layer, fixed))),
         ];
       }
       case 'update':
-        return PARAMETER_NAMES.flatMap((parameter) => {
-          const change = reply.changes[t]?.[parameter];
-          return change === undefined ? [] : [named(TENSOR.update(name, parameter), change)];
-        });
+        return changesOf(name, reply.changes[t] ?? {});
     }
   });
   return encode(tensors, { metrics: JSON.stringify(metrics) });

@@ -1,10 +1,11 @@
 /** Drives the product's step with what the oracle's network computes, as a client would. */
 import { LayerPolicy, type PolicyCoefficients } from '../../clients/js/index.ts';
 import type { CoefficientSolver } from '../../gpu-worker/optimizer/ddp/coefficients.ts';
-import { metricWeighted } from '../../gpu-worker/optimizer/ddp/policy.ts';
+import { fixedChange, metricWeighted } from '../../gpu-worker/optimizer/ddp/policy.ts';
+import { parameterChanges } from '../../gpu-worker/optimizer/layers/layer.ts';
 import type { OptimizerState } from '../../gpu-worker/optimizer/state.ts';
 import { ddpStep, type StepConfiguration, type StepResult } from '../../gpu-worker/optimizer/step.ts';
-import type { Engine } from '../../gpu-worker/tensor/engine.ts';
+import type { Engine, Tensor } from '../../gpu-worker/tensor/engine.ts';
 import type { TensorValues } from '../../shared/safetensors.ts';
 import { layersDefinitionSchema, replyForm, type LayersDefinitionInput } from '../../shared/layers-definition.ts';
 import { linearise } from '../oracle/bellman.ts';
@@ -85,9 +86,18 @@ export function stepOn(
         input: upload(input),
         lossGradient: upload(outputGradients[t]!),
         columnGradient: rows === null ? null : upload(rows[t]!),
+        parameters: parametersOf(engine, network[t]!.weights),
       })),
     }),
   );
+}
+
+/** Weight and bias of a layer from the oracle's matrix, whose last row is the bias. */
+export function parametersOf(engine: Engine, { rows, cols, data }: Matrix): { weight: Tensor; bias: Tensor } {
+  return {
+    weight: engine.tensor(data.slice(0, (rows - 1) * cols), [rows - 1, cols]),
+    bias: engine.tensor(data.slice((rows - 1) * cols), [cols]),
+  };
 }
 
 /**
@@ -130,10 +140,16 @@ export function policiesOf(engine: Engine, configuration: StepConfiguration, { r
     const layer = configuration.layers[t]!;
     if (layer.kind !== 'dense') throw new Error('no policy for this layer');
     const { input, output } = metricWeighted(engine, policy);
+    const fixed = fixedChange(engine, policy);
+    const { weight, bias } = fixed === null ? {} : parameterChanges(engine, layer, fixed);
     return new LayerPolicy(layer, {
       input: engine.read(input),
       outputGradient: engine.read(output),
       coefficients: coefficientsOf(engine, policy.solver),
+      fixedChange: {
+        ...(weight === undefined ? {} : { weight: engine.read(weight) }),
+        ...(bias === undefined ? {} : { bias: engine.read(bias) }),
+      },
     });
   });
 }
@@ -205,4 +221,20 @@ export function relativeError(actual: Matrix, expected: Matrix): number {
   return Number.isNaN(difference) || actual.data.length !== expected.data.length
     ? Number.POSITIVE_INFINITY
     : difference / Math.max(size, 1e-300);
+}
+
+/** The tensors of a value, written out exactly. */
+export function snapshot(engine: Engine, value: unknown): string {
+  return JSON.stringify(value, (_, part: unknown) => {
+    if (typeof part !== 'object' || part === null || !engine.isTensor(part)) return part;
+    return { shape: part.shape, values: [...engine.read(part)] };
+  });
+}
+
+/** What {@link snapshot} wrote out. */
+export function restored(engine: Engine, text: string): OptimizerState {
+  return JSON.parse(text, (_, part: { shape?: number[]; values?: number[] } | null): Tensor | typeof part => {
+    if (part?.shape === undefined || part.values === undefined) return part;
+    return engine.tensor(part.values, part.shape);
+  }) as OptimizerState;
 }

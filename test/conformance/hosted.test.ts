@@ -53,7 +53,7 @@ import {
   type Network,
   type RandomProblem,
 } from '../oracle/network.ts';
-import { asMatrix, relativeError, TOLERANCE } from './drive.ts';
+import { asMatrix, parametersOf, relativeError, TOLERANCE } from './drive.ts';
 
 type OptimizerInput = NonNullable<HostedDefinitionInput['optimizer']>;
 
@@ -82,14 +82,16 @@ function definitionFor(
     const isLast = t === net.widths.length - 2;
     return isLast || activation === 'linear' ? [dense] : [dense, { kind: activation } as const];
   });
-  return { model: { input: [net.widths[0]!], layers }, loss: { kind: net.loss }, optimizer };
+  return {
+    mode: 'hosted',
+    model: { input: [net.widths[0]!], layers },
+    loss: { kind: net.loss },
+    optimizer,
+  };
 }
 
 function weightsOf(engine: Engine, network: Network): Weights {
-  return network.map(({ weights: { rows, cols, data } }) => ({
-    weight: engine.tensor(data.slice(0, (rows - 1) * cols), [rows - 1, cols]),
-    bias: engine.tensor(data.slice((rows - 1) * cols), [cols]),
-  }));
+  return network.map(({ weights }) => parametersOf(engine, weights));
 }
 
 function truthOf({ objective }: Batch) {
@@ -109,6 +111,7 @@ describe.each(ENGINE_NAMES)('dense nets on the %s engine, against the oracle', a
     metric: 'identity' | 'kronecker',
     curvature: TerminalCurvature,
     coupling: 'layerwise' | 'value' | 'feedback' | 'gauss-newton-step',
+    weightDecay: OptimizerInput['weightDecay'] = null,
   ): void {
     const { network, batch } = randomProblem({ ...net, seed: 17 });
     const trajectory = forward(network, batch.inputs);
@@ -116,10 +119,15 @@ describe.each(ENGINE_NAMES)('dense nets on the %s engine, against the oracle', a
     const lossScale: LossScale | null = (curvature.kind === 'gradient' ? curvature.lossScale : null) ?? null;
     const h = terminalWeights(phi, lossScale ?? undefined);
     const { inputs, outputGradients } = backpropagate(network, trajectory, batch.objective);
+    const decaying = network.map(({ weights: { rows, cols, data } }) =>
+      columnVector(data.map((value, index) => (index < (rows - 1) * cols ? (weightDecay?.rate ?? 0) * value : 0))),
+    );
     const problem: Problem = {
       network,
       batch,
       curvature,
+      ...(weightDecay?.kind === 'running-cost' ? { costGradients: decaying } : {}),
+      ...(weightDecay?.kind === 'decoupled' ? { decoupledDecay: decaying } : {}),
       controlMetrics: network.map(({ weights }, t) =>
         metric === 'identity'
           ? identityMetric(weights.rows * weights.cols, KRONECKER.eta)
@@ -138,8 +146,9 @@ describe.each(ENGINE_NAMES)('dense nets on the %s engine, against the oracle', a
           ? { kind: 'gradient', lossScale }
           : { kind: 'gauss-newton', columns: net.widths.at(-1)! },
       coupling,
+      weightDecay,
     });
-    const configuration = hostedConfiguration(hostedDefinitionSchema.parse({ mode: 'hosted', ...definition }));
+    const configuration = hostedConfiguration(hostedDefinitionSchema.parse(definition));
     const { changes, result } = engine.scope(() => {
       const initial = { ...initialHostedState(engine, configuration), weights: weightsOf(engine, network) };
       const input = engine.tensor(batch.inputs.data, [batch.inputs.rows, batch.inputs.cols]);
@@ -161,6 +170,53 @@ describe.each(ENGINE_NAMES)('dense nets on the %s engine, against the oracle', a
     engine.dispose(tensorsIn(result, engine.isTensor));
   }
 
+  it.each(['value', 'gauss-newton-step', 'feedback'] as const)(
+    'lookahead with %s: every third step the weights go back, and lossAfter is theirs',
+    (coupling) => {
+      const net = NETS[2]!;
+      const { network, batch } = randomProblem({ ...net, seed: 18 });
+      const optimizer: OptimizerInput = {
+        learningRate: { kind: 'constant', value: 1 },
+        metric: { kind: 'kronecker', refreshEvery: 2 },
+        coupling,
+        momentum: coupling === 'feedback' ? 0 : 0.5,
+      };
+      const configure = (more: OptimizerInput) =>
+        hostedConfiguration(hostedDefinitionSchema.parse(definitionFor(net, { ...optimizer, ...more })));
+      engine.scope(() => {
+        const configuration = configure({});
+        const data = {
+          input: engine.tensor(batch.inputs.data, [batch.inputs.rows, batch.inputs.cols]),
+          truth: truthOf(batch),
+        };
+        const matrices = ({ weights }: HostedState): Matrix[] =>
+          weights.map(({ weight, bias }, t) =>
+            asMatrix(engine.read(weight!), engine.read(bias!), network[t]!.weights.cols),
+          );
+        const initial = { ...initialHostedState(engine, configuration), weights: weightsOf(engine, network) };
+        let state: HostedState = initial;
+        let reference: HostedState = initial;
+        let slow = matrices(initial);
+        for (let n = 0; n < 7; n++) {
+          const step = hostedStep(engine, configure({ lookahead: { steps: 3, interpolation: 0.25 } }), state, data);
+          ({ state } = step);
+          reference = hostedStep(engine, configuration, reference, data).state;
+          if ((n + 1) % 3 === 0) {
+            slow = matrices(reference).map((fast, t) => add(slow[t]!, scale(subtract(fast, slow[t]!), 0.25)));
+            reference = { ...reference, weights: slow.map((weights) => parametersOf(engine, weights)) };
+          }
+          const expected = matrices(reference);
+          for (const [t, weights] of matrices(state).entries()) {
+            expect(relativeError(weights, expected[t]!)).toBeLessThan(tolerance);
+          }
+          const changed = network.map((stage, t) => ({ ...stage, weights: matrices(state)[t]! }));
+          const after = mean(losses(prediction(forward(changed, batch.inputs)), batch.objective));
+          expect(Math.abs(step.lossAfter / after - 1)).toBeLessThan(tolerance);
+        }
+      });
+    },
+  );
+
   const cases = NETS.flatMap((net) =>
     CURVATURES.flatMap((curvature) =>
       (['identity', 'kronecker'] as const)
@@ -177,6 +233,22 @@ describe.each(ENGINE_NAMES)('dense nets on the %s engine, against the oracle', a
   it.each(cases)('$name', ({ net, metric, curvature }) => {
     for (const coupling of ['layerwise', 'value', 'feedback', 'gauss-newton-step'] as const) {
       check(net, metric, curvature, coupling);
+    }
+  });
+
+  it.each([
+    { kind: 'running-cost', rate: 0.3 },
+    { kind: 'decoupled', rate: 0.1 },
+  ] as const)('with weight decay, $kind', (weightDecay) => {
+    for (const net of NETS) {
+      for (const metric of ['identity', 'kronecker'] as const) {
+        for (const coupling of ['layerwise', 'value', 'feedback'] as const) {
+          check(net, metric, CURVATURES[1]!, coupling, weightDecay);
+        }
+      }
+      for (const coupling of ['value', 'feedback'] as const) {
+        check(net, 'identity', CURVATURES[2]!, coupling, weightDecay);
+      }
     }
   });
 });

@@ -259,6 +259,12 @@ function configurationOf(cases: readonly LayerCase[], optimizer: OptimizerInput)
   return { layers: definition.layers, optimizer: definition.optimizer, reply: 'update' };
 }
 
+/** The parameters that the layers of a stack have, for those that look at them. */
+function parameterValues(t: number, name: string, size: number): Float64Array {
+  const seed = 1000 * t + name.length;
+  return gaussianMatrix(mulberry32(seed), 1, size).data.map((value) => Math.fround(value));
+}
+
 function upload(engine: Engine, cases: readonly LayerCase[], { losses, layers }: RandomBatch): StepBatch {
   const stack = (rows: readonly Float64Array[], shape: readonly number[]): Tensor =>
     engine.tensor(
@@ -271,6 +277,12 @@ function upload(engine: Engine, cases: readonly LayerCase[], { losses, layers }:
       input: cases[t]!.input === null ? null : stack(inputs, cases[t]!.input),
       lossGradient: stack(lossGradients, cases[t]!.output),
       columnGradient: columnGradients === null ? null : stack(columnGradients, cases[t]!.output),
+      parameters: Object.fromEntries(
+        cases[t]!.parameters.map(([name, shape]) => [
+          name,
+          engine.tensor(parameterValues(t, name, sizeOf(shape)), shape),
+        ]),
+      ),
     })),
   };
 }
@@ -403,6 +415,27 @@ describe.each(ENGINE_NAMES)('engine %s', async (name) => {
           }
         }
       });
+    });
+  });
+
+  describe.each([false, true])('weight decay as a running cost, biases %s', (biases) => {
+    it.each(COMBINATIONS)('$title: the update is that of explicit Jacobians', ({ metric, curvature }) => {
+      const rate = 0.2;
+      const known = scenario(MIXED, metric, curvature, 95);
+      const stages = known.stages.map((stage, t) => ({
+        ...stage,
+        costGradient: columnVector(
+          MIXED[t]!.parameters.flatMap(([name, shape]) => {
+            const decays = biases || name === 'weight' || name === 'parameters';
+            return [...parameterValues(t, name, sizeOf(shape)).map((value) => (decays ? rate * value : 0))];
+          }),
+        ),
+      }));
+      const weightDecay = { kind: 'running-cost', rate, biases } as const;
+      for (const coupling of COUPLINGS) {
+        const optimizer = { ...optimizerFor(metric, curvature), coupling, weightDecay };
+        expectEqual(changesAfter(engine, MIXED, optimizer, known.batches), exactStep(stages, known.h, coupling));
+      }
     });
   });
 

@@ -7,7 +7,7 @@ import { inverseMetric, updateMetric } from '../../gpu-worker/optimizer/curvatur
 import { coefficients, prepareSolver } from '../../gpu-worker/optimizer/ddp/coefficients.ts';
 import { INITIAL_STATE, type MetricState, type OptimizerState } from '../../gpu-worker/optimizer/state.ts';
 import type { StepResult } from '../../gpu-worker/optimizer/step.ts';
-import { ENGINE_NAMES, type Engine, type Tensor } from '../../gpu-worker/tensor/engine.ts';
+import { ENGINE_NAMES } from '../../gpu-worker/tensor/engine.ts';
 import { loadEngine } from '../../gpu-worker/tensor/index.ts';
 import { ProblemError } from '../../shared/errors.ts';
 import { optimizerSchema, type BatchCoupling, type ControlMetric, type Coupling } from '../../shared/optimizer.ts';
@@ -67,6 +67,8 @@ import {
   configurationFor,
   policiesOf,
   relativeError,
+  restored,
+  snapshot,
   stepOn,
   type OptimizerInput,
   TOLERANCE,
@@ -197,12 +199,19 @@ function statistics(
   });
 }
 
+interface ProblemOptions {
+  readonly eta?: number;
+  readonly valueRegularization?: number;
+  readonly metricHistory?: readonly Observation[];
+  readonly costGradients?: readonly Matrix[];
+}
+
 /** The oracle's problem on the last batch of the history. */
 function oracleProblem(
   { network, history }: Scenario,
   metric: ControlMetric,
   curvature: Curvature,
-  { eta = ETA, valueRegularization = 0, metricHistory = history } = {},
+  { eta = ETA, valueRegularization = 0, metricHistory = history, costGradients }: ProblemOptions = {},
 ): Problem {
   const perBatch = metricHistory.map((observation) => statistics(network, observation, curvature));
   const last = history.at(-1)!;
@@ -211,6 +220,7 @@ function oracleProblem(
     batch: last.batch,
     curvature: oracleCurvature(curvature, last),
     valueRegularization,
+    ...(costGradients === undefined ? {} : { costGradients }),
     controlMetrics: network.map(({ weights }, t) => {
       const layer = perBatch.map((layers) => layers[t]!);
       const rows = layer.map((each) => each.rows);
@@ -382,6 +392,66 @@ describe.each(ENGINE_NAMES)('engine %s', async (name) => {
               const options = { coupling, batchCoupling, valueRegularization };
               const optimizer = optimizerFor(metric, curvature, columnCount(scene.history[0]!), options);
               expectEqual(changes(scene, optimizer), expected, tolerance, `${metric.kind}, ${title(net)}`);
+            }
+          },
+        );
+      });
+    });
+  });
+
+  describe.each([
+    { biases: false, valueRegularization: 0 },
+    { biases: true, valueRegularization: 0 },
+    { biases: true, valueRegularization: 0.3 },
+  ])('weight decay as a running cost, biases $biases, V_xx regularised by $valueRegularization', (options) => {
+    const { biases, valueRegularization } = options;
+    const rate = 0.3;
+    /** The second layer's group decays twice as fast, the third's not at all. */
+    const groups = [
+      { pattern: '*1', weightDecayFactor: 2 },
+      { pattern: '*2', weightDecayFactor: 0 },
+    ];
+    const factor = (t: number): number => groups.find(({ pattern }) => pattern === `*${t}`)?.weightDecayFactor ?? 1;
+    const costGradientsOf = (network: Network): Matrix[] =>
+      network.map(({ weights }, t) => {
+        const decays = (row: number): boolean => biases || row < weights.rows - 1;
+        const gradient = build(weights.rows, weights.cols, (i, j) => (decays(i) ? rate * factor(t) * at(weights, i, j) : 0));
+        return columnVector(gradient.data);
+      }); // prettier-ignore
+
+    describe.each(CURVATURES)('terminal curvature $title', (curvature) => {
+      const batchCouplings = (['full', 'diagonal', 'paper-faithful'] as const).filter(
+        (batchCoupling) =>
+          batchCoupling === 'full' ||
+          (curvature.kind === 'gradient' && (batchCoupling === 'diagonal' || valueRegularization === 0)),
+      );
+      describe.each(batchCouplings)('batch coupling %s', (batchCoupling) => {
+        it.each(COUPLINGS.filter((coupling) => isValid(METRICS[0]!, curvature, coupling, batchCoupling)))(
+          '%s: the step is the oracle’s',
+          (coupling) => {
+            for (const [position, metric] of METRICS.entries()) {
+              if (!isValid(metric, curvature, coupling, batchCoupling)) continue;
+              const index = position % 2 === 0 ? 2 : 3;
+              const net = NETS[index]!;
+              const scene = once(`${curvature.title} ${index}`, () => scenario(net, 7 + index, curvature));
+              const key = `decay ${metric.kind} ${curvature.title} ${index} ${JSON.stringify(options)}`;
+              const problem = once(key, () =>
+                oracleProblem(scene, metric, curvature, {
+                  valueRegularization,
+                  costGradients: costGradientsOf(scene.network),
+                }),
+              );
+              const expected = once(`${key} ${coupling} ${batchCoupling}`, () =>
+                expectedStep(problem, coupling, batchCoupling),
+              );
+              const weightDecay = { kind: 'running-cost', rate, biases } as const;
+              const chosen = { coupling, batchCoupling, valueRegularization, weightDecay, groups };
+              const optimizer = optimizerFor(metric, curvature, columnCount(scene.history[0]!), chosen);
+              const actual = changes(scene, optimizer);
+              expectEqual(actual, expected, tolerance, `${metric.kind}, ${title(net)}`);
+              if (coupling === 'gauss-newton-step' && batchCoupling === 'full' && valueRegularization === 0) {
+                expectEqual(actual, denseGaussNewtonStep(problem), tolerance, `jointly, ${metric.kind}, ${title(net)}`);
+              }
             }
           },
         );
@@ -659,6 +729,15 @@ describe('combinations the service refuses', () => {
     expect(policy!.message).toContain(`the metric is "${kind}"`);
   });
 
+  it('a policy with what needs the finished update', () => {
+    for (const option of [{ momentum: 0.5 }, { lookahead: {} }, { maximumNorm: 1 }, { maximumPredictedDecrease: 1 }]) {
+      const [name] = Object.keys(option);
+      const [found] = objections({ ...option, coupling: 'feedback' });
+      expect(found).toMatchObject({ path: 'optimizer.coupling', message: expect.stringContaining(name!) as string });
+      expect(objections({ ...option, coupling: 'value' })).toEqual([]);
+    }
+  });
+
   it('a policy that predicts by itself, and an update that cannot be known', () => {
     const [policy] = objections({ coupling: 'gauss-newton-step' }, { reply: 'policy' });
     expect(policy).toMatchObject({ path: 'reply', message: expect.stringContaining('"gauss-newton-step"') as string });
@@ -688,22 +767,14 @@ describe('combinations the service refuses', () => {
     ['optimizer.valueRegularization', { valueRegularization: -1 }],
     ['optimizer.solver.iterations', { solver: { iterations: 0 } }],
     ['optimizer.solver.choleskyRows', { solver: { choleskyRows: -1 } }],
+    ['optimizer.weightDecay.rate', { weightDecay: { kind: 'decoupled', rate: 1 } }],
+    ['optimizer.weightDecay.rate', { weightDecay: { kind: 'running-cost', rate: -1 } }],
+    ['optimizer.weightDecay.kind', { weightDecay: { kind: 'l1', rate: 0.1 } }],
+    ['optimizer.groups.0.weightDecayFactor', { weightDecay: { kind: 'decoupled', rate: 0.1 }, groups: [{ pattern: '*', weightDecayFactor: 10 }] }], // prettier-ignore
+    ['optimizer.groups.0.weightDecayFactor', { groups: [{ pattern: '*', weightDecayFactor: -1 }] }],
+    ['optimizer.lookahead.steps', { lookahead: { steps: 0 } }],
+    ['optimizer.lookahead.interpolation', { lookahead: { interpolation: 0 } }],
   ])('%s out of its range: %o', (path, optimizer) => {
     expect(objections(optimizer).map((each) => each.path)).toContain(path);
   });
 });
-
-/** The tensors of a value, written out exactly; and read back. */
-function snapshot(engine: Engine, value: unknown): string {
-  return JSON.stringify(value, (_, part: unknown) => {
-    if (typeof part !== 'object' || part === null || !engine.isTensor(part)) return part;
-    return { shape: part.shape, values: [...engine.read(part)] };
-  });
-}
-
-function restored(engine: Engine, text: string): OptimizerState {
-  return JSON.parse(text, (_, part: { shape?: number[]; values?: number[] } | null): Tensor | typeof part => {
-    if (part?.shape === undefined || part.values === undefined) return part;
-    return engine.tensor(part.values, part.shape);
-  }) as OptimizerState;
-}

@@ -26,6 +26,7 @@ function firstCoefficients(engine: Engine, learningRate: number, valueRegulariza
   });
   const h = engine.tensor(Float64Array.from({ length: BATCH }, (_, i) => (i % 2 === 0 ? 100 : 0.5)), [BATCH]); // prettier-ignore
   const [first] = valueRecursion(engine, stages, h, BATCH, {
+    terminalCurvature: { kind: 'gradient', lossScale: null },
     coupling: 'value',
     batchCoupling: 'full',
     valueRegularization,

@@ -1,11 +1,16 @@
-/** What stands around the step: learning-rate rules, groups, momentum and limits, against steps that the oracle has judged. */
+/**
+ * What stands around the step: learning-rate rules, groups, momentum, lookahead, decoupled weight decay and limits, against steps
+ * that the oracle has judged.
+ */
 import { describe, expect, it } from 'vitest';
-import { INITIAL_STATE } from '../../gpu-worker/optimizer/state.ts';
+import { INITIAL_STATE, type OptimizerState } from '../../gpu-worker/optimizer/state.ts';
 import type { StepResult } from '../../gpu-worker/optimizer/step.ts';
+import { withLookahead } from '../../gpu-worker/optimizer/update/lookahead.ts';
 import { ENGINE_NAMES } from '../../gpu-worker/tensor/engine.ts';
 import { loadEngine } from '../../gpu-worker/tensor/index.ts';
+import { optimizerSchema } from '../../shared/optimizer.ts';
 import { ddpStep as oracleStep, type Problem } from '../oracle/bellman.ts';
-import { add, multiply, scale, transpose, type Matrix } from '../oracle/matrix.ts';
+import { add, at, build, columnVector, multiply, scale, subtract, transpose, type Matrix } from '../oracle/matrix.ts';
 import { identityMetric } from '../oracle/metric.ts';
 import {
   backpropagate,
@@ -18,7 +23,18 @@ import {
   type Batch,
   type Network,
 } from '../oracle/network.ts';
-import { changesOf, configurationFor, relativeError, stepOn, type OptimizerInput, TOLERANCE } from './drive.ts';
+import {
+  applyPolicies,
+  changesOf,
+  configurationFor,
+  policiesOf,
+  relativeError,
+  restored,
+  snapshot,
+  stepOn,
+  type OptimizerInput,
+  TOLERANCE,
+} from './drive.ts';
 
 const WIDTHS = [4, 5, 3];
 
@@ -128,6 +144,120 @@ describe.each(ENGINE_NAMES)('engine %s', async (name) => {
       velocity = plain[n]!.map((change, t) => (last === null ? change : add(scale(last[t]!, 0.7), change)));
       expectEqual(changes, velocity);
     }
+  });
+
+  describe('lookahead', () => {
+    const options: OptimizerInput = { ...constant(2), momentum: 0.7, weightDecay: { kind: 'decoupled', rate: 0.1 } };
+    const fast = run(options).map(({ changes }) => changes);
+
+    it.each([
+      { steps: 1, interpolation: 0.3 },
+      { steps: 2, interpolation: 0.5 },
+      { steps: 3, interpolation: 0.8 },
+      { steps: 5, interpolation: 0.5 },
+    ])(
+      'every $steps steps the parameters go back to φ + $interpolation(θ − φ), with momentum and decay',
+      (lookahead) => {
+        const { steps, interpolation } = lookahead;
+        let slow = network.map(({ weights }) => weights);
+        let now = slow;
+        let after = slow;
+        for (const [n, { changes, result }] of run({ ...options, lookahead }).entries()) {
+          now = now.map((weights, t) => add(weights, fast[n]![t]!));
+          if ((n + 1) % steps === 0) {
+            slow = slow.map((weights, t) => add(weights, scale(subtract(now[t]!, weights), interpolation)));
+            now = slow;
+          }
+          after = after.map((weights, t) => add(weights, changes[t]!));
+          expectEqual(after, now);
+          expect(result.state.displacement === null).toBe((n + 1) % steps === 0);
+        }
+      },
+    );
+
+    it('by hand: changes of 1, 2, 3 and 4 with k = 2 and α = 1/4 become 1, 2 − ¾·3, 3 and 4 − ¾·7', () => {
+      const lookahead = optimizerSchema.parse({ lookahead: { steps: 2, interpolation: 0.25 } }).lookahead!;
+      let displacement: OptimizerState['displacement'] = null;
+      const applied = [1, 2, 3, 4].map((change, step) => {
+        const next = withLookahead(engine, lookahead, displacement, [[engine.tensor([change], [1, 1])]], step);
+        ({ displacement } = next);
+        return engine.read(next.changes[0]![0]!)[0];
+      });
+      expect(applied).toEqual([1, -0.25, 3, -1.25]);
+    });
+
+    it('with α = 1 changes nothing, bit for bit', () => {
+      const same = run({ ...options, lookahead: { steps: 2, interpolation: 1 } }).map(({ changes }) => changes);
+      expect(same).toEqual(fast);
+    });
+
+    it('a copied state continues bit for bit', () => {
+      const input: OptimizerInput = { coupling: 'value', ...options, lookahead: { steps: 3 } };
+      const configuration = configurationFor(network, input);
+      let straight = INITIAL_STATE;
+      let copied = INITIAL_STATE;
+      for (const batch of [...batches, ...batches]) {
+        const one = stepOn(engine, configuration, straight, network, batch);
+        const other = stepOn(engine, configuration, copied, network, batch);
+        expect(changesOf(engine, other, network)).toEqual(changesOf(engine, one, network));
+        straight = one.state;
+        copied = restored(engine, snapshot(engine, other.state));
+        expect(snapshot(engine, copied)).toBe(snapshot(engine, straight));
+      }
+    });
+  });
+
+  it('decoupled weight decay takes its share of the parameters, by the schedule, beside momentum and R', () => {
+    const schedule: OptimizerInput = { learningRate: { kind: 'step', value: 4, factor: 0.5, every: 1 }, momentum: 0.7 };
+    const groups = [{ pattern: '*1', weightDecayFactor: 3 }];
+    const without = run({ ...schedule, groups });
+    for (const biases of [false, true]) {
+      const weightDecay = { kind: 'decoupled', rate: 0.1, biases } as const;
+      for (const [n, { changes }] of run({ ...schedule, groups, weightDecay }).entries()) {
+        const decayed = without[n]!.changes.map((change, t) => {
+          const { weights } = network[t]!;
+          const share = 0.1 * 0.5 ** n * (t === 1 ? 3 : 1);
+          return build(change.rows, change.cols, (i, j) => {
+            const decays = biases || i < weights.rows - 1;
+            return at(change, i, j) - (decays ? share * at(weights, i, j) : 0);
+          });
+        });
+        expectEqual(changes, decayed);
+      }
+    }
+    const full = { kind: 'decoupled', rate: 0.1 } as const;
+    const [leverage] = run({ learningRate: { kind: 'leverage', value: 3 }, weightDecay: full });
+    const [bare] = run({ learningRate: { kind: 'leverage', value: 3 } });
+    const weight = ({ data, rows, cols }: Matrix) => build(rows - 1, cols, (i, j) => data[i * cols + j]!);
+    for (const [t, change] of leverage!.changes.entries()) {
+      const decay = scale(weight(network[t]!.weights), -0.1);
+      expect(relativeError(weight(change), add(weight(bare!.changes[t]!), decay))).toBeLessThan(tolerance);
+    }
+  });
+
+  it('decoupled weight decay with a policy: the pass takes it as it goes, and later layers react to it', () => {
+    const rate = 0.2;
+    const batch = batches[0]!;
+    const optimizer: OptimizerInput = {
+      ...constant(2),
+      metric: { kind: 'identity' },
+      terminalCurvature: { kind: 'gradient', lossScale: null },
+      coupling: 'feedback',
+      weightDecay: { kind: 'decoupled', rate },
+    };
+    const configuration = configurationFor(network, optimizer);
+    const policies = policiesOf(engine, configuration, stepOn(engine, configuration, INITIAL_STATE, network, batch));
+    const actual = applyPolicies(policies, network, batch, 'network');
+    const problem: Problem = {
+      network,
+      batch,
+      curvature: { kind: 'gradient' },
+      controlMetrics: network.map(({ weights }) => identityMetric(weights.data.length, 2)),
+      decoupledDecay: network.map(({ weights: { rows, cols, data } }) =>
+        columnVector(data.map((value, index) => (index < (rows - 1) * cols ? rate * value : 0))),
+      ),
+    };
+    expectEqual(actual, oracleStep(problem, 'feedback').deltaU);
   });
 
   it('maximumNorm scales all layers alike, and leaves a shorter update alone', () => {

@@ -1,14 +1,16 @@
 /** Every kind of layer through HTTP: the client's step gives the changes that the optimizer computes directly. */
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { DdpnoptClient, type LayerInput } from '../../clients/js/index.ts';
 import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
 import { INITIAL_STATE } from '../../gpu-worker/optimizer/state.ts';
 import { ddpStep } from '../../gpu-worker/optimizer/step.ts';
 import type { Tensor } from '../../gpu-worker/tensor/engine.ts';
 import { createReferenceEngine } from '../../gpu-worker/tensor/reference.ts';
+import { encode, readHeader, readValues, type NamedTensor } from '../../shared/safetensors.ts';
 import { layersDefinitionSchema, replyForm, type LayersDefinitionInput } from '../../shared/layers-definition.ts';
-import { PARAMETER_NAMES } from '../../shared/parameter-names.ts';
+import { PARAMETER_NAMES, type ParameterName } from '../../shared/parameter-names.ts';
 import { mulberry32 } from '../oracle/network.ts';
+import { expectProblem, LAYERS, newSession, putStep, stepTensors } from './support.ts';
 
 const BATCH = 3;
 const COLUMNS = 2;
@@ -64,7 +66,21 @@ const SHAPES: Record<string, readonly [readonly number[] | null, readonly number
   head: [[4], [3]],
 };
 
-it('gives the changes of every layer’s parameters, in their own shapes', async () => {
+/** Shapes of the parameters. */
+const PARAMETERS: Record<string, Readonly<Partial<Record<ParameterName, readonly number[]>>>> = {
+  embed: { weight: [7, 3] },
+  mix: { weight: [3, 2], bias: [2] },
+  conv: { weight: [3, 3, 1, 4], bias: [4] },
+  norm: { scale: [4], shift: [4] },
+  own: { parameters: [5] },
+  head: { weight: [4, 3] },
+};
+
+it.each([
+  { title: 'without weight decay', weightDecay: null },
+  { title: 'with weight decay as a running cost', weightDecay: { kind: 'running-cost', rate: 0.1 } },
+  { title: 'with decoupled weight decay of biases too', weightDecay: { kind: 'decoupled', rate: 0.1, biases: true } },
+] as const)('gives the changes of every layer’s parameters, in their own shapes, $title', async ({ weightDecay }) => {
   const random = mulberry32(5);
   const filled = (shape: readonly number[], value = () => 2 * random() - 1): Float64Array =>
     Float64Array.from({ length: shape.reduce((a, b) => a * b, 1) }, value);
@@ -75,11 +91,15 @@ it('gives the changes of every layer’s parameters, in their own shapes', async
       ...(input === null ? {} : { input: filled([BATCH, ...input], token) }),
       outputGradient: filled([BATCH, ...gradient]),
       curvatureGradient: filled([BATCH, COLUMNS, ...gradient]),
+      parameters: Object.fromEntries(
+        Object.entries(PARAMETERS[name]!).map(([parameter, shape]) => [parameter, filled(shape)]),
+      ),
     };
     return { name, input, gradient, values };
   });
 
-  const session = await new DdpnoptClient({ url: stack.url }).createSession(definition);
+  const decaying = { ...definition, optimizer: { ...definition.optimizer, weightDecay } };
+  const session = await new DdpnoptClient({ url: stack.url }).createSession(decaying);
   const reply = await session.step({
     losses,
     layers: Object.fromEntries(layers.map(({ name, values }) => [name, values])),
@@ -87,7 +107,7 @@ it('gives the changes of every layer’s parameters, in their own shapes', async
   if (reply.kind !== 'update') throw new Error('no update');
 
   const engine = createReferenceEngine();
-  const parsed = layersDefinitionSchema.parse(definition);
+  const parsed = layersDefinitionSchema.parse(decaying);
   const tensor = (values: Float64Array, shape: readonly number[]): Tensor => engine.tensor(values, shape);
   const direct = ddpStep(
     engine,
@@ -95,10 +115,16 @@ it('gives the changes of every layer’s parameters, in their own shapes', async
     INITIAL_STATE,
     {
       losses: tensor(losses, [BATCH]),
-      layers: layers.map(({ input, gradient, values }) => ({
+      layers: layers.map(({ name, input, gradient, values }) => ({
         input: input === null ? null : tensor(values.input as Float64Array, [BATCH, ...input]),
         lossGradient: tensor(values.outputGradient as Float64Array, [BATCH, ...gradient]),
         columnGradient: tensor(values.curvatureGradient as Float64Array, [BATCH * COLUMNS, ...gradient]),
+        parameters: Object.fromEntries(
+          Object.entries(values.parameters!).map(([parameter, numbers]) => [
+            parameter,
+            tensor(numbers as Float64Array, PARAMETERS[name]![parameter as ParameterName]!),
+          ]),
+        ),
       })),
     },
   );
@@ -121,4 +147,54 @@ it('says that a policy is for dense layers', async () => {
   const created = client.createSession({ layers: definition.layers });
   await expect(created).rejects.toMatchObject({ problem: { code: 'invalid_parameter', param: 'optimizer.coupling' } });
   await expect(created).rejects.toThrow(/coupling is left at its default.*layer embed.*gauss-newton-step/);
+});
+
+describe('weight decay', () => {
+  const sessionFor = (rate: number) =>
+    newSession(stack.url, { layers: LAYERS, optimizer: { weightDecay: { kind: 'decoupled', rate } } });
+  const weights: readonly NamedTensor[] = [
+    { name: 'layers.fc1.parameter.weight', shape: [5, 4], values: Float32Array.from({ length: 20 }, (_, i) => i - 7) },
+    { name: 'layers.fc2.parameter.weight', shape: [4, 3], values: Float32Array.from({ length: 12 }, (_, i) => 5 - i) },
+  ];
+  const body = (...tensors: readonly NamedTensor[]) => encode([...stepTensors(1), ...tensors]);
+
+  it('refuses a step without the parameters, or with others or in another shape, by name', async () => {
+    const { id } = await sessionFor(0.25);
+    const [fc1, fc2] = weights as [NamedTensor, NamedTensor];
+    expectProblem(await putStep(stack.url, id, 0, body(fc1)), {
+      status: 422,
+      code: 'missing_tensor',
+      param: 'layers.fc2.parameter.weight',
+    });
+    const bias = { name: 'layers.fc1.parameter.bias', shape: [4], values: new Float32Array(4) };
+    expectProblem(await putStep(stack.url, id, 0, body(fc1, fc2, bias)), {
+      status: 422,
+      code: 'unknown_tensor',
+      param: bias.name,
+    });
+    expectProblem(await putStep(stack.url, id, 0, body(fc1, { ...fc2, shape: [3, 4] })), {
+      status: 422,
+      code: 'shape_mismatch',
+      param: fc2.name,
+      mentions: ['[3, 4]', '[4, 3]'],
+    });
+    const plain = await newSession(stack.url);
+    expectProblem(await putStep(stack.url, plain.id, 0, body(fc1, fc2)), {
+      status: 422,
+      code: 'unknown_tensor',
+      param: fc1.name,
+    });
+  });
+
+  it('a policy carries −λu beside its factors', async () => {
+    const { id } = await sessionFor(0.25);
+    const answer = await putStep(stack.url, id, 0, body(...weights));
+    expect(answer.status).toBe(200);
+    const header = readHeader(answer.bytes);
+    for (const { name, values } of weights) {
+      const update = name.replace('.parameter.', '.update.');
+      const entry = header.entries.find((each) => each.name === update)!;
+      expect([...readValues(answer.bytes, header, entry)]).toEqual(Array.from(values, (value) => -0.25 * value));
+    }
+  });
 });

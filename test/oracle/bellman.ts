@@ -6,7 +6,7 @@
  * X_t = [x_t¹; …; x_t^B] ∈ R^{B n_t}: a [B, n_t] matrix flattened in row-major order.
  *
  *     δX_{t+1} = F_x δX_t + F_u δu_t                                            F_x: B n' × B n,  F_u: B n' × m
- *     V_T(δX)  = V_xᵀ δX + ½ δXᵀ V_xx δX                                        cost of control: ½ δu_tᵀ R_t δu_t
+ *     V_T(δX)  = V_xᵀ δX + ½ δXᵀ V_xx δX                                        cost of control: ℓ_uᵀ δu_t + ½ δu_tᵀ R_t δu_t
  */
 import {
   add,
@@ -70,8 +70,15 @@ export interface Problem {
   readonly network: Network;
   readonly batch: Batch;
   readonly curvature: TerminalCurvature;
-  /** R_t for t = 0 … T−1, each m_t × m_t. */
+  /** R_t for t = 0 … T−1, each m_t × m_t; ℓ_uu of a running cost is part of it. */
   readonly controlMetrics: readonly Matrix[];
+  /** ℓ_u of a running cost for t = 0 … T−1, each m_t × 1; 0 unless given. */
+  readonly costGradients?: readonly Matrix[];
+  /**
+   * What is taken away from every control beside its policy, each m_t × 1; 0 unless given. The second forward pass through the
+   * network meets it, `linear-feedback` does not predict it.
+   */
+  readonly decoupledDecay?: readonly Matrix[];
   /**
    * ε ≥ 0; 0 unless given. Every stage takes V'_xx + ε G' G'ᵀ for V'_xx, with G' the columns of the terminal curvature (the
    * loss gradients, without their weights h, for "gradient") back-propagated to the stage's output, sample by sample.
@@ -136,8 +143,9 @@ export function ddpStep(problem: Problem, coupling: Coupling): DdpStep {
 /**
  * The two recursions that treat every sample by itself, for the control that the samples share:
  *
- * - `diagonal`: sample i alone is a control problem with the weight 1/B on its loss; its policy is k_i + K_i δx_i, and the
- *   shared control changes by the sum of them.
+ * - `diagonal`: sample i alone is a control problem with the weight 1/B on its loss and the whole running cost; its policy is
+ *   k_i + K_i δx_i, and the shared control changes by −R⁻¹ℓ_u, which the samples have in common, and the sum of what each of them
+ *   adds to it.
  * - `paper-faithful`: Q_uu = R and V_xx,i = z_i z_iᵀ, see paperPolicies.
  *
  * Returns δu_t, [n_t + 1, c].
@@ -152,19 +160,28 @@ export function perSampleStep(
   return forwardPass(problem, policies, coupling);
 }
 
-/** k = Σ_i k_i and K = [K_1 … K_B], from one Bellman recursion per sample. */
+/** k = p + Σ_i (k_i − p), p = −R⁻¹ℓ_u, and K = [K_1 … K_B], from one Bellman recursion per sample. */
 function diagonalPolicies(problem: Problem, optimised: 'all' | 'alone'): Policy[] {
   const B = problem.batch.inputs.rows;
   const samples = Array.from({ length: B }, (_, i) => backwardPass(sampleProblem(problem, i), optimised));
   return problem.network.map((_, t) => {
     const stages = samples.map((stage) => element(stage, t));
-    return { k: sumOf(stages.map(({ k }) => k)), K: stackColumns(stages.map(({ K }) => K)) };
+    const common = scale(solve(element(problem.controlMetrics, t), costGradient(problem, t)), -1);
+    return {
+      k: add(common, sumOf(stages.map(({ k }) => subtract(k, common)))),
+      K: stackColumns(stages.map(({ K }) => K)),
+    };
   });
 }
 
+/** ℓ_u of stage t, m_t × 1. */
+function costGradient({ network, costGradients }: Problem, t: number): Matrix {
+  return costGradients === undefined ? zeros(element(network, t).weights.data.length, 1) : element(costGradients, t);
+}
+
 /**
- * Sample i as a problem of its own. Its cost is φ_i/B + ½ uᵀRu, stated B-fold so that the loss has the weight that a batch of
- * one gives it: φ_i + ½ uᵀ(B R)u, and B ε for the same addition to V_xx. The policy does not notice the factor.
+ * Sample i as a problem of its own. Its cost is φ_i/B + ℓ_uᵀu + ½ uᵀRu, stated B-fold so that the loss has the weight that a
+ * batch of one gives it: φ_i + B ℓ_uᵀu + ½ uᵀ(B R)u, and B ε for the same addition to V_xx. The policy does not notice the factor.
  */
 function sampleProblem(problem: Problem, i: number): Problem {
   const { network, batch, curvature, controlMetrics, valueRegularization = 0 } = problem;
@@ -174,6 +191,7 @@ function sampleProblem(problem: Problem, i: number): Problem {
     batch: sampleOf(batch, i),
     curvature: curvature.kind === 'columns' ? { kind: 'columns', columns: [element(curvature.columns, i)] } : curvature,
     controlMetrics: controlMetrics.map((R) => scale(R, B)),
+    costGradients: network.map((_, t) => scale(costGradient(problem, t), B)),
     valueRegularization: B * valueRegularization,
   };
 }
@@ -184,8 +202,11 @@ function sampleProblem(problem: Problem, i: number): Problem {
  *     q_u = f_uᵀz'        q_x = f_xᵀz'        z = √(1 − (1/B) q_uᵀR⁻¹q_u) q_x, or 0 where that is imaginary
  *     Q_u,i = f_uᵀV'_x,i  Q_x,i = f_xᵀV'_x,i  V_x,i = Q_x,i − (q_u q_xᵀ)ᵀ R⁻¹ Q̄_u,  Q̄_u = (1/B) Σ_i Q_u,i
  *     δu = −R⁻¹ Q̄_u + (1/B) Σ_i K_i δx_i,  K_i = −R⁻¹ q_u q_xᵀ
+ *
+ * with the running cost's ℓ_u added to Q̄_u.
  */
-function paperPolicies({ network, batch, curvature, controlMetrics }: Problem, optimised: 'all' | 'alone'): Policy[] {
+function paperPolicies(problem: Problem, optimised: 'all' | 'alone'): Policy[] {
+  const { network, batch, curvature, controlMetrics } = problem;
   if (curvature.kind !== 'gradient') throw new RangeError('z_i is one vector per sample');
   const B = batch.inputs.rows;
   const trajectory = forward(network, batch.inputs);
@@ -216,7 +237,8 @@ function paperPolicies({ network, batch, curvature, controlMetrics }: Problem, o
         K: scale(multiply(solve(R, qu), transpose(multiply(toState, z))), -1),
       };
     });
-    const k = scale(solve(R, sumOf(samples.map(({ Qu }) => Qu))), -1 / B);
+    const meanQu = add(costGradient(problem, t), scale(sumOf(samples.map(({ Qu }) => Qu)), 1 / B));
+    const k = scale(solve(R, meanQu), -1);
     policies.unshift({ k, K: scale(stackColumns(samples.map(({ K }) => K)), 1 / B) });
     values = samples.map(({ qu, qx, Qx }) => {
       if (optimised === 'alone') return { Vx: Qx, z: qx };
@@ -301,7 +323,7 @@ function backwardPass(problem: Problem, optimised: 'all' | 'alone'): StageSoluti
   for (let t = network.length - 1; t >= 0; t--) {
     const stage = element(dynamics, t);
     const regularised = { Vx: next.Vx, Vxx: add(next.Vxx, scale(products, valueRegularization)) };
-    const Q = expandQ(stage, element(controlMetrics, t), regularised);
+    const Q = expandQ(stage, element(controlMetrics, t), costGradient(problem, t), regularised);
     const policy = optimalPolicy(Q);
     next =
       optimised === 'all'
@@ -313,10 +335,10 @@ function backwardPass(problem: Problem, optimised: 'all' | 'alone'): StageSoluti
   return solutions;
 }
 
-function expandQ({ Fx, Fu }: StageDynamics, R: Matrix, { Vx, Vxx }: ValueExpansion): QExpansion {
+function expandQ({ Fx, Fu }: StageDynamics, R: Matrix, lu: Matrix, { Vx, Vxx }: ValueExpansion): QExpansion {
   return {
     Qx: multiply(transpose(Fx), Vx),
-    Qu: multiply(transpose(Fu), Vx),
+    Qu: add(lu, multiply(transpose(Fu), Vx)),
     Qxx: multiply(transpose(Fx), Vxx, Fx),
     Quu: add(R, multiply(transpose(Fu), Vxx, Fu)),
     Qux: multiply(transpose(Fu), Vxx, Fx),
@@ -341,7 +363,7 @@ function forwardPass(problem: Problem, policies: readonly Policy[], coupling: Co
   switch (coupling) {
     case 'layerwise':
     case 'value':
-      return problem.network.map((stage, t) => reshapeControl(stage, element(policies, t).k));
+      return problem.network.map((_, t) => changeOf(problem, t, element(policies, t).k));
     case 'feedback':
       return nonlinearForwardPass(problem, policies);
     case 'linear-feedback':
@@ -350,27 +372,35 @@ function forwardPass(problem: Problem, policies: readonly Policy[], coupling: Co
 }
 
 /** x̂_0 = x_0, x̂_{t+1} = f(x̂_t, u_t + k_t + K_t (x̂_t − x_t)). */
-function nonlinearForwardPass({ network, batch }: Problem, policies: readonly Policy[]): Matrix[] {
+function nonlinearForwardPass(problem: Problem, policies: readonly Policy[]): Matrix[] {
+  const { network, batch } = problem;
   const { states } = forward(network, batch.inputs);
   let xHat = batch.inputs;
   return network.map((stage, t) => {
     const deltaX = vec(subtract(xHat, element(states, t)));
-    const deltaU = reshapeControl(stage, follow(element(policies, t), deltaX));
+    const deltaU = changeOf(problem, t, follow(element(policies, t), deltaX));
     xHat = prediction(forward(withControls([stage], [deltaU]), xHat));
     return deltaU;
   });
 }
 
 /** δX_0 = 0, δX_{t+1} = F_x δX_t + F_u (k_t + K_t δX_t). */
-function linearForwardPass({ network, batch }: Problem, policies: readonly Policy[]): Matrix[] {
+function linearForwardPass(problem: Problem, policies: readonly Policy[]): Matrix[] {
+  const { network, batch } = problem;
   const dynamics = linearise(network, forward(network, batch.inputs));
   let deltaX = zeros(batch.inputs.data.length, 1);
-  return network.map((stage, t) => {
+  return network.map((_, t) => {
     const { Fx, Fu } = element(dynamics, t);
-    const deltaU = follow(element(policies, t), deltaX);
-    deltaX = add(multiply(Fx, deltaX), multiply(Fu, deltaU));
-    return reshapeControl(stage, deltaU);
+    const policy = follow(element(policies, t), deltaX);
+    deltaX = add(multiply(Fx, deltaX), multiply(Fu, policy));
+    return changeOf(problem, t, policy);
   });
+}
+
+/** The policy's change of the control, m_t × 1, less its decoupled decay, as [n_t + 1, c]. */
+function changeOf({ network, decoupledDecay }: Problem, t: number, policy: Matrix): Matrix {
+  const change = decoupledDecay === undefined ? policy : subtract(policy, element(decoupledDecay, t));
+  return reshapeControl(element(network, t), change);
 }
 
 /** k + K δX, m_t × 1. */
@@ -378,13 +408,15 @@ function follow({ k, K }: Policy, deltaX: Matrix): Matrix {
   return add(k, multiply(K, deltaX));
 }
 
-/** The plain preconditioned step δu_t = −R_t⁻¹ (1/B) J_tᵀ 1, [n_t + 1, c]: Q_ux = 0 and Q_uu = R_t. */
-export function preconditionedStep({ network, batch, controlMetrics }: Problem): Matrix[] {
+/** The plain preconditioned step δu_t = −R_t⁻¹ ((1/B) J_tᵀ 1 + ℓ_u), [n_t + 1, c]: Q_ux = 0 and Q_uu = R_t. */
+export function preconditionedStep(problem: Problem): Matrix[] {
+  const { network, batch, controlMetrics } = problem;
   const { inputs, outputGradients } = backpropagate(network, forward(network, batch.inputs), batch.objective);
   return network.map((stage, t) => {
     const J = sampleGradients(element(inputs, t), element(outputGradients, t));
     const meanGradient = scale(multiply(transpose(J), columnVector(new Float64Array(J.rows).fill(1))), 1 / J.rows);
-    return reshapeControl(stage, scale(solve(element(controlMetrics, t), meanGradient), -1));
+    const slope = add(meanGradient, costGradient(problem, t));
+    return reshapeControl(stage, scale(solve(element(controlMetrics, t), slope), -1));
   });
 }
 
@@ -409,7 +441,7 @@ export interface Subproblem {
 
 /**
  * The damped Gauss–Newton step over all layers jointly, by one dense solve on the linearised network: with
- * 𝒥 = ∂X_T/∂(u_0, …, u_{T−1}), (blockdiag(R_0, …, R_{T−1}) + 𝒥ᵀ V_xx 𝒥) δu = −𝒥ᵀ (V_x + V_xx (∂X_T/∂X_t) δX).
+ * 𝒥 = ∂X_T/∂(u_0, …, u_{T−1}), (blockdiag(R_0, …, R_{T−1}) + 𝒥ᵀ V_xx 𝒥) δu = −ℓ_u − 𝒥ᵀ (V_x + V_xx (∂X_T/∂X_t) δX).
  * Returns δu_t, [n_t + 1, c], for t = firstStage … T−1. Without valueRegularization.
  */
 export function denseGaussNewtonStep(problem: Problem, { firstStage = 0, deltaX }: Subproblem = {}): Matrix[] {
@@ -421,7 +453,8 @@ export function denseGaussNewtonStep(problem: Problem, { firstStage = 0, deltaX 
   const J = stackColumns(controls);
   const R = blockDiagonal(controlMetrics.slice(firstStage));
   const slope = deltaX === undefined ? Vx : add(Vx, multiply(Vxx, state, deltaX));
-  const deltaU = solve(add(R, multiply(transpose(J), Vxx, J)), scale(multiply(transpose(J), slope), -1));
+  const lu = stackRows(network.slice(firstStage).map((_, t) => costGradient(problem, firstStage + t)));
+  const deltaU = solve(add(R, multiply(transpose(J), Vxx, J)), scale(add(lu, multiply(transpose(J), slope)), -1));
   let offset = 0;
   return network.slice(firstStage).map((stage) => {
     const m = stage.weights.data.length;

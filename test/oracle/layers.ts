@@ -553,6 +553,8 @@ export interface StageOracle {
   readonly J: Matrix;
   /** D_t, B × m. */
   readonly D: Matrix;
+  /** ℓ_u of a running cost, m × 1; 0 unless given. */
+  readonly costGradient?: Matrix;
 }
 
 /** The stages of a stack of layers, with metrics averaged over all batches and the expansion of the last. */
@@ -576,7 +578,7 @@ export function stagesOf(
 /**
  * δu_t, m_t × 1 each. The problem from stage t on, with δx_t = 0, is one damped least-squares problem in its controls,
  *
- *     (blockdiag(R_t, …) + (1/B) 𝒥ᵀ H 𝒥) (δu_t; …) = −(1/B) 𝒟ᵀ 1,    𝒥 = [J_t, …, J_{T−1}],  𝒟 = [D_t, …, D_{T−1}]
+ *     (blockdiag(R_t, …) + (1/B) 𝒥ᵀ H 𝒥) (δu_t; …) = −ℓ_u − (1/B) 𝒟ᵀ 1,    𝒥 = [J_t, …, J_{T−1}],  𝒟 = [D_t, …, D_{T−1}]
  *
  * and by Bellman's principle its first block is the policy of stage t at δx_t = 0. `gauss-newton-step`: all blocks of the problem
  * from stage 0 on. `value`: for every stage the first block of the problem that begins there. `layerwise`: for every stage the
@@ -595,7 +597,9 @@ export function exactStep(stages: readonly StageOracle[], h: ArrayLike<number>, 
 
 function solveJointly(stages: readonly StageOracle[], h: ArrayLike<number>): Matrix[] {
   const J = stackColumns(stages.map((stage) => stage.J));
-  const gradient = stackRows(stages.map(({ D }) => meanGradient(D)));
+  const gradient = stackRows(
+    stages.map(({ D, costGradient = zeros(D.cols, 1) }) => add(costGradient, meanGradient(D))),
+  );
   const curvature = multiply(transpose(J), weighRows(J, h, h.length));
   const Q = add(blockDiagonal(stages.map(({ R }) => R)), curvature);
   const changes = scale(solve(Q, gradient), -1);

@@ -71,6 +71,7 @@ function upload({ widths, samples }: Pick<Problem, 'widths' | 'samples'>, on: En
       input: stack(samples.map(({ layers }) => layers[t]!.input)),
       lossGradient: stack(samples.map(({ layers }) => layers[t]!.outputGradient)),
       columnGradient: null,
+      parameters: {},
     })),
   };
 }

@@ -408,6 +408,11 @@ describe.each(ENGINE_NAMES)('engine %s', async (name) => {
     expect(compute([host], (tensor) => engine.pad(tensor, paddings))).toEqual(expected);
   });
 
+  it.each([1, 2, 5])('identity of order %i', (n) => {
+    const expected = fromEntries([n, n], ([i, j]) => (i === j ? 1 : 0));
+    expect(compute([], () => engine.identity(n))).toEqual(expected);
+  });
+
   it('diagonal and diagonalOf', () => {
     for (const n of [1, 2, 5]) {
       const values = randomHost([n]);

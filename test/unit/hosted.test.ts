@@ -32,6 +32,12 @@ describe('a definition that cannot be is refused', () => {
     expect(issue.message).toMatch(message);
   });
 
+  it('lookahead with feedback is taken: it works on the weights', () => {
+    expect(
+      hostedDefinitionSchema.safeParse({ mode: 'hosted', model, loss, optimizer: { lookahead: {} } }).success,
+    ).toBe(true);
+  });
+
   it('the same with another coupling is taken', () => {
     const optimizer = { momentum: 0.5, maximumNorm: 1, maximumPredictedDecrease: 1, coupling: 'value' } as const;
     expect(hostedDefinitionSchema.safeParse({ mode: 'hosted', model, loss, optimizer }).success).toBe(true);

@@ -1,7 +1,8 @@
 /** Learning-rate schedules against values worked out by hand, and layer-name patterns. */
 import { describe, expect, it } from 'vitest';
-import { groupFactor, scheduledLearningRate } from '../../gpu-worker/optimizer/update/learning-rate.ts';
-import { optimizerSchema } from '../../shared/optimizer.ts';
+import { scheduledLearningRate } from '../../gpu-worker/optimizer/update/learning-rate.ts';
+import { optimizerSchema, type ParameterGroup } from '../../shared/optimizer.ts';
+import { groupFactors } from '../../shared/parameter-groups.ts';
 
 function rates(schedule: unknown, steps: readonly number[]): number[] {
   const { learningRate } = optimizerSchema.parse({ learningRate: schedule });
@@ -43,12 +44,13 @@ describe('schedules', () => {
 });
 
 describe('parameter groups', () => {
-  const groups = [
+  const groupsOf = (groups: unknown): ParameterGroup[] => optimizerSchema.parse({ groups }).groups;
+  const groups = groupsOf([
     { pattern: 'head.*', learningRateFactor: 2 },
     { pattern: '*.bias', learningRateFactor: 3 },
     { pattern: 'block*conv*', learningRateFactor: 4 },
-    { pattern: 'exact', learningRateFactor: 5 },
-  ];
+    { pattern: 'exact', learningRateFactor: 5, weightDecayFactor: 0 },
+  ]);
 
   it.each([
     ['head.bias', 2],
@@ -60,11 +62,16 @@ describe('parameter groups', () => {
     ['exactly', 1],
     ['headless', 1],
   ])('%s has the factor %d: the first pattern that matches counts', (layer, factor) => {
-    expect(groupFactor(groups, layer)).toBe(factor);
+    expect(groupFactors(groups, layer)).toMatchObject({
+      learningRateFactor: factor,
+      weightDecayFactor: layer === 'exact' ? 0 : 1,
+    });
   });
 
   it('does not let one character serve the beginning and the end', () => {
-    expect(groupFactor([{ pattern: 'aa*aa', learningRateFactor: 2 }], 'aaa')).toBe(1);
-    expect(groupFactor([{ pattern: 'a*b*b', learningRateFactor: 2 }], 'ab')).toBe(1);
+    const factor = (pattern: string, layer: string): number =>
+      groupFactors(groupsOf([{ pattern, learningRateFactor: 2 }]), layer).learningRateFactor;
+    expect(factor('aa*aa', 'aaa')).toBe(1);
+    expect(factor('a*b*b', 'ab')).toBe(1);
   });
 });

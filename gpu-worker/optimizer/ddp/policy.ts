@@ -1,9 +1,9 @@
 /**
  * The feedback policy of one stage:
  *
- *     δu_t(s_t) = −R_t⁻¹ (D_tᵀ 1/B + J_tᵀ κ_t),   S_t κ_t = target_t + s_t
+ *     δu_t(s_t) = −R_t⁻¹ (D_tᵀ 1/B + ℓ_u + J_tᵀ κ_t),   S_t κ_t = target_t + s_t
  *
- * or, where the loss gradients are the columns (D = J), −R_t⁻¹ J_tᵀ S_t⁻¹ (1/h + s_t).
+ * where the loss gradients are the columns (D = J) without D_tᵀ 1/B, and ℓ_u the gradient of the running cost.
  *
  * s_t = G_tᵀ(x̂_t − x_t) is the change of each column's output that the layers before t have just caused, to first order. With a
  * second forward pass it is known when that pass reaches the stage; without one it is 0 or predicted linearly.
@@ -17,6 +17,8 @@ import type { BlockExpansion } from './value-recursion.ts';
 /** One parameter block of a policy. */
 export interface PolicyBlock extends BlockExpansion {
   readonly inverse: InverseMetric;
+  /** λ(η/η_peak)u of decoupled weight decay, [n, c], no part of δu_t(s_t); null for none. */
+  readonly decoupledDecay: Tensor | null;
 }
 
 export interface Policy {
@@ -37,6 +39,23 @@ export function controlChange(engine: Engine, policy: Policy, predictedChange: T
     const change = engine.multiply(correction, -policy.learningRate);
     return plainStep === null ? change : engine.subtract(change, plainStep);
   });
+}
+
+/** Changes of a stage's blocks less its decoupled weight decay. */
+export function lessDecay(engine: Engine, { blocks }: Pick<Policy, 'blocks'>, changes: readonly Tensor[]): Tensor[] {
+  return changes.map((change, block) => {
+    const decay = blocks[block]?.decoupledDecay ?? null;
+    return decay === null ? change : engine.subtract(change, decay);
+  });
+}
+
+/** What a stage's change is beside −R_t⁻¹J_tᵀκ_t, whatever s_t: minus plain step and decoupled decay; null where it has neither. */
+export function fixedChange(engine: Engine, { blocks }: Pick<Policy, 'blocks'>): Tensor[] | null {
+  const changes = blocks.flatMap(({ plainStep, decoupledDecay }) => {
+    const steps = [plainStep, decoupledDecay].filter((step) => step !== null);
+    return steps.length === 0 ? [] : [engine.multiply(steps.reduce((sum, step) => engine.add(sum, step)), -1)]; // prettier-ignore
+  });
+  return changes.length === 0 ? null : changes;
 }
 
 /**
@@ -70,14 +89,14 @@ function plusPrediction(
 }
 
 /**
- * The policy of a dense layer as sample factors: R_t⁻¹J_tᵀκ = ãᵀ diag(κ) g̃ with ã = a T_a T_aᵀ [B, n] and g̃ = η g T_g T_gᵀ [B, c].
+ * What the policy of a dense layer does with κ, as sample factors: R_t⁻¹J_tᵀκ = ãᵀ diag(κ) g̃ with ã = a T_a T_aᵀ [B, n] and g̃ = η g T_g T_gᵀ [B, c].
  *
  * @throws TypeError if the layer or its metric has no such factors
  */
 export function metricWeighted(engine: Engine, { blocks, learningRate }: Policy): { input: Tensor; output: Tensor } {
   const { matMul, multiply } = engine;
   const [block, ...others] = blocks;
-  if (block?.transformed.kind !== 'outer' || block.weights !== null || block.plainStep !== null || others.length > 0) {
+  if (block?.transformed.kind !== 'outer' || block.weights !== null || others.length > 0) {
     throw new TypeError('this policy has no sample factors');
   }
   const { input, output } = block.transformed;

@@ -6,13 +6,14 @@
  *     V_xx,t = G_t S_t⁻¹ G_tᵀ                          the value function's curvature; never formed
  *
  * and the policy's coefficients solve S_t κ_t = target_t + s_t. With the loss gradients themselves as columns (D = J) the target
- * is 1/h at every stage. With other columns the policy has the plain step −R⁻¹Dᵀ1/B as well, and κ_t is the correction to it:
- * target_t = −Σ_{τ ≥ t} J_τ R_τ⁻¹ (D_τᵀ 1/B).
+ * starts as 1/h. With other columns it starts as 0, and the policy has the plain step −R⁻¹Dᵀ1/B as well. A running cost ℓ_t with
+ * gradient ℓ_u adds −R⁻¹ℓ_u to the plain step in either case. κ_t is the correction to the plain steps p_τ:
+ * target_t = (1/h or 0) + Σ_{τ ≥ t} J_τ p_τ.
  *
  * This equals the dense recursion Q_uu = R + f_uᵀV'_xx f_u, V_xx = Q_xx − Q_uxᵀQ_uu⁻¹Q_ux of Liu, Chen & Theodorou (2021) on the
  * stacked batch; nothing larger than R×R is ever factorised (R = B·r, with r columns of terminal curvature per sample).
  */
-import type { BatchCoupling, Coupling } from '../../../shared/optimizer.ts';
+import type { BatchCoupling, Coupling, TerminalCurvature } from '../../../shared/optimizer.ts';
 import type { Engine, Tensor } from '../../tensor/engine.ts';
 import { gram, gramDiagonal, timesChange, type PerSampleGradients } from '../layers/per-sample-gradients.ts';
 
@@ -24,7 +25,7 @@ export interface BlockExpansion {
   readonly transformed: PerSampleGradients;
   /** w of the metric, or null for ones. */
   readonly weights: Tensor | null;
-  /** R⁻¹ (Dᵀ 1/B), [n, c]; null where D = J. */
+  /** R⁻¹ (Dᵀ 1/B + ℓ_u), [n, c]: D left out where D = J, ℓ_u where the stage has no running cost; null without both. */
   readonly plainStep: Tensor | null;
 }
 
@@ -36,6 +37,7 @@ export interface StageExpansion {
 }
 
 export interface RecursionOptions {
+  readonly terminalCurvature: TerminalCurvature;
   readonly coupling: Coupling;
   readonly batchCoupling: BatchCoupling;
   /** ε: adds ε G Gᵀ to V_xx wherever a stage uses it. */
@@ -84,12 +86,12 @@ function fullRecursion(
   stages: readonly StageExpansion[],
   rowWeights: Tensor,
   batch: number,
-  { coupling, valueRegularization }: RecursionOptions,
+  { terminalCurvature, coupling, valueRegularization }: RecursionOptions,
 ): StageSystem[] {
-  const { add, diagonal, divide } = engine;
+  const { add, diagonal, divide, multiply } = engine;
   const terminal: Value = {
     S: diagonal(divide(batch, rowWeights)), // B·H⁻¹
-    target: terminalTarget(engine, stages, rowWeights),
+    target: terminalCurvature.kind === 'gradient' ? divide(1, rowWeights) : multiply(rowWeights, 0),
   };
   const systems: StageSystem[] = [];
   let later = terminal;
@@ -101,12 +103,6 @@ function fullRecursion(
     later = { S, target };
   }
   return systems;
-}
-
-/** 1/h where the loss gradients are the columns, else 0. */
-function terminalTarget(engine: Engine, stages: readonly StageExpansion[], rowWeights: Tensor): Tensor {
-  const hasPlainStep = stages.some(({ blocks }) => blocks.some(({ plainStep }) => plainStep !== null));
-  return hasPlainStep ? engine.multiply(rowWeights, 0) : engine.divide(1, rowWeights);
 }
 
 /** N_t = J_t R_t⁻¹ J_tᵀ, [R, R]. */
@@ -121,7 +117,7 @@ export function tangentKernelDiagonal(engine: Engine, { blocks, learningRate }: 
   return engine.multiply(sum(engine, diagonals), learningRate);
 }
 
-/** target − J_t R_t⁻¹ (D_tᵀ 1/B), [R]: the plain step has done that much already. */
+/** target − J_t R_t⁻¹ (D_tᵀ 1/B + ℓ_u), [R]: the plain step has done that much already. */
 function lessPlainPrediction(engine: Engine, target: Tensor, stage: StageExpansion): Tensor {
   return stage.blocks.reduce(
     (rest, { columns, plainStep }) =>
@@ -143,9 +139,8 @@ function sum(engine: Engine, [first, ...rest]: readonly Tensor[]): Tensor {
  */
 function regularise(engine: Engine, value: Value, epsilon: number): Value {
   if (epsilon === 0) return value;
-  const { add, cholesky, choleskySolve, diagonal, inverseCholesky, matMul, multiply, tensor } = engine;
-  const rows = value.target.shape[0] ?? 0;
-  const identity = diagonal(tensor(new Float32Array(rows).fill(1), [rows]));
+  const { add, cholesky, choleskySolve, inverseCholesky, matMul, multiply } = engine;
+  const identity = engine.identity(value.target.shape[0] ?? 0);
   const L = cholesky(value.S);
   const inverseC = inverseCholesky(add(identity, multiply(matMul(L, L, { transposeLeft: true }), epsilon)));
   const W = matMul(L, inverseC, { transposeRight: true });
@@ -155,7 +150,7 @@ function regularise(engine: Engine, value: Value, epsilon: number): Value {
   };
 }
 
-/** The same recursion with the cross-sample terms of N dropped: κ_i = (1/h_i + s_i) / S_ii. O(B) instead of O(B²); D = J. */
+/** The same recursion with the cross-sample terms of N dropped: κ_i = (target_i + s_i) / S_ii. O(B) instead of O(B²); D = J. */
 function diagonalRecursion(
   engine: Engine,
   stages: readonly StageExpansion[],
@@ -171,7 +166,7 @@ function diagonalRecursion(
     const value = coupling === 'layerwise' ? terminal : later;
     const damped = add(1, multiply(value.S, valueRegularization));
     const S = add(divide(value.S, damped), tangentKernelDiagonal(engine, stage));
-    const target = divide(value.target, damped);
+    const target = lessPlainPrediction(engine, divide(value.target, damped), stage);
     systems.unshift({ kind: 'diagonal', gain: divide(1, S), offset: divide(target, S) });
     later = { S, target };
   }
@@ -180,8 +175,8 @@ function diagonalRecursion(
 
 /**
  * The paper's recursion, sample by sample, kept for comparison; D = J. Q_uu is R alone; V_xx,i = ζ_i² G_i G_iᵀ with
- * ζ_i² ← ζ_i² (1 − ζ_i² N_ii/B), and V_x,i = ν_i G_i with ν ← ν − ζ² ∘ (N ν)/B; the policy is
- * δu = −R⁻¹ Σ_i J_i (ν_i + ζ_i² s_i)/B.
+ * ζ_i² ← ζ_i² (1 − ζ_i² N_ii/B), and V_x,i = ν_i G_i with ν ← ν − ζ² ∘ (N ν/B + J R⁻¹ℓ_u); the policy is
+ * δu = −R⁻¹ (ℓ_u + Σ_i J_i (ν_i + ζ_i² s_i)/B).
  *
  * The 1/B is what sharing the control over the batch requires; without it most ζ_i would be imaginary. Where even so
  * ζ_i² N_ii > B, that sample's curvature is exhausted and ζ_i becomes 0.
@@ -202,11 +197,12 @@ function paperRecursion(
     const { curvature, gradient } = coupling === 'layerwise' ? terminal : later;
     systems.unshift({ kind: 'diagonal', gain: divide(curvature, batch), offset: divide(gradient, batch) });
     const N = tangentKernel(engine, stage);
-    const meanChange = reshape(matMul(N, reshape(divide(gradient, batch), [rows, 1])), [rows]);
+    const predictedByGradient = reshape(matMul(N, reshape(divide(gradient, batch), [rows, 1])), [rows]);
+    const change = lessPlainPrediction(engine, multiply(predictedByGradient, -1), stage);
     const used = divide(multiply(curvature, diagonalOf(N)), batch);
     later = {
       curvature: multiply(curvature, maximum(subtract(1, used), 0)),
-      gradient: subtract(gradient, multiply(curvature, meanChange)),
+      gradient: add(gradient, multiply(curvature, change)),
     };
   }
   return systems;

@@ -3,9 +3,10 @@
  * the blocks back to changes of the parameters. One place chooses among the kinds.
  */
 import type { Layer } from '../../../shared/layer.ts';
+import type { ParameterName } from '../../../shared/parameter-names.ts';
 import type { Engine, Tensor } from '../../tensor/engine.ts';
 import { convolutionBlocks, convolutionChanges } from './conv2d.ts';
-import type { ParameterChanges } from './parameter-changes.ts';
+import type { LayerParameters, ParameterChanges } from './parameter-changes.ts';
 import type { PerSampleGradients } from './per-sample-gradients.ts';
 
 /** What the client sends for one layer, with one gradient per row: R = B·r rows, r per sample. */
@@ -78,5 +79,37 @@ export function parameterChanges(engine: Engine, layer: Layer, blocks: readonly 
     }
     case 'generic':
       return { parameters: reshape(block, [layer.parameters]) };
+  }
+}
+
+/** The parameters as matrices of their blocks, [n, c] each; zeros for a parameter that is left out. */
+export function parameterMatrices(engine: Engine, layer: Layer, parameters: LayerParameters): Tensor[] {
+  const { concat, reshape, slice, tensor } = engine;
+  const matrix = (name: ParameterName, rows: number, columns: number): Tensor => {
+    const parameter = parameters[name];
+    return parameter === undefined
+      ? tensor(new Float32Array(rows * columns), [rows, columns])
+      : reshape(parameter, [rows, columns]);
+  };
+  switch (layer.kind) {
+    case 'dense': {
+      const weight = matrix('weight', layer.inputs, layer.outputs);
+      return layer.bias ? [concat([weight, matrix('bias', 1, layer.outputs)], 0)] : [weight];
+    }
+    case 'conv2d': {
+      const [kernelHeight, kernelWidth] = layer.kernel;
+      const weight = matrix('weight', (kernelHeight * kernelWidth * layer.inputs) / layer.groups, layer.outputs);
+      const all = layer.bias ? concat([weight, matrix('bias', 1, layer.outputs)], 0) : weight;
+      const width = layer.outputs / layer.groups;
+      return Array.from({ length: layer.groups }, (_, group) => slice(all, 1, group * width, width));
+    }
+    case 'embedding':
+      return [matrix('weight', layer.inputs, layer.outputs)];
+    case 'scale-shift': {
+      const scale = matrix('scale', 1, layer.features);
+      return layer.shift ? [concat([scale, matrix('shift', 1, layer.features)], 0)] : [scale];
+    }
+    case 'generic':
+      return [matrix('parameters', 1, layer.parameters)];
   }
 }

@@ -29,8 +29,8 @@ export function randomMatrix(engine: Engine, shape: readonly number[], draw: () 
 /** diag(v_i) for every row v_i: [B, C] → [B, C, C]. */
 export function diagonals(engine: Engine, rows: Tensor): Tensor {
   const [batch = 1, outputs = 1] = rows.shape;
-  const identity = engine.diagonal(engine.tensor(new Float32Array(outputs).fill(1), [outputs]));
-  return engine.multiply(engine.reshape(rows, [batch, outputs, 1]), engine.reshape(identity, [1, outputs, outputs]));
+  const identity = engine.reshape(engine.identity(outputs), [1, outputs, outputs]);
+  return engine.multiply(engine.reshape(rows, [batch, outputs, 1]), identity);
 }
 
 /** u_i v_iᵀ for every pair of rows: [B, C], [B, C] → [B, C, C]. */

@@ -1,5 +1,5 @@
 /** The learning rate η of a step: a schedule in the step's number, or the leverage rule. */
-import type { LearningRate, ParameterGroup } from '../../../shared/optimizer.ts';
+import type { LearningRate } from '../../../shared/optimizer.ts';
 import type { Engine, Tensor } from '../../tensor/engine.ts';
 
 /** A schedule: everything but the leverage rule. */
@@ -8,6 +8,11 @@ export type LearningRateSchedule = Exclude<LearningRate, { kind: 'leverage' }>;
 /** η of the step with this sequence number, from 0. */
 export function scheduledLearningRate(schedule: LearningRateSchedule, step: number): number {
   return warmUp(schedule.warmUpSteps, step) * withoutWarmUp(schedule, step);
+}
+
+/** η of a step as a share of the largest that its schedule names; 1 for a rule that has no schedule. */
+export function scheduleMultiplier(rule: LearningRate, step: number): number {
+  return rule.kind === 'leverage' ? 1 : scheduledLearningRate(rule, step) / rule.value;
 }
 
 /** A factor that grows linearly from 1/(w + 1) to 1 over the first w steps. */
@@ -48,24 +53,4 @@ export function batchLeverage(engine: Engine, kernelDiagonal: Tensor, rowWeights
   const rows = rowWeights.shape[0] ?? 1;
   const total = engine.read(engine.sum(engine.multiply(kernelDiagonal, rowWeights), 0))[0] ?? Number.NaN;
   return total / (rows * batch);
-}
-
-/** The factor on η for a layer: that of the first group whose pattern its name matches, else 1. */
-export function groupFactor(groups: readonly ParameterGroup[], layer: string): number {
-  return groups.find(({ pattern }) => matches(pattern, layer))?.learningRateFactor ?? 1;
-}
-
-/** Whether a name matches a pattern in which * stands for any characters. */
-function matches(pattern: string, name: string): boolean {
-  const [first = '', ...rest] = pattern.split('*');
-  if (rest.length === 0) return name === pattern;
-  if (!name.startsWith(first)) return false;
-  const last = rest.pop() ?? '';
-  let position = first.length;
-  for (const part of rest) {
-    const found = name.indexOf(part, position);
-    if (found < 0) return false;
-    position = found + part.length;
-  }
-  return name.length - last.length >= position && name.endsWith(last);
 }
