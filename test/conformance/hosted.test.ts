@@ -75,7 +75,7 @@ const CURVATURES: readonly TerminalCurvature[] = [
 function definitionFor(
   net: Omit<RandomProblem, 'seed'>,
   optimizer: OptimizerInput,
-): Omit<HostedDefinitionInput, 'mode'> {
+): HostedDefinitionInput {
   const { activation } = net;
   const layers = net.widths.slice(1).flatMap((outputs, t) => {
     const dense = { kind: 'dense', name: `layer${t}`, outputs } as const;
