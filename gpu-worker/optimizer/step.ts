@@ -13,7 +13,7 @@ import { ProblemError } from '../../shared/errors.ts';
 import type { Layer } from '../../shared/layer.ts';
 import { sentColumns, type LearningRate, type Optimizer } from '../../shared/optimizer.ts';
 import { groupFactors } from '../../shared/parameter-groups.ts';
-import { tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
+import { allFinite, tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
 import { applyInverse, type InverseMetric } from './curvature/inverse-metric.ts';
 import { inverseMetric, refreshes, updateMetric, type MetricUpdate } from './curvature/metric.ts';
 import { biasCorrectedShare } from './curvature/moving-average.ts';
@@ -309,7 +309,7 @@ function assertFinite(
     const expansions = blocks.map(({ transformed, plainStep }) => ({ transformed, plainStep }));
     const changes = reply.kind === 'update' ? at(reply.changes, t) : null;
     const checked = [...tensorsIn([at(metrics, t), solver, expansions, changes], engine.isTensor)];
-    if (engine.allFinite(checked)) continue;
+    if (allFinite(engine, checked)) continue;
     throw new ProblemError('numerical_failure', {
       param: `layers.${layer.name}`,
       detail: `The step overflows ${engine.precision} in layer ${layer.name}.`,

@@ -87,8 +87,14 @@ export interface Engine {
   readonly inverseCholesky: (matrix: Tensor) => Tensor;
   /** Eigenvalues [n], ascending, and eigenvectors [n, n], one per column, of a symmetric matrix; all NaN if it is not finite. */
   readonly eigenSymmetric: (matrix: Tensor) => { readonly values: Tensor; readonly vectors: Tensor };
-  /** Whether no element of any of the tensors is NaN or infinite. Waits for the device. */
-  readonly allFinite: (tensors: readonly Tensor[]) => boolean;
+  /** 1 if no element of any of the tensors is NaN or infinite, else 0: a scalar. */
+  readonly isFinite: (tensors: readonly Tensor[]) => Tensor;
+
+  /**
+   * Computes every tensor reachable from a value, together. An engine that computes at once has nothing to do; one that defers
+   * computes here what would otherwise be computed piece by piece as it is read.
+   */
+  readonly evaluate: (value: unknown) => void;
 
   /** Runs a computation and frees every tensor it made, except those reachable from its result (objects, arrays, maps). */
   readonly scope: <Result>(compute: () => Result) => Result;
@@ -119,4 +125,9 @@ export function tensorsIn(
 export function disposeReplaced(engine: Engine, state: unknown, next: unknown): void {
   const kept = tensorsIn(next, engine.isTensor);
   engine.dispose([...tensorsIn(state, engine.isTensor)].filter((tensor) => !kept.has(tensor)));
+}
+
+/** Whether no element of any of the tensors is NaN or infinite. Waits for the device. */
+export function allFinite(engine: Engine, tensors: readonly Tensor[]): boolean {
+  return engine.scope(() => engine.read(engine.isFinite(tensors))[0] === 1);
 }

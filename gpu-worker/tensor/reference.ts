@@ -263,7 +263,9 @@ export function createReferenceEngine(): Engine {
       );
     },
     ...hostLinearAlgebra(transfer),
-    allFinite: (tensors) => tensors.every((tensor) => own(tensor).values.every(Number.isFinite)),
+    isFinite: (tensors) =>
+      make([], Float64Array.of(tensors.every((tensor) => own(tensor).values.every(Number.isFinite)) ? 1 : 0)),
+    evaluate: () => undefined,
     scope(compute) {
       const before = new Set(live);
       try {

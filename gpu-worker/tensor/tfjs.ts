@@ -101,8 +101,15 @@ export function createTfjsEngine(name: EngineName): Engine {
       return made(tf.sum(tf.mul(tf.eye(n), own(matrix)), 0));
     },
     ...hostLinearAlgebra(transfer),
-    allFinite: (tensors) =>
-      tf.tidy(() => tensors.every((tensor) => Number.isFinite(tf.sum(tf.mul(own(tensor), 0)).dataSync()[0]))),
+    isFinite: (tensors) =>
+      made(
+        tf.tidy(() => {
+          // 0 · x is 0, or NaN where x is not finite; and so is the sum of them all.
+          const zeros = tensors.map((tensor) => tf.sum(tf.mul(own(tensor), 0)));
+          return tf.cast(tf.greater(tf.add(1, zeros.length === 0 ? 0 : tf.addN(zeros)), 0), 'float32');
+        }),
+      ),
+    evaluate: () => undefined,
     scope: (compute) => {
       tf.engine().startScope();
       let kept: Set<Tensor> | undefined;

@@ -34,7 +34,7 @@ import { expandLoss, type Truth } from '../optimizer/losses/loss.ts';
 import { INITIAL_STATE, type OptimizerState } from '../optimizer/state.ts';
 import { ddpStep, type StepBatch, type StepResult } from '../optimizer/step.ts';
 import { synchronises } from '../optimizer/update/lookahead.ts';
-import { tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
+import { allFinite, tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
 import { mean } from './values.ts';
 
 /** A definition made ready to run. */
@@ -271,7 +271,7 @@ function at<Item>(items: readonly Item[], index: number): Item {
 
 /** Refuses a step that ends outside floating point, before it replaces the state. */
 function assertFinite(engine: Engine, weights: Weights, lossAfter: number): void {
-  if (Number.isFinite(lossAfter) && engine.allFinite([...tensorsIn(weights, engine.isTensor)])) return;
+  if (Number.isFinite(lossAfter) && allFinite(engine, [...tensorsIn(weights, engine.isTensor)])) return;
   throw new ProblemError('numerical_failure', {
     detail: `The loss after the step is ${String(lossAfter)}: the step overflows ${engine.precision}.`,
     remedy: 'Check the scale of the inputs, or lower the learning rate.',

@@ -72,10 +72,7 @@ const CURVATURES: readonly TerminalCurvature[] = [
   { kind: 'gauss-newton' },
 ];
 
-function definitionFor(
-  net: Omit<RandomProblem, 'seed'>,
-  optimizer: OptimizerInput,
-): HostedDefinitionInput {
+function definitionFor(net: Omit<RandomProblem, 'seed'>, optimizer: OptimizerInput): HostedDefinitionInput {
   const { activation } = net;
   const layers = net.widths.slice(1).flatMap((outputs, t) => {
     const dense = { kind: 'dense', name: `layer${t}`, outputs } as const;

@@ -2,7 +2,14 @@
  * Every operation of every tensor engine: small results by hand, and random tensors against the definition, subscript by subscript.
  */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { ENGINE_NAMES, tensorsIn, type Engine, type Operand, type Tensor } from '../../gpu-worker/tensor/engine.ts';
+import {
+  allFinite,
+  ENGINE_NAMES,
+  tensorsIn,
+  type Engine,
+  type Operand,
+  type Tensor,
+} from '../../gpu-worker/tensor/engine.ts';
 import { loadEngine } from '../../gpu-worker/tensor/index.ts';
 import { mulberry32 } from '../oracle/network.ts';
 
@@ -510,9 +517,14 @@ describe.each(ENGINE_NAMES)('engine %s', async (name) => {
     });
   });
 
-  describe('allFinite', () => {
+  describe('isFinite', () => {
     const isFinite = (...lists: readonly (readonly number[])[]): boolean =>
-      engine.scope(() => engine.allFinite(lists.map((values) => engine.tensor(values, [values.length]))));
+      engine.scope(() =>
+        allFinite(
+          engine,
+          lists.map((values) => engine.tensor(values, [values.length])),
+        ),
+      );
 
     it('is true of finite tensors of any rank and size, and of none', () => {
       expect(isFinite()).toBe(true);
@@ -520,7 +532,7 @@ describe.each(ENGINE_NAMES)('engine %s', async (name) => {
       // Whose sum is not representable.
       expect(isFinite([3e38, 3e38, 3e38])).toBe(true);
       engine.scope(() => {
-        expect(engine.allFinite([upload(randomHost([])), upload(randomHost([2, 3, 4, 2]))])).toBe(true);
+        expect(allFinite(engine, [upload(randomHost([])), upload(randomHost([2, 3, 4, 2]))])).toBe(true);
       });
     });
 

@@ -1,7 +1,7 @@
 /** The control metric R_t = P_t/η: what a change of a layer's parameters costs. One place chooses among its kinds. */
 import { ProblemError } from '../../../shared/errors.ts';
 import type { ControlMetric, KroneckerMetric } from '../../../shared/optimizer.ts';
-import type { Engine, Tensor } from '../../tensor/engine.ts';
+import { allFinite, type Engine, type Tensor } from '../../tensor/engine.ts';
 import type { PerSampleGradients } from '../layers/per-sample-gradients.ts';
 import type { DiagonalState, EkfacState, KroneckerState, MetricState } from '../state.ts';
 import { updateAdaptive, updateDiagonalFisher } from './diagonal.ts';
@@ -106,7 +106,8 @@ function updateFactored(
   const freezes = metric.kind === 'kronecker' && frozenFactor(metric, isFirstLayer)?.batches === step + 1;
   const due = refreshes(metric, step) || freezes;
   const updated = update(due);
-  const isGood = !due || engine.allFinite(inverseTensors(updated.inverse));
+  if (due) engine.evaluate(updated);
+  const isGood = !due || allFinite(engine, inverseTensors(updated.inverse));
   if (isGood) return { state: updated, refreshFailed: false };
   if (previous === null) {
     throw new ProblemError('numerical_failure', {

@@ -1,0 +1,192 @@
+/** Deferred evaluation, on the reference engine and with a compiler that only counts. */
+import { beforeEach, describe, expect, it } from 'vitest';
+import { createDeferredEngine } from '../../gpu-worker/tensor/deferred/engine.ts';
+import type { Compile } from '../../gpu-worker/tensor/deferred/programs.ts';
+import type { Engine, Tensor } from '../../gpu-worker/tensor/engine.ts';
+import { createReferenceEngine } from '../../gpu-worker/tensor/reference.ts';
+import { INITIAL_STATE } from '../../gpu-worker/optimizer/state.ts';
+import { changesOf, configurationFor, stepOn } from '../conformance/drive.ts';
+import { randomBatch, randomProblem, mulberry32 } from '../oracle/network.ts';
+
+let engine: Engine;
+let eager: Engine;
+let compiled: number;
+let runs: number;
+let disposed: number;
+
+const counting: Compile = (computation) => {
+  compiled++;
+  return {
+    run: (inputs) => {
+      runs++;
+      return computation(inputs);
+    },
+    dispose: () => {
+      disposed++;
+    },
+  };
+};
+
+beforeEach(() => {
+  compiled = runs = disposed = 0;
+  eager = createReferenceEngine();
+  engine = createDeferredEngine(eager, counting);
+});
+
+const vector = (...values: number[]): Tensor => engine.tensor(values, [values.length]);
+
+/** (a + b) · factor, and its root, in one scope. */
+function compute(a: readonly number[], factor: number): number[] {
+  return engine.scope(() => {
+    const sum = engine.add(vector(...a), vector(1, 2));
+    const product = engine.multiply(sum, factor);
+    const root = engine.sqrt(product);
+    engine.evaluate([product, root]);
+    return [...engine.read(product), ...engine.read(root)];
+  });
+}
+
+const expected = ([a = 0, b = 0]: readonly number[], factor: number): number[] => {
+  const product = [(a + 1) * factor, (b + 2) * factor];
+  return [...product, ...product.map(Math.sqrt)];
+};
+
+describe('a structure', () => {
+  it('is compiled when it occurs again, and then runs', () => {
+    for (const [times, a] of [
+      [3, 2],
+      [8, 7],
+      [0, 2],
+      [15, 14],
+    ].entries()) {
+      expect(compute(a, 4)).toEqual(expected(a, 4));
+      expect([compiled, runs]).toEqual([Math.min(times, 1), times]);
+    }
+  });
+
+  it('of other shapes is another', () => {
+    compute([1, 2], 4);
+    engine.scope(() => engine.read(engine.sqrt(engine.multiply(engine.add(vector(1), vector(3)), 4))));
+    compute([1, 2], 4);
+    expect(compiled).toBe(1);
+  });
+
+  it('with a number that changes takes it as an input, after one more compilation', () => {
+    compute([3, 2], 4);
+    compute([3, 2], 4);
+    for (const factor of [9, 16, 0.25, 9]) expect(compute([3, 2], factor)).toEqual(expected([3, 2], factor));
+    expect([compiled, disposed]).toEqual([2, 1]);
+  });
+
+  it('with a number that has changed before it is compiled is compiled once', () => {
+    for (const factor of [4, 9, 16, -0]) expect(compute([3, 2], factor)).toEqual(expected([3, 2], factor));
+    expect(compiled).toBe(1);
+  });
+
+  it('is forgotten when many others have occurred since', () => {
+    compute([1, 2], 4);
+    compute([1, 2], 4);
+    for (let n = 1; n <= 130; n++) engine.scope(() => engine.read(engine.identity(n)));
+    expect(disposed).toBe(1);
+    compute([1, 2], 4);
+    expect(compiled).toBe(1);
+  });
+});
+
+describe('what is read', () => {
+  it('is computed once with all that is named together', () => {
+    for (let i = 0; i < 3; i++) compute([1, 2], 4);
+    expect(runs).toBe(2);
+  });
+
+  it('without being named is computed when it is read', () => {
+    engine.scope(() => {
+      const sum = engine.add(vector(1), vector(2));
+      expect([...engine.read(sum)]).toEqual([3]);
+      expect([...engine.read(engine.multiply(sum, 2))]).toEqual([6]);
+    });
+  });
+
+  it('outside any scope is there at once', () => {
+    const sum = engine.add(vector(1), vector(2));
+    expect(eager.liveTensors).toBeGreaterThan(0);
+    expect([...engine.read(sum)]).toEqual([3]);
+  });
+});
+
+describe('memory', () => {
+  it('holds the results of a scope and nothing else', () => {
+    const kept = engine.scope(() => {
+      const sum = engine.scope(() => engine.add(vector(1, 2), vector(3, 4)));
+      engine.square(sum);
+      return { sum, product: [engine.multiply(sum, 3)] };
+    });
+    expect(eager.liveTensors).toBe(2);
+    expect([...engine.read(kept.product[0]!)]).toEqual([12, 18]);
+    engine.dispose([kept.sum, kept.product[0]!, kept.sum]);
+    expect(eager.liveTensors).toBe(0);
+  });
+
+  it('keeps what is disposed of for the operations that still need it', () => {
+    const outside = engine.scope(() => engine.add(vector(1), vector(1)));
+    const result = engine.scope(() => {
+      const pending = engine.multiply(outside, 5);
+      const next = engine.add(pending, outside);
+      engine.dispose([pending, outside]);
+      return next;
+    });
+    expect([...engine.read(result)]).toEqual([12]);
+    expect(eager.liveTensors).toBe(1);
+    expect(() => engine.read(outside)).toThrow(/freed/);
+  });
+
+  it('is free of what a failed computation has made', () => {
+    expect(() =>
+      engine.scope(() => {
+        engine.read(engine.add(vector(1), vector(2)));
+        throw new RangeError('stop');
+      }),
+    ).toThrow('stop');
+    expect(eager.liveTensors).toBe(0);
+  });
+});
+
+it('a chain of ten thousand operations does not exhaust the stack', () => {
+  const value = engine.scope(() => {
+    let tensor = vector(0);
+    for (let i = 0; i < 10_000; i++) tensor = engine.add(tensor, 1);
+    return [...engine.read(tensor)];
+  });
+  expect(value).toEqual([10_000]);
+});
+
+it('refuses operands whose shapes do not fit when they are given', () => {
+  expect(() => engine.add(vector(1, 2), vector(1, 2, 3))).toThrow(/\[2\] and \[3\] do not broadcast/);
+  expect(() => engine.matMul(engine.identity(2), engine.identity(3))).toThrow(/inner dimensions differ/);
+  expect(() => engine.reshape(vector(1, 2), [3])).toThrow(/does not reshape/);
+});
+
+it('a trajectory of steps is the eager engine’s, bit for bit, from a handful of programs', () => {
+  const widths = [4, 5, 3];
+  const loss = 'softmax-cross-entropy';
+  const { network, batch } = randomProblem({ widths, activation: 'tanh', loss, batchSize: 6, seed: 3 });
+  const random = mulberry32(4);
+  const batches = [batch, ...Array.from({ length: 24 }, () => randomBatch(random, widths, loss, 6))];
+  const configuration = configurationFor(network, {
+    coupling: 'gauss-newton-step',
+    momentum: 0.5,
+    metric: { kind: 'kronecker', refreshEvery: 5 },
+    learningRate: { kind: 'cosine', value: 4, steps: 20 },
+  });
+  const trajectory = (on: Engine): number[] => {
+    let state = INITIAL_STATE;
+    return batches.flatMap((each) => {
+      const result = stepOn(on, configuration, state, network, each);
+      state = result.state;
+      return changesOf(on, result, network).flatMap(({ data }) => [...data]);
+    });
+  };
+  expect(trajectory(engine)).toEqual(trajectory(createReferenceEngine()));
+  expect(compiled).toBeLessThan(40);
+  expect(runs).toBeGreaterThan(compiled);
+});
