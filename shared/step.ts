@@ -19,6 +19,8 @@ export type ParameterName = (typeof PARAMETER_NAMES)[number];
 export const TENSOR = {
   /** Request: per-sample losses φ_i, [B]. */
   losses: 'losses',
+  /** Request, with the Levenberg–Marquardt rule: losses of the same samples under the parameters before the last step, [B]. */
+  previousLosses: 'previous_losses',
   /** Request: input activations, [B, …]. */
   input: (layer: string) => `layers.${layer}.input`,
   /** Request: per-sample gradients of each sample's own loss in the pre-activations, [B, …]. */
@@ -54,15 +56,20 @@ export interface StepDefinition {
   readonly optimizer: Optimizer;
 }
 
-/** A tensor that a step must carry; 'B' stands for the batch, 'S' for the layer's own number of positions. */
+/** A tensor that a step must carry, or may if it is optional; 'B' stands for the batch, 'S' for the layer's own number of positions. */
 export type ExpectedTensor = {
   readonly name: string;
   readonly shape: readonly ('B' | 'S' | number)[];
 } & (
-  | { readonly role: 'losses'; readonly layer: null }
+  | { readonly role: 'losses' | 'previousLosses'; readonly layer: null }
   | { readonly role: 'input' | 'lossGradient' | 'columnGradient'; readonly layer: string }
   | { readonly role: 'parameter'; readonly layer: string; readonly parameter: ParameterName }
 );
+
+/** Whether a step may leave a tensor out. */
+export function isOptional({ role }: ExpectedTensor): boolean {
+  return role === 'previousLosses';
+}
 
 /** Shapes of a layer's parameters, by name. */
 function parameterShapes(layer: Layer): Readonly<Partial<Record<ParameterName, readonly number[]>>> {
@@ -141,10 +148,13 @@ export function layerTensors(layer: Layer): {
       };
 }
 
-/** The tensors a step of this session must carry, no more and no fewer. */
+/** The tensors a step of this session must carry, and those it may; no others. */
 export function expectedTensors({ layers, optimizer }: StepDefinition): readonly ExpectedTensor[] {
   const columns = sentColumns(optimizer.terminalCurvature);
   const expected: ExpectedTensor[] = [{ name: TENSOR.losses, layer: null, role: 'losses', shape: ['B'] }];
+  if (optimizer.learningRate.kind === 'levenberg-marquardt') {
+    expected.push({ name: TENSOR.previousLosses, layer: null, role: 'previousLosses', shape: ['B'] });
+  }
   for (const layer of layers) {
     const { input, output } = activationShapes(layer);
     const names = layerTensors(layer);
@@ -189,9 +199,11 @@ export function checkStepHeader(header: SafetensorsHeader, definition: StepDefin
   }
   const batch = batchOf(found.get(TENSOR.losses));
   const positions = new Map<string, number>();
-  for (const { name, layer, shape } of expected.values()) {
+  for (const tensor of expected.values()) {
+    const { name, layer, shape } = tensor;
     const entry = found.get(name);
     if (entry === undefined) {
+      if (isOptional(tensor)) continue;
       const wanted = shape.map((size) => (size === 'B' ? batch : size));
       throw new ProblemError('missing_tensor', {
         param: name,

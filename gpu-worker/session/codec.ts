@@ -68,6 +68,7 @@ export function decodeStep(
       };
       return {
         losses: upload(TENSOR.losses),
+        previousLosses: entries.has(TENSOR.previousLosses) ? upload(TENSOR.previousLosses) : null,
         layers: definition.layers.map((layer): LayerBatch => {
           const { input, lossGradient, columnGradient } = layerTensors(layer);
           return {
