@@ -15,6 +15,40 @@ const scheduleSteps = z.int().min(1).max(1e9).meta({ description: 'Steps of the 
 const peakSchema = rateSchema.meta({ description: 'η > 0, the largest of the schedule' });
 const finalSchema = finite.min(0).max(1e6).default(0).meta({ description: 'η at the end, and from there on' });
 
+const levenbergMarquardtSchema = z
+  .strictObject({
+    kind: z.literal('levenberg-marquardt'),
+    initial: rateSchema.default(10).meta({ description: 'η of the first step' }),
+    every: z
+      .int()
+      .min(1)
+      .max(100_000)
+      .default(5)
+      .meta({ description: 'Steps between two judgements; in layers mode, how often to send previous_losses' }),
+    low: finite.min(0).max(1).default(0.25).meta({ description: 'ρ below this divides η by the factor' }),
+    high: finite.min(0).max(1).default(0.75).meta({ description: 'ρ above this multiplies η by the factor' }),
+    factor: finite.gt(1).max(1000).default(1.5).meta({ description: 'How far one judgement moves η' }),
+    minimum: rateSchema.default(0.001).meta({ description: 'Smallest η' }),
+    maximum: rateSchema.default(1000).meta({ description: 'Largest η' }),
+  })
+  .superRefine(({ initial, low, high, minimum, maximum }, context) => {
+    if (low >= high) {
+      const message = `it must be less than high, ${String(high)}`;
+      context.addIssue({ code: 'custom', path: ['low'], message, input: low });
+    }
+    if (initial < minimum || initial > maximum) {
+      const message = `it must lie between minimum, ${String(minimum)}, and maximum, ${String(maximum)}`;
+      context.addIssue({ code: 'custom', path: ['initial'], message, input: initial });
+    }
+  })
+  .meta({
+    id: 'LevenbergMarquardtLearningRate',
+    description:
+      'η by how a step does on the next batch: ρ = change of that batch’s mean loss / change that the quadratic model predicted for ' +
+      'the step’s own. In layers mode a step that carries previous_losses, the losses of its batch under the parameters before ' +
+      'the last step, judges that step; without them η stays',
+  });
+
 const learningRateSchema = z
   .discriminatedUnion('kind', [
     z
@@ -70,6 +104,7 @@ const learningRateSchema = z
         id: 'LeverageLearningRate',
         description: 'η = c / E[mean_i(h_i Σ_t (N_t)_ii / B)], N_t at unit learning rate: one number for every metric',
       }),
+    levenbergMarquardtSchema,
   ])
   .meta({ id: 'LearningRate' });
 
@@ -353,7 +388,9 @@ export const optimizerSchema = z
           'with an update reply',
       }),
   })
-  .superRefine(({ terminalCurvature, batchCoupling, valueRegularization, weightDecay, groups }, context) => {
+  .superRefine((optimizer, context) => {
+    const { terminalCurvature, batchCoupling, valueRegularization, learningRate, lookahead, weightDecay, groups } =
+      optimizer;
     if (batchCoupling !== 'full' && terminalCurvature.kind !== 'gradient') {
       const message = `it takes terminal curvature "gradient", not "${terminalCurvature.kind}"; or batchCoupling "full"`;
       context.addIssue({ code: 'custom', path: ['batchCoupling'], message, input: batchCoupling });
@@ -361,6 +398,11 @@ export const optimizerSchema = z
     if (batchCoupling === 'paper-faithful' && valueRegularization > 0) {
       const message = 'the paper-faithful recursion has no such regularisation; leave it 0';
       context.addIssue({ code: 'custom', path: ['valueRegularization'], message, input: valueRegularization });
+    }
+    if (lookahead !== null && learningRate.kind === 'levenberg-marquardt') {
+      const message =
+        'learningRate "levenberg-marquardt" judges what a step predicts, and lookahead takes part of some steps back; use one of them';
+      context.addIssue({ code: 'custom', path: ['lookahead'], message, input: lookahead });
     }
     if (weightDecay?.kind !== 'decoupled') return;
     for (const [index, { weightDecayFactor }] of groups.entries()) {
@@ -375,6 +417,7 @@ export const optimizerSchema = z
 export type Optimizer = z.output<typeof optimizerSchema>;
 export type ControlMetric = z.output<typeof metricSchema>;
 export type LearningRate = z.output<typeof learningRateSchema>;
+export type LevenbergMarquardt = z.output<typeof levenbergMarquardtSchema>;
 export type ParameterGroup = z.output<typeof parameterGroupSchema>;
 export type Lookahead = z.output<typeof lookaheadSchema>;
 export type KroneckerMetric = z.output<typeof kroneckerMetricSchema>;
@@ -396,4 +439,9 @@ export function sentColumns(curvature: TerminalCurvature): number {
     case 'gauss-newton':
       return curvature.columns;
   }
+}
+
+/** Whether the step with this sequence number judges the one before it, by the losses that its batch had before that one. */
+export function judgesLastStep(rule: LearningRate, step: number): boolean {
+  return rule.kind === 'levenberg-marquardt' && step > 0 && step % rule.every === 0;
 }

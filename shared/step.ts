@@ -21,6 +21,8 @@ import type { Dtype, SafetensorsHeader } from './safetensors.ts';
 export const TENSOR = {
   /** Request: per-sample losses φ_i, [B]. */
   losses: 'losses',
+  /** Request, with the Levenberg–Marquardt rule: losses of the same samples under the parameters before the last step, [B]. */
+  previousLosses: 'previous_losses',
   /** Request: input activations, [B, …]. */
   input: (layer: string) => `layers.${layer}.input`,
   /** Request: per-sample gradients of each sample's own loss in the pre-activations, [B, …]. */
@@ -60,7 +62,7 @@ type HostedStepDefinition = Extract<StepDefinition, { mode: 'hosted' }>;
 /** A tensor that a step in `layers` mode carries. */
 export type LayersStepTensor = ExpectedTensor &
   (
-    | { readonly role: 'losses'; readonly layer: null }
+    | { readonly role: 'losses' | 'previousLosses'; readonly layer: null }
     | { readonly role: 'input' | 'lossGradient' | 'columnGradient'; readonly layer: string }
     | { readonly role: 'parameter'; readonly layer: string; readonly parameter: ParameterName }
   );
@@ -142,7 +144,7 @@ export function layerTensors(layer: Layer): {
       };
 }
 
-/** The tensors a step of this session carries, no more and no fewer. */
+/** The tensors a step of this session carries; no others. */
 export function expectedTensors({
   layers,
   optimizer,
@@ -152,6 +154,10 @@ export function expectedTensors({
   const expected: [LayersStepTensor, ...LayersStepTensor[]] = [
     { name: TENSOR.losses, layer: null, role: 'losses', shape: ['B'], ...always },
   ];
+  if (optimizer.learningRate.kind === 'levenberg-marquardt') {
+    const previous = { dtypes: STEP_DTYPES, presence: 'optional' } as const;
+    expected.push({ name: TENSOR.previousLosses, layer: null, role: 'previousLosses', shape: ['B'], ...previous });
+  }
   for (const layer of layers) {
     const { input, output } = activationShapes(layer);
     const names = layerTensors(layer);

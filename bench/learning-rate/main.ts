@@ -1,6 +1,6 @@
 /**
- * npm run bench:learning-rate: what the leverage rule is worth against a fixed learning rate, for three metrics, on DIGITS. Writes
- * docs/results/learning-rate.json and, from it, docs/results/learning-rate.md.
+ * npm run bench:learning-rate: what the leverage and the Levenberg–Marquardt rule are worth against a fixed learning rate, for
+ * three metrics, on DIGITS. Writes docs/results/learning-rate.json and, from it, docs/results/learning-rate.md.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { DdpnoptClient } from '../../clients/js/index.ts';
@@ -22,9 +22,10 @@ try {
   for (const metric of METRICS) {
     for (const rule of RULES) {
       for (const value of VALUES) {
-        const accuracies: number[] = [];
-        for (const seed of SEEDS) accuracies.push(await accuracyOf(client, metric, rule, value, seed));
-        cells.push({ metric, rule, value, accuracies });
+        const runs: Run[] = [];
+        for (const seed of SEEDS) runs.push(await train(client, metric, rule, value, seed));
+        const accuracies = runs.map(({ accuracy }) => accuracy);
+        cells.push({ metric, rule, value, accuracies, lastRates: runs.map(({ lastRate }) => lastRate) });
         process.stdout.write(`${metric} ${rule} ${String(value)}: ${accuracies.map((a) => a.toFixed(3)).join(' ')}\n`);
       }
     }
@@ -33,26 +34,34 @@ try {
   await stack.stop();
 }
 
-/** Test accuracy after the last epoch; 0 if the run diverged and a step was refused. */
-async function accuracyOf(
+interface Run {
+  /** Test accuracy after the last epoch; 0 if the run diverged and a step was refused. */
+  readonly accuracy: number;
+  /** η of the last step. */
+  readonly lastRate: number;
+}
+
+async function train(
   client: DdpnoptClient,
   metric: Cell['metric'],
   rule: Cell['rule'],
   value: number,
   seed: number,
-): Promise<number> {
+): Promise<Run> {
   const { task, initial } = await prepareComparison(seed);
   const network = initial.clone();
+  const learningRate = rule === 'levenberg-marquardt' ? { kind: rule, initial: value } : { kind: rule, value };
   const session = await client.createSession({
     layers: network.layers.map(({ name, inputs, outputs }) => ({ name, kind: 'dense' as const, inputs, outputs })),
-    optimizer: { metric: { kind: metric }, learningRate: { kind: rule, value }, coupling: 'gauss-newton-step' },
+    optimizer: { metric: { kind: metric }, learningRate, coupling: 'gauss-newton-step' },
   });
+  const lastRate = async (): Promise<number> => (await session.describe()).metrics?.learningRate ?? value;
   try {
     const epochs = await trainWithService(network, { ...task, epochs: EPOCHS }, session);
-    return epochs.at(-1)?.testAccuracy ?? 0;
+    return { accuracy: epochs.at(-1)?.testAccuracy ?? 0, lastRate: await lastRate() };
   } catch (error) {
     if (!(error instanceof Error) || error.name !== 'DdpnoptError') throw error;
-    return 0;
+    return { accuracy: 0, lastRate: await lastRate() };
   } finally {
     await session.delete();
   }

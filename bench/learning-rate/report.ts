@@ -3,15 +3,17 @@ import { markdownTable } from '../markdown.ts';
 import type { Provenance } from '../provenance.ts';
 
 export const METRICS = ['identity', 'adam', 'kronecker'] as const;
-export const RULES = ['constant', 'leverage'] as const;
+export const RULES = ['constant', 'leverage', 'levenberg-marquardt'] as const;
 
 export interface Cell {
   readonly metric: (typeof METRICS)[number];
   readonly rule: (typeof RULES)[number];
-  /** η of the constant rule, c of the leverage rule. */
+  /** η of the constant rule, c of the leverage rule, the first η of the Levenberg–Marquardt rule. */
   readonly value: number;
   /** Test accuracy per seed; 0 where the run diverged. */
   readonly accuracies: readonly number[];
+  /** η of the last step, per seed. */
+  readonly lastRates: readonly number[];
 }
 
 export interface LearningRateResults extends Provenance {
@@ -24,33 +26,51 @@ export interface LearningRateResults extends Provenance {
   readonly cells: readonly Cell[];
 }
 
-const RULE_NAMES = { constant: 'fixed η', leverage: 'leverage rule, c' } as const;
+const RULE_NAMES = {
+  constant: 'fixed η',
+  leverage: 'leverage rule, c',
+  'levenberg-marquardt': 'Levenberg–Marquardt rule, first η',
+} as const;
 
 export function renderLearningRates(results: LearningRateResults): string {
   const { command, machine, revision, engine, epochs, widths, batchSize, seeds, values, cells } = results;
-  const rows = METRICS.flatMap((metric) =>
+  const cellOf = (metric: Cell['metric'], rule: Cell['rule'], value: number): Cell | undefined =>
+    cells.find((cell) => cell.metric === metric && cell.rule === rule && cell.value === value);
+  const accuracies = METRICS.flatMap((metric) =>
     RULES.map((rule) => {
-      const means = values.map((value) => {
-        const cell = cells.find((other) => other.metric === metric && other.rule === rule && other.value === value);
-        const accuracies = cell?.accuracies ?? [];
-        return accuracies.reduce((sum, accuracy) => sum + accuracy, 0) / accuracies.length;
-      });
+      const means = values.map((value) => mean(cellOf(metric, rule, value)?.accuracies ?? []));
       const best = Math.max(...means);
       return [
         `${metric}, ${RULE_NAMES[rule]}`,
-        ...means.map((mean) => (mean >= best - 0.01 ? `**${percent(mean)}**` : percent(mean))),
+        ...means.map((share) => (share >= best - 0.01 ? `**${percent(share)}**` : percent(share))),
       ];
     }),
   );
-  return `# Fixed learning rate and leverage rule
+  const lastRates = METRICS.map((metric) => [
+    metric,
+    ...values.map((value) => {
+      const rates = cellOf(metric, 'levenberg-marquardt', value)?.lastRates ?? [];
+      return Math.exp(mean(rates.map(Math.log))).toPrecision(2);
+    }),
+  ]);
+  return `# Rules for the learning rate
 
 Made by \`${command}\` at revision ${revision}; engine ${engine}; ${machine}.
 
 DIGITS, network ${widths.join('-')}, batches of ${String(batchSize)}, ${String(epochs)} epochs, coupling \`gauss-newton-step\`, defaults otherwise: mean test accuracy in %
-over seeds ${seeds.join(', ')}, for each value of η, or of the leverage rule's c. Bold: within one point of the row's best.
+over seeds ${seeds.join(', ')}, for each value of η, of the leverage rule's c, or of the η with which the Levenberg–Marquardt rule
+starts. Bold: within one point of the row's best.
 
-${markdownTable(['metric, rule', ...values.map(String)], rows)}
+${markdownTable(['metric, rule', ...values.map(String)], accuracies)}
+
+Where the Levenberg–Marquardt rule had taken η by the last step, from each first η (geometric mean over the seeds):
+
+${markdownTable(['metric', ...values.map(String)], lastRates)}
 `;
+}
+
+function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
 }
 
 function percent(share: number): string {

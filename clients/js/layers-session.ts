@@ -24,6 +24,11 @@ export interface LayerInput {
 export interface StepInput {
   /** The loss of each sample, [B]. */
   readonly losses: TensorValues;
+  /**
+   * The losses of the same samples under the parameters before the last step, [B]; with learning rate "levenberg-marquardt", which
+   * judges the last step by them. Not with the first step.
+   */
+  readonly previousLosses?: TensorValues;
   /** By layer name. */
   readonly layers: Readonly<Record<string, LayerInput>>;
 }
@@ -60,19 +65,17 @@ export class TrainingSession extends ClientSession<LayersSession> {
 
   #tensorsOf(input: StepInput): NamedTensor[] {
     const batch = input.losses.length;
-    return expectedTensors(this.session).map((tensor): NamedTensor => {
+    return expectedTensors(this.session).flatMap((tensor): NamedTensor[] => {
       const { name, shape } = tensor;
       const values = valuesOf(input, tensor);
+      if (values === undefined && tensor.presence === 'optional') return [];
       if (values === undefined) throw new RangeError(`the step lacks ${name}`);
       const known = shape.reduce<number>(
         (size, axis) => (axis === 'B' ? size * batch : axis === 'S' ? size : size * axis),
         1,
       );
-      return {
-        name,
-        shape: shape.map((axis) => (axis === 'B' ? batch : axis === 'S' ? values.length / known : axis)),
-        values,
-      };
+      const sizes = shape.map((axis) => (axis === 'B' ? batch : axis === 'S' ? values.length / known : axis));
+      return [{ name, shape: sizes, values }];
     });
   }
 
@@ -117,10 +120,12 @@ export class TrainingSession extends ClientSession<LayersSession> {
   }
 }
 
-function valuesOf({ losses, layers }: StepInput, tensor: LayersStepTensor): TensorValues | undefined {
+function valuesOf({ losses, previousLosses, layers }: StepInput, tensor: LayersStepTensor): TensorValues | undefined {
   switch (tensor.role) {
     case 'losses':
       return losses;
+    case 'previousLosses':
+      return previousLosses;
     case 'input':
       return layers[tensor.layer]?.input;
     case 'lossGradient':

@@ -61,7 +61,9 @@ export async function runService(
   );
   const epochs = await trainWithService(network, task, session, observer, signal);
   await session.delete();
-  return { optimizer: 'DDPNOpt', learningRate: session.session.optimizer.learningRate.value, epochs };
+  const { learningRate } = session.session.optimizer;
+  const rate = learningRate.kind === 'levenberg-marquardt' ? learningRate.initial : learningRate.value;
+  return { optimizer: 'DDPNOpt', learningRate: rate, epochs };
 }
 
 /** All runs of both baselines, one per learning rate. */

@@ -15,12 +15,18 @@ export interface StepReport {
   readonly bytesReceived: number;
 }
 
+export interface StepOptions {
+  /** The batch's losses under the parameters before the last step, which judge that step (Levenberg–Marquardt rule). */
+  readonly previousLosses?: Float32Array;
+  readonly signal?: AbortSignal;
+}
+
 /** Takes one step and changes the network's parameters. */
 export async function serviceStep(
   network: MultilayerPerceptron,
   batch: MiniBatch,
   session: TrainingSession,
-  signal?: AbortSignal,
+  { previousLosses, signal }: StepOptions = {},
 ): Promise<StepReport> {
   const pass = network.forward(batch);
   const gradients = network.backward(pass, batch.labels);
@@ -30,7 +36,11 @@ export async function serviceStep(
     return [name, { input, outputGradient: at(gradients, t), parameters: { weight, bias } }] as const;
   });
   const reply = await session.step(
-    { losses: pass.losses, layers: Object.fromEntries(layers) },
+    {
+      losses: pass.losses,
+      ...(previousLosses === undefined ? {} : { previousLosses }),
+      layers: Object.fromEntries(layers),
+    },
     signal === undefined ? {} : { signal },
   );
   const { bytesSent, bytesReceived, metrics } = reply;

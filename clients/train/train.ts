@@ -2,6 +2,7 @@
 import type { TrainingSession } from '../js/index.ts';
 import type { LabelledData } from '../datasets/digits/digits.ts';
 import type { LocalOptimizer } from './baselines.ts';
+import { judgesLastStep } from '../../shared/optimizer.ts';
 import { miniBatches, type MiniBatch } from './data.ts';
 import { serviceStep } from './feedback-step.ts';
 import type { MultilayerPerceptron } from './multilayer-perceptron.ts';
@@ -47,8 +48,15 @@ export async function trainWithService(
   observer: TrainingObserver = {},
   signal?: AbortSignal,
 ): Promise<EpochReport[]> {
+  const { learningRate } = session.session.optimizer;
+  let beforeLastStep: MultilayerPerceptron | null = null;
   return run(network, task, observer, signal, async (batch) => {
-    const { lossBefore, bytesSent, bytesReceived } = await serviceStep(network, batch, session, signal);
+    const previousLosses: Float32Array | undefined = beforeLastStep?.forward(batch).losses;
+    beforeLastStep = judgesLastStep(learningRate, session.nextStep + 1) ? network.clone() : null;
+    const { lossBefore, bytesSent, bytesReceived } = await serviceStep(network, batch, session, {
+      ...(previousLosses === undefined ? {} : { previousLosses }),
+      ...(signal === undefined ? {} : { signal }),
+    });
     return { loss: lossBefore, bytes: bytesSent + bytesReceived };
   });
 }

@@ -27,6 +27,7 @@ Mode \`layers\`:
 | tensor | shape | |
 |---|---|---|
 | \`losses\` | [B] | the loss of each sample |
+| \`previous_losses\` | [B] | optional, with learning rate \`levenberg-marquardt\`: the losses of the same samples under the parameters before the last step, which judge that step; not with the first step |
 | \`layers.<name>.input\` | [B, …] | what the layer was given |
 | \`layers.<name>.output_grad\` | [B, …] | gradient of each sample’s own loss in the layer’s pre-activation, not divided by B |
 | \`layers.<name>.curvature_grad\` | [B, r, …] | the same for the r columns of the terminal curvature; with \`gauss-newton\` and \`sampled-fisher\` (r = 1) |

@@ -52,6 +52,10 @@ export interface OptimizerState {
   readonly displacement: readonly (readonly Tensor[])[] | null;
   /** Bias-corrected running average of the batches' leverage; null without the leverage rule and before the first step. */
   readonly leverage: number | null;
+  /** η of the last step; null without the Levenberg–Marquardt rule and before the first step. */
+  readonly learningRate: number | null;
+  /** The change of the mean loss that the last step's model predicted; null as `learningRate`. */
+  readonly predictedChange: number | null;
   /** Refreshes that failed and kept the last good factorisation, over all blocks and steps. */
   readonly failedFactorizations: number;
 }
@@ -62,5 +66,7 @@ export const INITIAL_STATE: OptimizerState = {
   velocities: null,
   displacement: null,
   leverage: null,
+  learningRate: null,
+  predictedChange: null,
   failedFactorizations: 0,
 };

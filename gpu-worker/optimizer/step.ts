@@ -11,8 +11,9 @@
  */
 import { ProblemError } from '../../shared/errors.ts';
 import type { Layer } from '../../shared/layer.ts';
-import { sentColumns, type LearningRate, type Optimizer } from '../../shared/optimizer.ts';
+import { sentColumns, type LearningRate, type LevenbergMarquardt, type Optimizer } from '../../shared/optimizer.ts';
 import { groupFactors } from '../../shared/parameter-groups.ts';
+import { TENSOR } from '../../shared/step.ts';
 import { allFinite, tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
 import { applyInverse, type InverseMetric } from './curvature/inverse-metric.ts';
 import { inverseMetric, refreshes, updateMetric, type MetricUpdate } from './curvature/metric.ts';
@@ -32,6 +33,7 @@ import {
 import { terminalWeights } from './losses/terminal-curvature.ts';
 import type { MetricState, OptimizerState } from './state.ts';
 import { batchLeverage, scheduledLearningRate } from './update/learning-rate.ts';
+import { judgedLearningRate, modelChange } from './update/levenberg-marquardt.ts';
 import { clipNorm, limitPredictedDecrease } from './update/limits.ts';
 import { withLookahead } from './update/lookahead.ts';
 import { withMomentum } from './update/momentum.ts';
@@ -60,6 +62,8 @@ export interface LayerBatch {
 export interface StepBatch {
   /** φ_i, [B]. */
   readonly losses: Tensor;
+  /** The losses of the same samples under the parameters before the last step, [B]; null unless that step is to be judged. */
+  readonly previousLosses: Tensor | null;
   /** In the order of the forward pass. */
   readonly layers: readonly LayerBatch[];
 }
@@ -118,7 +122,14 @@ export function ddpStep(
       const { learningRateFactor } = groupFactors(optimizer.groups, layer.name);
       return expandStage(engine, { D, J }, at(updates, t), decay, learningRateFactor, B);
     });
-    const { learningRate, leverage } = chooseLearningRate(engine, optimizer.learningRate, state, unit, rowWeights, B);
+    const { learningRate, leverage } = chooseLearningRate(
+      engine,
+      optimizer.learningRate,
+      state,
+      unit,
+      rowWeights,
+      batch,
+    );
     const stages = unit.map((stage) => atLearningRate(engine, stage, learningRate));
 
     // Backward pass: Bellman's recursion, from the last stage to the first.
@@ -128,10 +139,20 @@ export function ddpStep(
     const policies = systems.map((system, t): Policy => {
       return { ...at(stages, t), solver: prepareSolver(engine, system, optimizer.solver) };
     });
-    const { reply, velocities, displacement } =
-      replyKind === 'policy'
-        ? { reply: { kind: 'policy', policies } as const, velocities: null, displacement: null }
-        : updateReply(engine, layers, optimizer, state, policies, gradients, batch.losses);
+    const finished =
+      replyKind === 'policy' ? null : finishedChanges(engine, optimizer, state, policies, gradients, batch.losses);
+    const reply: StepReply =
+      finished === null
+        ? { kind: 'policy', policies }
+        : {
+            kind: 'update',
+            changes: finished.changes.map((blocks, t) => parameterChanges(engine, at(layers, t), blocks)),
+          };
+
+    // What the Levenberg–Marquardt rule compares with the next batch. The changes that policies will make are predicted linearly.
+    const isJudged = optimizer.learningRate.kind === 'levenberg-marquardt';
+    const changes = (): Changes => finished?.changes ?? linearRollout(engine, policies);
+    const predictedChange = isJudged ? modelledLossChange(engine, gradients, changes(), rowWeights) : null;
 
     const metrics = updates.map((blocks) => blocks.map((update) => update.state));
     const failures = updates.flat().filter(({ refreshFailed }) => refreshFailed).length;
@@ -140,9 +161,11 @@ export function ddpStep(
       state: {
         step: state.step + 1,
         metrics,
-        velocities,
-        displacement,
+        velocities: finished?.velocities ?? null,
+        displacement: finished?.displacement ?? null,
         leverage,
+        learningRate: isJudged ? learningRate : null,
+        predictedChange,
         failedFactorizations: state.failedFactorizations + failures,
       },
       reply,
@@ -211,58 +234,107 @@ function chooseLearningRate(
   state: OptimizerState,
   unit: readonly Stage[],
   rowWeights: Tensor,
-  batch: number,
+  batch: StepBatch,
 ): { learningRate: number; leverage: number | null } {
-  if (rule.kind !== 'leverage') return { learningRate: scheduledLearningRate(rule, state.step), leverage: null };
-  const diagonals = unit.map((stage) => tangentKernelDiagonal(engine, stage));
-  const kernelDiagonal = diagonals.reduce((sum, diagonal) => engine.add(sum, diagonal));
-  const observed = batchLeverage(engine, kernelDiagonal, rowWeights, batch);
-  const share = biasCorrectedShare(rule.decay, state.step);
-  const leverage = state.leverage === null ? observed : state.leverage + share * (observed - state.leverage);
-  return { learningRate: rule.value / Math.max(leverage, SMALLEST_LEVERAGE), leverage };
+  switch (rule.kind) {
+    case 'leverage': {
+      const diagonals = unit.map((stage) => tangentKernelDiagonal(engine, stage));
+      const kernelDiagonal = diagonals.reduce((sum, diagonal) => engine.add(sum, diagonal));
+      const observed = batchLeverage(engine, kernelDiagonal, rowWeights, batch.losses.shape[0] ?? 1);
+      const share = biasCorrectedShare(rule.decay, state.step);
+      const leverage = state.leverage === null ? observed : state.leverage + share * (observed - state.leverage);
+      return { learningRate: rule.value / Math.max(leverage, SMALLEST_LEVERAGE), leverage };
+    }
+    case 'levenberg-marquardt':
+      return { learningRate: levenbergMarquardtRate(engine, rule, state, batch), leverage: null };
+    case 'constant':
+    case 'step':
+    case 'cosine':
+    case 'one-cycle':
+      return { learningRate: scheduledLearningRate(rule, state.step), leverage: null };
+  }
+}
+
+/** η after the last step's judgement, where this batch brings the losses for it. @throws ProblemError if there is no last step */
+function levenbergMarquardtRate(
+  engine: Engine,
+  rule: LevenbergMarquardt,
+  { learningRate, predictedChange }: OptimizerState,
+  { losses, previousLosses }: StepBatch,
+): number {
+  if (previousLosses === null) return learningRate ?? rule.initial;
+  if (learningRate === null || predictedChange === null) {
+    throw new ProblemError('unknown_tensor', {
+      param: TENSOR.previousLosses,
+      detail: `${TENSOR.previousLosses} came with the first step, which has no step before it to judge.`,
+      remedy: `Send ${TENSOR.previousLosses} with later steps only, every ${String(rule.every)} steps.`,
+    });
+  }
+  const actual = engine.read(mean(engine, engine.subtract(losses, previousLosses)))[0] ?? Number.NaN;
+  return judgedLearningRate(rule, learningRate, predictedChange, actual);
 }
 
 /** Without any gradient there is no leverage; η is then immaterial, but must be finite. */
 const SMALLEST_LEVERAGE = 1e-12;
 
-/** Finished changes: the policies evaluated without a second forward pass, then momentum, limits, decoupled weight decay and lookahead. */
-function updateReply(
+/** Changes per layer and parameter block, [n, c]. */
+type Changes = readonly (readonly Tensor[])[];
+
+/** The policies evaluated without a second forward pass, then momentum, limits, decoupled weight decay and lookahead. */
+function finishedChanges(
   engine: Engine,
-  layers: readonly Layer[],
   { coupling, momentum, lookahead, maximumNorm, maximumPredictedDecrease }: Optimizer,
   state: OptimizerState,
   policies: readonly Policy[],
   gradients: readonly LayerGradients[],
   losses: Tensor,
-): { reply: StepReply } & Pick<OptimizerState, 'velocities' | 'displacement'> {
+): { readonly changes: Changes } & Pick<OptimizerState, 'velocities' | 'displacement'> {
   const predict = coupling === 'gauss-newton-step' ? 'linear' : 'none';
-  let changes = openLoopChanges(engine, policies, predict);
+  let changes: Changes = openLoopChanges(engine, policies, predict);
   const velocities = momentum === 0 ? null : withMomentum(engine, momentum, state.velocities, changes);
   changes = velocities ?? changes;
   if (maximumPredictedDecrease !== null) {
-    const predicted = predictedChange(engine, gradients, changes);
+    const predicted = mean(engine, predictedRows(engine, gradients.map(({ D }) => D), changes)); // prettier-ignore
     changes = limitPredictedDecrease(engine, changes, predicted, mean(engine, losses), maximumPredictedDecrease);
   }
   if (maximumNorm !== null) changes = clipNorm(engine, changes, maximumNorm);
-  changes = changes.map((blocks, t) => lessDecay(engine, at(policies, t), blocks));
-  const ahead =
-    lookahead === null
-      ? { changes, displacement: null }
-      : withLookahead(engine, lookahead, state.displacement, changes, state.step);
-  const named = ahead.changes.map((blocks, t) => parameterChanges(engine, at(layers, t), blocks));
-  return { reply: { kind: 'update', changes: named }, velocities, displacement: ahead.displacement };
+  changes = withoutDecay(engine, policies, changes);
+  if (lookahead === null) return { changes, velocities, displacement: null };
+  return { ...withLookahead(engine, lookahead, state.displacement, changes, state.step), velocities };
 }
 
-/** The change of the mean loss that changes of the parameters predict to first order: (1/B) Σ_t 1ᵀ D_t δu_t. */
-function predictedChange(
+/** The changes that policies make in a second forward pass through the linearised network. */
+function linearRollout(engine: Engine, policies: readonly Policy[]): Changes {
+  return withoutDecay(engine, policies, openLoopChanges(engine, policies, 'linear'));
+}
+
+function withoutDecay(engine: Engine, policies: readonly Policy[], changes: Changes): Changes {
+  return changes.map((blocks, t) => lessDecay(engine, at(policies, t), blocks));
+}
+
+/** What changes of the parameters do to every row to first order: Σ_t J_t δu_t, or Σ_t D_t δu_t. */
+function predictedRows(
   engine: Engine,
-  gradients: readonly LayerGradients[],
-  changes: readonly (readonly Tensor[])[],
+  gradients: readonly (readonly PerSampleGradients[])[],
+  changes: Changes,
 ): Tensor {
-  const perBlock = gradients.flatMap(({ D }, t) =>
-    D.map((rows, block) => mean(engine, timesChange(engine, rows, at(at(changes, t), block)))),
+  const perBlock = gradients.flatMap((blocks, t) =>
+    blocks.map((rows, block) => timesChange(engine, rows, at(at(changes, t), block))),
   );
   return perBlock.reduce((sum, term) => engine.add(sum, term));
+}
+
+/** The change of the mean loss that the quadratic model predicts for changes of the parameters. */
+function modelledLossChange(
+  engine: Engine,
+  gradients: readonly LayerGradients[],
+  changes: Changes,
+  rowWeights: Tensor,
+): number {
+  const columns = predictedRows(engine, gradients.map(({ J }) => J), changes); // prettier-ignore
+  const isGradient = gradients.every(({ D, J }) => D === J);
+  const linear = isGradient ? columns : predictedRows(engine, gradients.map(({ D }) => D), changes); // prettier-ignore
+  return modelChange(engine, linear, columns, rowWeights);
 }
 
 /** Mean of a vector, a scalar. */

@@ -7,7 +7,7 @@
 import { ProblemError } from '../../shared/errors.ts';
 import type { HostedDefinition } from '../../shared/hosted-definition.ts';
 import type { Loss } from '../../shared/loss.ts';
-import type { Lookahead, TerminalCurvature } from '../../shared/optimizer.ts';
+import { judgesLastStep, type Lookahead, type TerminalCurvature } from '../../shared/optimizer.ts';
 import type { ChannelStatistics } from '../model/normalization.ts';
 import {
   changedParameters,
@@ -47,6 +47,8 @@ export interface HostedState {
   readonly weights: Weights;
   /** φ of lookahead: the weights at the last synchronisation; null without lookahead and right after it. */
   readonly slowWeights: Weights | null;
+  /** The weights before the last step, where the next one judges it (Levenberg–Marquardt rule); else null. */
+  readonly previousWeights: Weights | null;
   /** Running statistics of every batch norm, for evaluation. */
   readonly statistics: readonly ChannelStatistics[];
 }
@@ -78,6 +80,7 @@ export function initialHostedState(engine: Engine, { program, seed }: HostedConf
     optimizer: INITIAL_STATE,
     weights: initialWeights(engine, program, seed),
     slowWeights: null,
+    previousWeights: null,
     statistics: program.batchNorms.map(({ channels }) => ({
       mean: engine.tensor(new Float32Array(channels), [channels]),
       variance: engine.tensor(new Float32Array(channels).fill(1), [channels]),
@@ -113,7 +116,12 @@ export function hostedStep(
     // The policies, or the changes where there is no second pass to wait for.
     const layers = program.stages.map(({ layer }) => layer);
     const reply = optimizer.coupling === 'feedback' ? 'policy' : 'update';
-    const batch = stepBatch(trajectory, expansion, lossRows, columnRows, state.weights);
+    const { previousWeights } = state;
+    const previousLosses =
+      previousWeights === null
+        ? null
+        : expandLoss(engine, loss, pass((t) => at(previousWeights, t)).output, truth).values;
+    const batch = stepBatch(trajectory, expansion, lossRows, columnRows, state.weights, previousLosses);
     // Lookahead waits for the weights that the second pass makes.
     const fastOptimizer = { ...optimizer, lookahead: null };
     const result = ddpStep(engine, { layers, optimizer: fastOptimizer, reply }, state.optimizer, batch);
@@ -136,6 +144,7 @@ export function hostedStep(
         optimizer: result.state,
         weights,
         slowWeights,
+        previousWeights: judgesLastStep(optimizer.learningRate, step + 1) ? state.weights : null,
         statistics: runningStatistics(engine, program, state, trajectory),
       },
       lossBefore: mean(engine.read(expansion.values)),
@@ -194,9 +203,11 @@ function stepBatch(
   lossRows: Backpropagation,
   columnRows: Backpropagation | null,
   weights: Weights,
+  previousLosses: Tensor | null,
 ): StepBatch {
   return {
     losses: values,
+    previousLosses,
     layers: inputs.map((input, t) => ({
       input,
       lossGradient: at(lossRows.outputGradients, t),

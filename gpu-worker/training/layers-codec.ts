@@ -53,6 +53,7 @@ export function decodeStep(
       };
       return {
         losses: upload(TENSOR.losses),
+        previousLosses: tensors.has(TENSOR.previousLosses) ? upload(TENSOR.previousLosses) : null,
         layers: definition.layers.map((layer): LayerBatch => {
           const { input, lossGradient, columnGradient } = layerTensors(layer);
           return {

@@ -64,6 +64,7 @@ export function configurationFor(
  *
  * @param columns S_i, n_T × r, the terminal curvature's columns of every sample; unless given, the first r columns of a root of
  *   the loss's Hessian
+ * @param previousLosses φ_i under the parameters before the last step
  */
 export function stepOn(
   engine: Engine,
@@ -72,6 +73,7 @@ export function stepOn(
   network: Network,
   batch: Batch,
   columns?: readonly Matrix[],
+  previousLosses: Float64Array | null = null,
 ): StepResult {
   const trajectory = forward(network, batch.inputs);
   const { inputs, outputGradients } = backpropagate(network, trajectory, batch.objective);
@@ -82,6 +84,7 @@ export function stepOn(
   return engine.scope(() =>
     ddpStep(engine, configuration, state, {
       losses: engine.tensor(phi, [phi.length]),
+      previousLosses: previousLosses === null ? null : engine.tensor(previousLosses, [previousLosses.length]),
       layers: inputs.map((input, t) => ({
         input: upload(input),
         lossGradient: upload(outputGradients[t]!),

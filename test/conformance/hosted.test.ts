@@ -25,6 +25,9 @@ import { MODELS } from '../model/models.ts';
 import {
   ddpStep as oracleStep,
   denseGaussNewtonStep,
+  linearise,
+  predictionJacobians,
+  terminalValue,
   terminalWeights,
   type LossScale,
   type Problem,
@@ -40,6 +43,7 @@ import {
   solve,
   subtract,
   transpose,
+  vec,
   type Matrix,
 } from '../oracle/matrix.ts';
 import { identityMetric, kroneckerMetric } from '../oracle/metric.ts';
@@ -47,7 +51,9 @@ import {
   backpropagate,
   forward,
   losses,
+  mulberry32,
   prediction,
+  randomBatch,
   randomProblem,
   type Batch,
   type Network,
@@ -166,6 +172,62 @@ describe.each(ENGINE_NAMES)('dense nets on the %s engine, against the oracle', a
     if (oracle !== null) expect(Math.abs(result.lossAfter / mean(oracle.losses) - 1)).toBeLessThan(tolerance);
     engine.dispose(tensorsIn(result, engine.isTensor));
   }
+
+  it.each(['gauss-newton-step', 'feedback'] as const)(
+    'the Levenberg–Marquardt rule with %s: every second step judges the last one on its own batch',
+    (coupling) => {
+      const net = { ...NETS[2]!, batchSize: 12 };
+      const rule = { kind: 'levenberg-marquardt', initial: 1, every: 2, factor: 1.5 } as const;
+      const terminal: TerminalCurvature = { kind: 'gradient', lossScale: { floor: 0.5, ceiling: 100 } };
+      const definition = definitionFor(net, { learningRate: rule, metric: { kind: 'identity' }, coupling });
+      const configuration = hostedConfiguration(hostedDefinitionSchema.parse(definition));
+      const random = mulberry32(20);
+      const { network } = randomProblem({ ...net, seed: 19 });
+      engine.scope(() => {
+        let state: HostedState = {
+          ...initialHostedState(engine, configuration),
+          weights: weightsOf(engine, network),
+        };
+        const networkOf = ({ weights }: HostedState): Network =>
+          network.map((stage, t) => {
+            const { weight, bias } = weights[t]!;
+            return { ...stage, weights: asMatrix(engine.read(weight!), engine.read(bias!), stage.weights.cols) };
+          });
+        const meanLossOf = (layers: Network, { inputs, objective }: Batch): number =>
+          mean(losses(prediction(forward(layers, inputs)), objective));
+        let eta: number = rule.initial;
+        let last: { network: Network; predicted: number } | null = null;
+        const moves = new Set<number>();
+        let batch = randomBatch(random, net.widths, net.loss, net.batchSize);
+        for (let n = 0; n < 10; n++) {
+          // The labels are random, so that a step does well on its own batch only, which every fourth step meets again.
+          if (n % 4 !== 0) batch = randomBatch(random, net.widths, net.loss, net.batchSize);
+          const now = networkOf(state);
+          expect(state.previousWeights === null).toBe(n === 0 || n % 2 === 1);
+          if (n > 0 && n % 2 === 0) {
+            const ratio = (meanLossOf(now, batch) - meanLossOf(last!.network, batch)) / last!.predicted;
+            const factor: number = last!.predicted >= 0 ? 1 : ratio > 0.75 ? 1.5 : ratio < 0.25 ? 1 / 1.5 : 1;
+            moves.add(factor);
+            eta *= factor;
+          }
+          const input = engine.tensor(batch.inputs.data, [batch.inputs.rows, batch.inputs.cols]);
+          const step = hostedStep(engine, configuration, state, { input, truth: truthOf(batch) });
+          expect(Math.abs(step.learningRate / eta - 1)).toBeLessThan(1e-12);
+          ({ state } = step);
+          const controlMetrics = now.map(({ weights }) => identityMetric(weights.data.length, eta));
+          const problem: Problem = { network: now, batch, curvature: terminal, controlMetrics };
+          const { deltaU } = oracleStep(problem, 'linear-feedback');
+          const trajectory = forward(now, batch.inputs);
+          const { Vx, Vxx } = terminalValue(prediction(trajectory), batch, terminal);
+          const { controls } = predictionJacobians(linearise(now, trajectory));
+          const deltaX = controls.map((J, t) => multiply(J, vec(deltaU[t]!))).reduce((sum, term) => add(sum, term));
+          const predicted = add(multiply(transpose(Vx), deltaX), scale(multiply(transpose(deltaX), Vxx, deltaX), 0.5));
+          last = { network: now, predicted: predicted.data[0]! };
+        }
+        expect(moves.size).toBeGreaterThan(1);
+      });
+    },
+  );
 
   it.each(['value', 'gauss-newton-step', 'feedback'] as const)(
     'lookahead with %s: every third step the weights go back, and lossAfter is theirs',

@@ -273,6 +273,7 @@ function upload(engine: Engine, cases: readonly LayerCase[], { losses, layers }:
     );
   return {
     losses: engine.tensor(losses, [losses.length]),
+    previousLosses: null,
     layers: layers.map(({ inputs, lossGradients, columnGradients }, t) => ({
       input: cases[t]!.input === null ? null : stack(inputs, cases[t]!.input),
       lossGradient: stack(lossGradients, cases[t]!.output),

@@ -9,8 +9,26 @@ import { withLookahead } from '../../gpu-worker/optimizer/update/lookahead.ts';
 import { ENGINE_NAMES } from '../../gpu-worker/tensor/engine.ts';
 import { loadEngine } from '../../gpu-worker/tensor/index.ts';
 import { optimizerSchema } from '../../shared/optimizer.ts';
-import { ddpStep as oracleStep, type Problem } from '../oracle/bellman.ts';
-import { add, at, build, columnVector, multiply, scale, subtract, transpose, type Matrix } from '../oracle/matrix.ts';
+import {
+  ddpStep as oracleStep,
+  linearise,
+  predictionJacobians,
+  terminalValue,
+  type Problem,
+  type TerminalCurvature,
+} from '../oracle/bellman.ts';
+import {
+  add,
+  at,
+  build,
+  columnVector,
+  multiply,
+  scale,
+  subtract,
+  transpose,
+  vec,
+  type Matrix,
+} from '../oracle/matrix.ts';
 import { identityMetric } from '../oracle/metric.ts';
 import {
   backpropagate,
@@ -133,6 +151,98 @@ describe.each(ENGINE_NAMES)('engine %s', async (name) => {
           weights.reduce((sum, weight) => sum + weight, 0);
         expect(Math.abs(result.learningRate / (3 / average) - 1)).toBeLessThan(tolerance);
       }
+    });
+  });
+
+  describe('the Levenberg–Marquardt rule', () => {
+    const rule = { kind: 'levenberg-marquardt', initial: 20, every: 1, factor: 2, minimum: 5, maximum: 40 } as const;
+    const random = mulberry32(13);
+    const fresh = Array.from({ length: 12 }, () => randomBatch(random, WIDTHS, 'softmax-cross-entropy', 6));
+    const lossesOf = (net: Network, { inputs, objective }: Batch): Float64Array =>
+      losses(prediction(forward(net, inputs)), objective);
+    const mean = (values: Float64Array): number => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+    /** V_xᵀδX + ½ δXᵀV_xxδX with δX = 𝒥δu: what the model predicts for the mean loss. */
+    function model(net: Network, batch: Batch, curvature: TerminalCurvature, changes: readonly Matrix[]): number {
+      const trajectory = forward(net, batch.inputs);
+      const { Vx, Vxx } = terminalValue(prediction(trajectory), batch, curvature);
+      const { controls } = predictionJacobians(linearise(net, trajectory));
+      const deltaX = controls.map((J, t) => multiply(J, vec(changes[t]!))).reduce((sum, term) => add(sum, term));
+      const linear = at(multiply(transpose(Vx), deltaX), 0, 0);
+      return linear + at(multiply(transpose(deltaX), Vxx, deltaX), 0, 0) / 2;
+    }
+
+    const scaled: TerminalCurvature = { kind: 'gradient', lossScale: { floor: 0.5, ceiling: 100 } };
+    const gaussNewton: OptimizerInput = { terminalCurvature: { kind: 'gauss-newton', columns: 3 } };
+    const cases: readonly (readonly [string, OptimizerInput, TerminalCurvature])[] = [
+      ['value', { coupling: 'value' }, scaled],
+      ['gauss-newton-step', { coupling: 'gauss-newton-step' }, scaled],
+      ['feedback, predicted linearly', { coupling: 'feedback' }, scaled],
+      ['value, gauss-newton', { coupling: 'value', ...gaussNewton }, { kind: 'gauss-newton' }],
+      ['gauss-newton-step, gauss-newton', { coupling: 'gauss-newton-step', ...gaussNewton }, { kind: 'gauss-newton' }],
+      ['momentum and a limit', { coupling: 'value', momentum: 0.8, maximumNorm: 3 }, scaled],
+      ['decoupled weight decay', { coupling: 'value', weightDecay: { kind: 'decoupled', rate: 0.05 } }, scaled],
+      ['decoupled weight decay with feedback', { coupling: 'feedback', weightDecay: { kind: 'decoupled', rate: 0.05 } }, scaled], // prettier-ignore
+      ['weight decay as a running cost', { coupling: 'value', weightDecay: { kind: 'running-cost', rate: 0.05 } }, scaled],
+    ]; // prettier-ignore
+
+    it.each(cases)('moves η as the next batch says: %s', (_, options, curvature) => {
+      const configuration = configurationFor(network, { metric: { kind: 'identity' }, learningRate: rule, ...options });
+      let state = INITIAL_STATE;
+      let net = network;
+      let eta: number = rule.initial;
+      let last: { net: Network; predicted: number } | null = null;
+      const moves = new Set<number>();
+      for (const [n, batch] of fresh.entries()) {
+        // Every third step brings no losses, and leaves η as it is.
+        const judged: typeof last = n % 3 === 2 ? null : last;
+        const previous = judged === null ? null : lossesOf(judged.net, batch);
+        if (judged !== null && previous !== null) {
+          const ratio = (mean(lossesOf(net, batch)) - mean(previous)) / judged.predicted;
+          const factor = judged.predicted >= 0 ? 1 : ratio > 0.75 ? 2 : ratio < 0.25 ? 0.5 : 1;
+          moves.add(factor);
+          eta = Math.min(rule.maximum, Math.max(rule.minimum, eta * factor));
+        }
+        const result = stepOn(engine, configuration, state, net, batch, undefined, previous);
+        expect(result.learningRate).toBe(eta);
+        ({ state } = result);
+        let applied: readonly Matrix[];
+        let predicted: readonly Matrix[];
+        if (result.reply.kind === 'policy') {
+          const policies = policiesOf(engine, configuration, result);
+          applied = applyPolicies(policies, net, batch, 'network');
+          // A decay beside the policies is part of the change, but no layer's prediction of the others' contains it.
+          const bare = configurationFor(network, { ...configuration.optimizer, learningRate: { kind: 'constant', value: eta }, weightDecay: null }); // prettier-ignore
+          const plain = applyPolicies(policiesOf(engine, bare, stepOn(engine, bare, INITIAL_STATE, net, batch)), net, batch, 'linearised'); // prettier-ignore
+          const { weightDecay } = configuration.optimizer;
+          predicted = plain.map((change, t) =>
+            build(change.rows, change.cols, (i, j) => {
+              const decays = i < change.rows - 1 && weightDecay !== null;
+              return at(change, i, j) - (decays ? weightDecay.rate * at(net[t]!.weights, i, j) : 0);
+            }),
+          );
+        } else {
+          applied = changesOf(engine, result, net);
+          predicted = applied;
+        }
+        last = { net, predicted: model(net, batch, curvature, predicted) };
+        expect(Math.abs(state.predictedChange! / last.predicted - 1)).toBeLessThan(50 * tolerance);
+        net = net.map((stage, t) => ({ ...stage, weights: add(stage.weights, applied[t]!) }));
+      }
+      expect(moves.size).toBeGreaterThan(1);
+    });
+
+    it('refuses losses that come with the first step, by name', () => {
+      const configuration = configurationFor(network, { learningRate: rule, coupling: 'value' });
+      const batch = fresh[0]!;
+      expect(() =>
+        stepOn(engine, configuration, INITIAL_STATE, network, batch, undefined, lossesOf(network, batch)),
+      ).toThrow(
+        expect.objectContaining({
+          code: 'unknown_tensor',
+          details: expect.objectContaining({ param: 'previous_losses' }) as object,
+        }),
+      );
     });
   });
 

@@ -8,9 +8,18 @@ import type { Tensor } from '../../gpu-worker/tensor/engine.ts';
 import { createReferenceEngine } from '../../gpu-worker/tensor/reference.ts';
 import { encode, readHeader, readValues, type NamedTensor } from '../../shared/safetensors.ts';
 import { layersDefinitionSchema, replyForm, type LayersDefinitionInput } from '../../shared/layers-definition.ts';
+import { stepMetricsSchema } from '../../shared/session.ts';
 import { PARAMETER_NAMES, type ParameterName } from '../../shared/parameter-names.ts';
 import { mulberry32 } from '../oracle/network.ts';
-import { expectProblem, LAYERS, newSession, putStep, stepTensors } from './support.ts';
+import {
+  BATCH as BATCH_SIZE,
+  expectProblem,
+  LAYERS,
+  newSession,
+  putStep,
+  stepTensors,
+  type Answer,
+} from './support.ts';
 
 const BATCH = 3;
 const COLUMNS = 2;
@@ -115,6 +124,7 @@ it.each([
     INITIAL_STATE,
     {
       losses: tensor(losses, [BATCH]),
+      previousLosses: null,
       layers: layers.map(({ name, input, gradient, values }) => ({
         input: input === null ? null : tensor(values.input as Float64Array, [BATCH, ...input]),
         lossGradient: tensor(values.outputGradient as Float64Array, [BATCH, ...gradient]),
@@ -196,5 +206,43 @@ describe('weight decay', () => {
       const entry = header.entries.find((each) => each.name === update)!;
       expect([...readValues(answer.bytes, header, entry)]).toEqual(Array.from(values, (value) => -0.25 * value));
     }
+  });
+});
+
+describe('the Levenberg–Marquardt rule', () => {
+  const RATE = { kind: 'levenberg-marquardt', initial: 8, factor: 2 } as const;
+  const rateAfter = (answer: Answer): number => {
+    expect(answer.status).toBe(200);
+    return stepMetricsSchema.parse(JSON.parse(readHeader(answer.bytes).metadata['metrics']!)).learningRate;
+  };
+  const previousLosses = (shift: number, batch = BATCH_SIZE): NamedTensor => {
+    const [losses] = stepTensors(2);
+    return {
+      name: 'previous_losses',
+      shape: [batch],
+      values: Float32Array.from({ length: batch }, (_, i) => (losses!.values[i] ?? 0) + shift),
+    };
+  };
+  const body = (...tensors: readonly NamedTensor[]) => encode([...stepTensors(2), ...tensors]);
+
+  it('judges the last step when a step carries previous_losses', async () => {
+    const { id } = await newSession(stack.url, { layers: LAYERS, optimizer: { learningRate: RATE } });
+    expect(rateAfter(await putStep(stack.url, id, 0, body()))).toBe(8);
+    expect(rateAfter(await putStep(stack.url, id, 1, body()))).toBe(8);
+    // The last step took the mean loss of this batch down by 100, and the next one up by 100.
+    expect(rateAfter(await putStep(stack.url, id, 2, body(previousLosses(100))))).toBe(16);
+    expect(rateAfter(await putStep(stack.url, id, 3, body(previousLosses(-100))))).toBe(8);
+  });
+
+  it('refuses them with the first step, in another shape, and under another rule', async () => {
+    const { id } = await newSession(stack.url, { layers: LAYERS, optimizer: { learningRate: RATE } });
+    const first = await putStep(stack.url, id, 0, body(previousLosses(1)));
+    expectProblem(first, { status: 422, code: 'unknown_tensor', param: 'previous_losses', mentions: ['first step'] });
+    const short = await putStep(stack.url, id, 0, body(previousLosses(1, BATCH_SIZE - 1)));
+    expectProblem(short, { status: 422, code: 'shape_mismatch', param: 'previous_losses' });
+    const { id: other } = await newSession(stack.url);
+    const unknown = await putStep(stack.url, other, 0, body(previousLosses(1)));
+    expectProblem(unknown, { status: 422, code: 'unknown_tensor', param: 'previous_losses' });
+    expect(rateAfter(await putStep(stack.url, id, 0, body()))).toBe(8);
   });
 });

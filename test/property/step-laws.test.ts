@@ -67,6 +67,7 @@ function upload({ widths, samples }: Pick<Problem, 'widths' | 'samples'>, on: En
       samples.map(({ loss }) => loss),
       [samples.length],
     ),
+    previousLosses: null,
     layers: widths.map((_, t) => ({
       input: stack(samples.map(({ layers }) => layers[t]!.input)),
       lossGradient: stack(samples.map(({ layers }) => layers[t]!.outputGradient)),

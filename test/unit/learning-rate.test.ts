@@ -1,12 +1,14 @@
 /** Learning-rate schedules against values worked out by hand, and layer-name patterns. */
 import { describe, expect, it } from 'vitest';
 import { scheduledLearningRate } from '../../gpu-worker/optimizer/update/learning-rate.ts';
-import { optimizerSchema, type ParameterGroup } from '../../shared/optimizer.ts';
+import { judgedLearningRate } from '../../gpu-worker/optimizer/update/levenberg-marquardt.ts';
+import { judgesLastStep, optimizerSchema, type ParameterGroup } from '../../shared/optimizer.ts';
 import { groupFactors } from '../../shared/parameter-groups.ts';
 
 function rates(schedule: unknown, steps: readonly number[]): number[] {
   const { learningRate } = optimizerSchema.parse({ learningRate: schedule });
-  if (learningRate.kind === 'leverage') throw new Error('not a schedule');
+  if (learningRate.kind === 'leverage' || learningRate.kind === 'levenberg-marquardt')
+    throw new Error('not a schedule');
   return steps.map((step) => scheduledLearningRate(learningRate, step));
 }
 
@@ -40,6 +42,54 @@ describe('schedules', () => {
     expectClose(rates({ kind: 'constant', value: 10, warmUpSteps: 4 }, [0, 1, 2, 3, 4, 5]), [2, 4, 6, 8, 10, 10]);
     const step = { kind: 'step', value: 10, factor: 0.1, every: 2, warmUpSteps: 1 };
     expectClose(rates(step, [0, 1, 2]), [5, 10, 1]);
+  });
+});
+
+describe('the Levenberg–Marquardt rule', () => {
+  const ruleOf = (options: object) => {
+    const { learningRate } = optimizerSchema.parse({ learningRate: { kind: 'levenberg-marquardt', ...options } });
+    if (learningRate.kind !== 'levenberg-marquardt') throw new Error('another rule');
+    return learningRate;
+  };
+
+  it.each([
+    ['better than predicted', -1, -1.2, 15],
+    ['well predicted', -1, -0.8, 15],
+    ['half of what was predicted', -1, -0.5, 10],
+    ['hardly any decrease', -1, -0.1, 10 / 1.5],
+    ['an increase', -1, 3, 10 / 1.5],
+    ['no decrease predicted', 0.2, -1, 10],
+    ['nothing predicted', 0, -1, 10],
+    ['an overflow', Number.NaN, -1, 10],
+  ])('%s: predicted %d, actual %d, η = %d', (_, predicted, actual, expected) => {
+    expect(judgedLearningRate(ruleOf({}), 10, predicted, actual)).toBeCloseTo(expected, 12);
+  });
+
+  it('keeps η within its limits', () => {
+    const rule = ruleOf({ minimum: 8, maximum: 12 });
+    expect(judgedLearningRate(rule, 10, -1, -1)).toBe(12);
+    expect(judgedLearningRate(rule, 10, -1, 1)).toBe(8);
+  });
+
+  it('judges every so many steps, and never the step before the first', () => {
+    const rule = ruleOf({ every: 3 });
+    expect([0, 1, 2, 3, 4, 5, 6].filter((step) => judgesLastStep(rule, step))).toEqual([3, 6]);
+    expect([0, 1, 2].filter((step) => judgesLastStep(ruleOf({ every: 1 }), step))).toEqual([1, 2]);
+  });
+
+  it.each([
+    [{ low: 0.8 }, 'learningRate.low'],
+    [{ initial: 2000 }, 'learningRate.initial'],
+    [{ minimum: 11 }, 'learningRate.initial'],
+    [{ factor: 1 }, 'learningRate.factor'],
+  ])('refuses %o', (options, path) => {
+    const { error } = optimizerSchema.safeParse({ learningRate: { kind: 'levenberg-marquardt', ...options } });
+    expect(error!.issues[0]!.path.join('.')).toBe(path);
+  });
+
+  it('and lookahead exclude each other', () => {
+    const { error } = optimizerSchema.safeParse({ learningRate: { kind: 'levenberg-marquardt' }, lookahead: {} });
+    expect(error!.issues[0]).toMatchObject({ path: ['lookahead'] });
   });
 });
 

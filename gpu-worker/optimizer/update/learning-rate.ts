@@ -1,9 +1,9 @@
-/** The learning rate η of a step: a schedule in the step's number, or the leverage rule. */
+/** The learning rate η of a step: a schedule in the step's number, or the leverage rule. See levenberg-marquardt.ts for the third. */
 import type { LearningRate } from '../../../shared/optimizer.ts';
 import type { Engine, Tensor } from '../../tensor/engine.ts';
 
-/** A schedule: everything but the leverage rule. */
-export type LearningRateSchedule = Exclude<LearningRate, { kind: 'leverage' }>;
+/** A function of the step's number alone. */
+export type LearningRateSchedule = Exclude<LearningRate, { kind: 'leverage' | 'levenberg-marquardt' }>;
 
 /** η of the step with this sequence number, from 0. */
 export function scheduledLearningRate(schedule: LearningRateSchedule, step: number): number {
@@ -12,7 +12,8 @@ export function scheduledLearningRate(schedule: LearningRateSchedule, step: numb
 
 /** η of a step as a share of the largest that its schedule names; 1 for a rule that has no schedule. */
 export function scheduleMultiplier(rule: LearningRate, step: number): number {
-  return rule.kind === 'leverage' ? 1 : scheduledLearningRate(rule, step) / rule.value;
+  if (rule.kind === 'leverage' || rule.kind === 'levenberg-marquardt') return 1;
+  return scheduledLearningRate(rule, step) / rule.value;
 }
 
 /** A factor that grows linearly from 1/(w + 1) to 1 over the first w steps. */
