@@ -54,8 +54,8 @@ export interface OptimizerState {
   readonly leverage: number | null;
   /** η of the last step; null without the Levenberg–Marquardt rule and before the first step. */
   readonly learningRate: number | null;
-  /** The change of the mean loss that the last step's model predicted; null as `learningRate`. */
-  readonly predictedChange: number | null;
+  /** The change of the mean loss that the last step's model predicted, a scalar; null as `learningRate`. */
+  readonly predictedChange: Tensor | null;
   /** Refreshes that failed and kept the last good factorisation, over all blocks and steps. */
   readonly failedFactorizations: number;
 }

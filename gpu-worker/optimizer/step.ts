@@ -14,7 +14,7 @@ import type { Layer } from '../../shared/layer.ts';
 import { sentColumns, type LearningRate, type LevenbergMarquardt, type Optimizer } from '../../shared/optimizer.ts';
 import { groupFactors } from '../../shared/parameter-groups.ts';
 import { TENSOR } from '../../shared/step.ts';
-import { allFinite, tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
+import { tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
 import { applyInverse, type InverseMetric } from './curvature/inverse-metric.ts';
 import { inverseMetric, refreshes, updateMetric, type MetricUpdate } from './curvature/metric.ts';
 import { biasCorrectedShare } from './curvature/moving-average.ts';
@@ -83,6 +83,12 @@ export interface StepResult {
   readonly refreshed: boolean;
 }
 
+/** A step of which it is not known yet whether it stayed within floating point. */
+export interface UncheckedStep extends StepResult {
+  /** Per layer 1 if everything about it is finite, else 0. */
+  readonly finite: readonly Tensor[];
+}
+
 /**
  * @returns the next state and the reply; the tensors of both, and only those, stay alive. Tensors of the old state that did not
  *   change are shared with the new one.
@@ -94,6 +100,21 @@ export function ddpStep(
   state: OptimizerState,
   batch: StepBatch,
 ): StepResult {
+  return engine.scope(() => {
+    const { finite, ...result } = uncheckedStep(engine, configuration, state, batch);
+    engine.evaluate([result, finite]);
+    assertFinite(engine, configuration.layers, finite);
+    return result;
+  });
+}
+
+/** The step without its last check, {@link assertFinite}, for whoever goes on computing before anything is read. */
+export function uncheckedStep(
+  engine: Engine,
+  configuration: StepConfiguration,
+  state: OptimizerState,
+  batch: StepBatch,
+): UncheckedStep {
   return engine.scope(() => {
     const { layers, optimizer, reply: replyKind } = configuration;
     const B = batch.losses.shape[0] ?? 0;
@@ -156,7 +177,6 @@ export function ddpStep(
 
     const metrics = updates.map((blocks) => blocks.map((update) => update.state));
     const failures = updates.flat().filter(({ refreshFailed }) => refreshFailed).length;
-    assertFinite(engine, layers, metrics, policies, reply);
     return {
       state: {
         step: state.step + 1,
@@ -172,6 +192,7 @@ export function ddpStep(
       terminalWeights: h,
       learningRate,
       refreshed: refreshes(optimizer.metric, state.step),
+      finite: finiteLayers(engine, metrics, policies, reply),
     };
   });
 }
@@ -240,6 +261,7 @@ function chooseLearningRate(
     case 'leverage': {
       const diagonals = unit.map((stage) => tangentKernelDiagonal(engine, stage));
       const kernelDiagonal = diagonals.reduce((sum, diagonal) => engine.add(sum, diagonal));
+      engine.evaluate([unit, kernelDiagonal]);
       const observed = batchLeverage(engine, kernelDiagonal, rowWeights, batch.losses.shape[0] ?? 1);
       const share = biasCorrectedShare(rule.decay, state.step);
       const leverage = state.leverage === null ? observed : state.leverage + share * (observed - state.leverage);
@@ -270,8 +292,9 @@ function levenbergMarquardtRate(
       remedy: `Send ${TENSOR.previousLosses} with later steps only, every ${String(rule.every)} steps.`,
     });
   }
-  const actual = engine.read(mean(engine, engine.subtract(losses, previousLosses)))[0] ?? Number.NaN;
-  return judgedLearningRate(rule, learningRate, predictedChange, actual);
+  const number = (tensor: Tensor): number => engine.read(tensor)[0] ?? Number.NaN;
+  const actual = number(mean(engine, engine.subtract(losses, previousLosses)));
+  return judgedLearningRate(rule, learningRate, number(predictedChange), actual);
 }
 
 /** Without any gradient there is no leverage; η is then immaterial, but must be finite. */
@@ -324,13 +347,13 @@ function predictedRows(
   return perBlock.reduce((sum, term) => engine.add(sum, term));
 }
 
-/** The change of the mean loss that the quadratic model predicts for changes of the parameters. */
+/** The change of the mean loss that the quadratic model predicts for changes of the parameters, a scalar. */
 function modelledLossChange(
   engine: Engine,
   gradients: readonly LayerGradients[],
   changes: Changes,
   rowWeights: Tensor,
-): number {
+): Tensor {
   const columns = predictedRows(engine, gradients.map(({ J }) => J), changes); // prettier-ignore
   const isGradient = gradients.every(({ D, J }) => D === J);
   const linear = isGradient ? columns : predictedRows(engine, gradients.map(({ D }) => D), changes); // prettier-ignore
@@ -367,25 +390,29 @@ function at<Item>(items: readonly Item[], index: number): Item {
   return item;
 }
 
-/** Refuses a step whose arithmetic overflowed, before it replaces the state. */
-function assertFinite(
+/** Per layer whether its state, its expansion and its change are finite, a scalar 1 or 0. */
+function finiteLayers(
   engine: Engine,
-  layers: readonly Layer[],
   metrics: readonly (readonly MetricState[])[],
   policies: readonly Policy[],
   reply: StepReply,
-): void {
-  // From the last layer on: S_t contains every later layer, so an overflow shows in the layers before its own as well.
-  for (const [t, layer] of [...layers.entries()].reverse()) {
-    const { solver, blocks } = at(policies, t);
+): Tensor[] {
+  return policies.map(({ solver, blocks }, t) => {
     const expansions = blocks.map(({ transformed, plainStep }) => ({ transformed, plainStep }));
     const changes = reply.kind === 'update' ? at(reply.changes, t) : null;
-    const checked = [...tensorsIn([at(metrics, t), solver, expansions, changes], engine.isTensor)];
-    if (allFinite(engine, checked)) continue;
-    throw new ProblemError('numerical_failure', {
-      param: `layers.${layer.name}`,
-      detail: `The step overflows ${engine.precision} in layer ${layer.name}.`,
-      remedy: 'Check the scale of its inputs and output gradients, or lower the learning rate.',
-    });
-  }
+    return engine.isFinite([...tensorsIn([at(metrics, t), solver, expansions, changes], engine.isTensor)]);
+  });
+}
+
+/** Refuses a step whose arithmetic overflowed, before it replaces the state. @throws ProblemError `numerical_failure` */
+export function assertFinite(engine: Engine, layers: readonly Layer[], finite: readonly Tensor[]): void {
+  // The last layer at fault: S_t contains every later layer, so an overflow shows in the layers before its own as well.
+  const t = finite.findLastIndex((flag) => engine.read(flag)[0] !== 1);
+  if (t < 0) return;
+  const { name } = at(layers, t);
+  throw new ProblemError('numerical_failure', {
+    param: `layers.${name}`,
+    detail: `The step overflows ${engine.precision} in layer ${name}.`,
+    remedy: 'Check the scale of its inputs and output gradients, or lower the learning rate.',
+  });
 }

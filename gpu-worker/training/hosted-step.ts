@@ -6,7 +6,6 @@
  */
 import { ProblemError } from '../../shared/errors.ts';
 import type { HostedDefinition } from '../../shared/hosted-definition.ts';
-import type { Loss } from '../../shared/loss.ts';
 import { judgesLastStep, type Lookahead, type TerminalCurvature } from '../../shared/optimizer.ts';
 import type { ChannelStatistics } from '../model/normalization.ts';
 import {
@@ -32,9 +31,9 @@ import { parameterChanges } from '../optimizer/layers/layer.ts';
 import type { LossExpansion } from '../optimizer/losses/expansion.ts';
 import { expandLoss, type Truth } from '../optimizer/losses/loss.ts';
 import { INITIAL_STATE, type OptimizerState } from '../optimizer/state.ts';
-import { ddpStep, type StepBatch, type StepResult } from '../optimizer/step.ts';
+import { assertFinite, uncheckedStep, type StepBatch, type StepResult } from '../optimizer/step.ts';
 import { synchronises } from '../optimizer/update/lookahead.ts';
-import { allFinite, tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
+import { tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
 import { mean } from './values.ts';
 
 /** A definition made ready to run. */
@@ -124,7 +123,12 @@ export function hostedStep(
     const batch = stepBatch(trajectory, expansion, lossRows, columnRows, state.weights, previousLosses);
     // Lookahead waits for the weights that the second pass makes.
     const fastOptimizer = { ...optimizer, lookahead: null };
-    const result = ddpStep(engine, { layers, optimizer: fastOptimizer, reply }, state.optimizer, batch);
+    const { finite, ...result } = uncheckedStep(
+      engine,
+      { layers, optimizer: fastOptimizer, reply },
+      state.optimizer,
+      batch,
+    );
 
     // The second forward pass changes the weights as it reaches them, or runs on the changed ones.
     const fastWeights: StageParameters[] = [];
@@ -136,20 +140,26 @@ export function hostedStep(
     });
     const { weights, slowWeights } = lookAhead(engine, optimizer.lookahead, state, fastWeights);
     const after = weights === fastWeights ? changed : pass((t) => at(weights, t));
-    const lossAfter = meanLoss(engine, loss, after.output, truth);
+    const { values: lossesAfter } = expandLoss(engine, loss, after.output, truth);
 
-    assertFinite(engine, weights, lossAfter);
+    const next: HostedState = {
+      optimizer: result.state,
+      weights,
+      slowWeights,
+      previousWeights: judgesLastStep(optimizer.learningRate, step + 1) ? state.weights : null,
+      statistics: runningStatistics(engine, program, state, trajectory),
+    };
+    const { terminalWeights } = result;
+    const finiteWeights = engine.isFinite([...tensorsIn(weights, engine.isTensor)]);
+    engine.evaluate([next, expansion.values, lossesAfter, terminalWeights, finite, finiteWeights]);
+    assertFinite(engine, layers, finite);
+    const lossAfter = mean(engine.read(lossesAfter));
+    assertWeightsFinite(engine, finiteWeights, lossAfter);
     return {
-      state: {
-        optimizer: result.state,
-        weights,
-        slowWeights,
-        previousWeights: judgesLastStep(optimizer.learningRate, step + 1) ? state.weights : null,
-        statistics: runningStatistics(engine, program, state, trajectory),
-      },
+      state: next,
       lossBefore: mean(engine.read(expansion.values)),
       lossAfter,
-      terminalWeights: result.terminalWeights,
+      terminalWeights,
       learningRate: result.learningRate,
       refreshed: result.refreshed,
     };
@@ -172,7 +182,9 @@ export function evaluate(
   truth: Truth | null,
 ): Evaluation {
   const { output } = forward(engine, program, (t) => at(weights, t), input, { kind: 'evaluation', statistics });
-  return { outputs: output, loss: truth === null ? null : meanLoss(engine, loss, output, truth) };
+  const losses = truth === null ? null : expandLoss(engine, loss, output, truth).values;
+  engine.evaluate([output, losses]);
+  return { outputs: output, loss: losses === null ? null : mean(engine.read(losses)) };
 }
 
 /** Columns of the terminal curvature at the output, [B·r, C]; null where the loss gradients are the columns. */
@@ -270,10 +282,6 @@ function runningStatistics(
   });
 }
 
-function meanLoss(engine: Engine, loss: Loss, output: Tensor, truth: Truth): number {
-  return mean(engine.read(expandLoss(engine, loss, output, truth).values));
-}
-
 function at<Item>(items: readonly Item[], index: number): Item {
   const item = items[index];
   if (item === undefined) throw new RangeError(`there is no element ${String(index)} among ${String(items.length)}`);
@@ -281,8 +289,8 @@ function at<Item>(items: readonly Item[], index: number): Item {
 }
 
 /** Refuses a step that ends outside floating point, before it replaces the state. */
-function assertFinite(engine: Engine, weights: Weights, lossAfter: number): void {
-  if (Number.isFinite(lossAfter) && allFinite(engine, [...tensorsIn(weights, engine.isTensor)])) return;
+function assertWeightsFinite(engine: Engine, finiteWeights: Tensor, lossAfter: number): void {
+  if (Number.isFinite(lossAfter) && engine.read(finiteWeights)[0] === 1) return;
   throw new ProblemError('numerical_failure', {
     detail: `The loss after the step is ${String(lossAfter)}: the step overflows ${engine.precision}.`,
     remedy: 'Check the scale of the inputs, or lower the learning rate.',

@@ -2,7 +2,7 @@
 import type { LayersDefinition } from '../../shared/layers-definition.ts';
 import { sentColumns } from '../../shared/optimizer.ts';
 import { PARAMETER_NAMES } from '../../shared/parameter-names.ts';
-import { encode, readHeader, type NamedTensor } from '../../shared/safetensors.ts';
+import { encode, readHeader } from '../../shared/safetensors.ts';
 import type { StepMetrics } from '../../shared/session.ts';
 import { checkStepHeader, decayingParameters, layerTensors, TENSOR } from '../../shared/step.ts';
 import { fixedChange, metricWeighted, type Policy } from '../optimizer/ddp/policy.ts';
@@ -76,24 +76,21 @@ function mergeColumns(engine: Engine, gradient: Tensor): Tensor {
   return engine.reshape(gradient, [batch * columns, ...rest]);
 }
 
-/** The body of a reply: its tensors, and the step's metrics in `__metadata__`. */
-export function encodeReply(
-  engine: Engine,
-  { layers }: LayersDefinition,
-  reply: StepReply,
-  metrics: StepMetrics,
-): Uint8Array<ArrayBuffer> {
-  const named = (name: string, tensor: Tensor): NamedTensor => ({
-    name,
-    shape: tensor.shape,
-    values: engine.read(tensor),
-  });
-  const changesOf = (layer: string, changes: ParameterChanges): NamedTensor[] =>
+/** A tensor of a reply. */
+export interface ReplyTensor {
+  readonly name: string;
+  readonly tensor: Tensor;
+}
+
+/** The tensors of a reply. */
+export function replyTensors(engine: Engine, { layers }: LayersDefinition, reply: StepReply): ReplyTensor[] {
+  const named = (name: string, tensor: Tensor): ReplyTensor => ({ name, tensor });
+  const changesOf = (layer: string, changes: ParameterChanges): ReplyTensor[] =>
     PARAMETER_NAMES.flatMap((parameter) => {
       const change = changes[parameter];
       return change === undefined ? [] : [named(TENSOR.update(layer, parameter), change)];
     });
-  const tensors = layers.flatMap((layer, t): NamedTensor[] => {
+  return layers.flatMap((layer, t): ReplyTensor[] => {
     const { name } = layer;
     switch (reply.kind) {
       case 'policy': {
@@ -112,14 +109,23 @@ export function encodeReply(
         return changesOf(name, reply.changes[t] ?? {});
     }
   });
-  return encode(tensors, { metrics: JSON.stringify(metrics) });
+}
+
+/** The body of a reply: its tensors, and the step's metrics in `__metadata__`. */
+export function encodeReply(
+  engine: Engine,
+  tensors: readonly ReplyTensor[],
+  metrics: StepMetrics,
+): Uint8Array<ArrayBuffer> {
+  const named = tensors.map(({ name, tensor }) => ({ name, shape: tensor.shape, values: engine.read(tensor) }));
+  return encode(named, { metrics: JSON.stringify(metrics) });
 }
 
 function coefficientTensors(
   layer: string,
   { solver }: Policy,
-  named: (name: string, tensor: Tensor) => NamedTensor,
-): NamedTensor[] {
+  named: (name: string, tensor: Tensor) => ReplyTensor,
+): ReplyTensor[] {
   switch (solver.kind) {
     case 'cholesky':
       return [named(TENSOR.policyCholesky(layer), solver.factor), named(TENSOR.policyTarget(layer), solver.target)];

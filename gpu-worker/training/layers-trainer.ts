@@ -3,9 +3,9 @@ import { replyForm, type LayersDefinition } from '../../shared/layers-definition
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import type { StepMetrics } from '../../shared/session.ts';
 import { INITIAL_STATE, type OptimizerState } from '../optimizer/state.ts';
-import { ddpStep, type StepConfiguration } from '../optimizer/step.ts';
+import { assertFinite, uncheckedStep, type StepConfiguration } from '../optimizer/step.ts';
 import { disposeReplaced, tensorsIn, type Engine } from '../tensor/engine.ts';
-import { decodeStep, encodeReply } from './layers-codec.ts';
+import { decodeStep, encodeReply, replyTensors } from './layers-codec.ts';
 import type { StepOutcome, Trainer } from './trainer.ts';
 import { mean } from './values.ts';
 
@@ -16,7 +16,10 @@ export function layersTrainer(engine: Engine, definition: LayersDefinition): Tra
   function step(bytes: Uint8Array): StepOutcome {
     const decoded = decodeStep(bytes, definition, engine.precision);
     const next = engine.scope(() => {
-      const result = ddpStep(engine, configuration, state, decoded.upload(engine));
+      const { finite, ...result } = uncheckedStep(engine, configuration, state, decoded.upload(engine));
+      const tensors = replyTensors(engine, definition, result.reply);
+      engine.evaluate([result.state, result.terminalWeights, tensors, finite]);
+      assertFinite(engine, configuration.layers, finite);
       const metrics: StepMetrics = {
         step: state.step,
         batch: decoded.batch,
@@ -27,7 +30,7 @@ export function layersTrainer(engine: Engine, definition: LayersDefinition): Tra
         refreshed: result.refreshed,
         failedFactorizations: result.state.failedFactorizations,
       };
-      return { state: result.state, metrics, body: encodeReply(engine, definition, result.reply, metrics) };
+      return { state: result.state, metrics, body: encodeReply(engine, tensors, metrics) };
     });
     disposeReplaced(engine, state, next.state);
     state = next.state;

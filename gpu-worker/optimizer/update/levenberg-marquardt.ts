@@ -11,16 +11,16 @@ import type { LevenbergMarquardt } from '../../../shared/optimizer.ts';
 import type { Engine, Tensor } from '../../tensor/engine.ts';
 
 /**
- * M of a step.
+ * M of a step, a scalar.
  *
  * @param linear Σ_t D_t δu_t, [B]
  * @param columns Σ_t J_t δu_t, [R]
  * @param rowWeights h of every row of J, [R]
  */
-export function modelChange(engine: Engine, linear: Tensor, columns: Tensor, rowWeights: Tensor): number {
-  const { add, divide, multiply, read, square, sum } = engine;
+export function modelChange(engine: Engine, linear: Tensor, columns: Tensor, rowWeights: Tensor): Tensor {
+  const { add, divide, multiply, square, sum } = engine;
   const curvature = divide(sum(multiply(rowWeights, square(columns)), 0), 2);
-  return read(divide(add(sum(linear, 0), curvature), linear.shape[0] ?? 1))[0] ?? Number.NaN;
+  return divide(add(sum(linear, 0), curvature), linear.shape[0] ?? 1);
 }
 
 /**
