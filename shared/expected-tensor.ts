@@ -34,13 +34,18 @@ export function checkTensors(
   context: string,
 ): BodySizes {
   const known = new Set(expected.map(({ name }) => name));
+  const named = (presence: ExpectedTensor['presence']): string => {
+    const names = expected.filter((tensor) => tensor.presence === presence).map(({ name }) => name);
+    return `${names.slice(0, 4).join(', ')}${names.length > 4 ? ', …' : ''}`;
+  };
+  const optional = named('optional');
   const found = new Map<string, TensorEntry>();
   for (const entry of header.entries) {
     if (!known.has(entry.name)) {
       throw new ProblemError('unknown_tensor', {
         param: entry.name,
         detail: `${JSON.stringify(entry.name)} is no tensor of ${context}.`,
-        remedy: `Send ${[...known].slice(0, 4).join(', ')}${known.size > 4 ? ', …' : ''}, and nothing else.`,
+        remedy: `Send ${named('required')}, and nothing else${optional === '' ? '' : `; ${optional} may be added`}.`,
       });
     }
     found.set(entry.name, entry);
@@ -66,7 +71,7 @@ function checkTensor(
   if (!dtypes.includes(entry.dtype)) {
     throw new ProblemError('dtype_unsupported', {
       param: name,
-      detail: `${name} has dtype ${entry.dtype}; a step takes ${alternatives(dtypes)}.`,
+      detail: `${name} has dtype ${entry.dtype}; ${alternatives(dtypes)} was expected.`,
       remedy: 'Convert the tensor to F32.',
     });
   }
@@ -105,11 +110,15 @@ function batchOf({ name, shape }: ExpectedTensor, entry: TensorEntry | undefined
     });
   }
   const [batch] = entry.shape;
-  if (entry.shape.length !== shape.length || batch === undefined || batch < 1 || batch > LIMITS.batch) {
+  const isBatch = batch !== undefined && batch >= 1 && batch <= LIMITS.batch;
+  if (entry.shape.length !== shape.length || !isBatch) {
     throw new ProblemError('shape_mismatch', {
       param: name,
       detail: `${name} has shape ${formatShape(entry.shape)}; ${formatShape(shape)} with 1 ≤ B ≤ ${String(LIMITS.batch)} was expected.`,
-      remedy: `Send at least one sample and at most ${String(LIMITS.batch)} in a step.`,
+      remedy:
+        entry.shape.length === shape.length
+          ? `Send at least one sample and at most ${String(LIMITS.batch)} at once.`
+          : `Send ${name} with ${String(shape.length)} ${shape.length === 1 ? 'axis' : 'axes'}, the samples along the first.`,
     });
   }
   return batch;

@@ -8,21 +8,24 @@ import { optimizerSchema, type Optimizer } from './optimizer.ts';
 import { ttlSecondsSchema } from './session-lifetime.ts';
 
 export const hostedDefinitionSchema = z
-  .strictObject({
-    mode: z.literal('hosted').meta({
-      description: 'The worker holds model and weights; the client sends mini-batches',
-    }),
-    model: modelSchema,
-    loss: lossSchema,
-    optimizer: optimizerSchema.prefault({}),
-    seed: z
-      .int()
-      .min(0)
-      .max(2 ** 32 - 1)
-      .default(0)
-      .meta({ description: 'Of the initial weights, dropout and drawn labels' }),
-    ttlSeconds: ttlSecondsSchema,
-  })
+  .strictObject(
+    {
+      mode: z.literal('hosted').meta({
+        description: 'The worker holds model and weights; the client sends mini-batches',
+      }),
+      model: modelSchema,
+      loss: lossSchema,
+      optimizer: optimizerSchema.prefault({}),
+      seed: z
+        .int()
+        .min(0)
+        .max(2 ** 32 - 1)
+        .default(0)
+        .meta({ description: 'Of the initial weights, dropout and drawn labels' }),
+      ttlSeconds: ttlSecondsSchema,
+    },
+    { error: ({ code }) => (code === 'unrecognized_keys' ? 'mode "hosted" has no such field' : undefined) },
+  )
   .superRefine(({ model, loss, optimizer }, context) => {
     for (const { path, message } of lossProblems(loss, modelOutputs(model), optimizer.terminalCurvature)) {
       context.addIssue({ code: 'custom', path: [...path], message });
@@ -30,7 +33,7 @@ export const hostedDefinitionSchema = z
     const layers = modelStages(model).map(({ layer }) => layer);
     const parameters = parameterCount(layers);
     if (parameters > LIMITS.modelParameters) {
-      const message = `the model has ${String(parameters)} parameters; at most ${String(LIMITS.modelParameters)} are held`;
+      const message = `the model has ${String(parameters)} parameters; at most ${String(LIMITS.modelParameters)} are held. Use narrower layers`;
       context.addIssue({ code: 'custom', path: ['model'], message });
     }
     const excess = refreshExcess({ layers, optimizer });
@@ -38,7 +41,7 @@ export const hostedDefinitionSchema = z
     const limit = finishedUpdateOption(optimizer);
     if (optimizer.coupling !== 'feedback' || limit === null) return;
     const message =
-      'it works on finished updates, and feedback finishes each in the forward pass; take another coupling';
+      'it works on the finished updates of all layers, and coupling "feedback" finishes each in the second forward pass; take another coupling';
     context.addIssue({ code: 'custom', path: ['optimizer', limit], message });
   })
   .meta({ id: 'HostedDefinition', description: 'The worker runs a declared model' });

@@ -12,16 +12,29 @@ const replySchema = z.enum(['auto', 'update', 'policy']).meta({
     'update: finished parameter changes. policy: factors the client applies. auto: policy for feedback, else update',
 });
 
+/** Who wants a hosted model and forgets to say so lands in this mode. */
+function missingLayers({ input }: { readonly input?: unknown }): string | undefined {
+  if (input !== undefined) return undefined;
+  return 'mode "layers", which is the default, needs them; send mode "hosted" to have the service run a model';
+}
+
 export const layersDefinitionSchema = z
-  .strictObject({
-    mode: z.literal('layers').default('layers').meta({
-      description: 'The client sends each layer’s input activations and per-sample output gradients',
-    }),
-    layers: z.array(layerSchema).min(1).max(LIMITS.layers).meta({ description: 'In the order of the forward pass' }),
-    optimizer: optimizerSchema.prefault({}),
-    reply: replySchema.default('auto'),
-    ttlSeconds: ttlSecondsSchema,
-  })
+  .strictObject(
+    {
+      mode: z.literal('layers').default('layers').meta({
+        description: 'The client sends each layer’s input activations and per-sample output gradients',
+      }),
+      layers: z
+        .array(layerSchema, { error: missingLayers })
+        .min(1)
+        .max(LIMITS.layers)
+        .meta({ description: 'In the order of the forward pass' }),
+      optimizer: optimizerSchema.prefault({}),
+      reply: replySchema.default('auto'),
+      ttlSeconds: ttlSecondsSchema,
+    },
+    { error: ({ code }) => (code === 'unrecognized_keys' ? 'mode "layers" has no such field' : undefined) },
+  )
   .superRefine(({ layers, optimizer, reply }, context) => {
     const names = new Map<string, number>();
     for (const [index, { name }] of layers.entries()) {

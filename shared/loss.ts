@@ -105,12 +105,12 @@ export function lossProblems(
 ): { readonly path: readonly string[]; readonly message: string }[] {
   const problems = [];
   if (loss.kind === 'max-mahalanobis-centre' && loss.classes > outputs + 1) {
-    const message = `${String(loss.classes)} centres do not fit into ${String(outputs)} outputs; at most ${String(outputs + 1)} do`;
+    const message = `${String(loss.classes)} centres do not fit into ${String(outputs)} outputs; at most ${String(outputs + 1)} do. Give the last layer more outputs`;
     problems.push({ path: ['loss', 'classes'], message });
   }
   const classes = classCount(loss, outputs);
   if (loss.kind !== 'mse' && loss.classWeights !== null && loss.classWeights.length !== classes) {
-    const message = `there are ${String(loss.classWeights.length)} weights for ${String(classes)} classes`;
+    const message = `there are ${String(loss.classWeights.length)} weights for ${String(classes)} ${loss.kind === 'logistic' ? 'outputs' : 'classes'}; give one for each, or null`;
     problems.push({ path: ['loss', 'classWeights'], message });
   }
   if (loss.kind === 'multi-margin' && loss.power === 1 && curvature.kind !== 'gradient') {
@@ -118,7 +118,7 @@ export function lossProblems(
     problems.push({ path: ['loss', 'power'], message });
   }
   if (curvature.kind === 'gauss-newton' && curvature.columns !== outputs) {
-    const message = `the exact Hessian has as many columns as the network outputs, ${String(outputs)}`;
+    const message = `a hosted model takes the exact Hessian, with as many columns as the network has outputs: ${String(outputs)}`;
     problems.push({ path: ['optimizer', 'terminalCurvature', 'columns'], message });
   }
   return problems;

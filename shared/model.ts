@@ -9,7 +9,10 @@ import { placeLayers, ShapeError, show, type Placed } from './model-shapes.ts';
 export const modelSchema = z
   .strictObject({
     input: z
-      .union([z.tuple([sizeSchema]), z.tuple([sizeSchema, sizeSchema]), z.tuple([sizeSchema, sizeSchema, sizeSchema])])
+      .union(
+        [z.tuple([sizeSchema]), z.tuple([sizeSchema, sizeSchema]), z.tuple([sizeSchema, sizeSchema, sizeSchema])],
+        `it is [n], [S, n] or [height, width, channels], whole numbers from 1 to ${String(LIMITS.features)}`,
+      )
       .meta({ description: 'Shape of one sample: [n], [S, n] or [height, width, channels]', example: [8, 8, 1] }),
     layers: z
       .array(z.discriminatedUnion('kind', [modelLayerSchema, residualSchema]))
@@ -23,7 +26,8 @@ export const modelSchema = z
       placed = placeLayers(input, layers);
     } catch (error) {
       if (!(error instanceof ShapeError)) throw error;
-      context.addIssue({ code: 'custom', path: ['layers', ...error.path], message: error.message });
+      // Nothing that is asked of a whole model can be asked of this one.
+      context.addIssue({ code: 'custom', path: ['layers', ...error.path], message: error.message, continue: false });
       return;
     }
     const output = placed.at(-1)?.output ?? input;
@@ -34,10 +38,12 @@ export const modelSchema = z
     const names = flattened(placed).flatMap(({ layer }) => ('name' in layer ? [layer.name] : []));
     const repeated = names.find((name, index) => names.indexOf(name) !== index);
     if (repeated !== undefined) {
-      context.addIssue({ code: 'custom', path: ['layers'], message: `two layers are named ${repeated}` });
+      const message = `two layers are named ${repeated}; give every layer a name of its own`;
+      context.addIssue({ code: 'custom', path: ['layers'], message });
     }
     if (flattened(placed).every((layer) => stageOf(layer) === null)) {
-      context.addIssue({ code: 'custom', path: ['layers'], message: 'no layer has parameters to train' });
+      const message = 'no layer has parameters to train; add a dense or conv2d layer';
+      context.addIssue({ code: 'custom', path: ['layers'], message });
     }
   })
   .meta({ id: 'Model', description: 'A feed-forward network, run and trained by the worker' });

@@ -13,7 +13,10 @@ const MODES = ['layers', 'hosted'] as const;
 
 export const sessionDefinitionSchema = z
   .discriminatedUnion('mode', [layersDefinitionSchema, hostedDefinitionSchema], {
-    error: () => `it is one of ${MODES.map((mode) => `"${mode}"`).join(', ')}`,
+    error: ({ input }) =>
+      typeof input === 'object' && input !== null && !Array.isArray(input)
+        ? `${MODES.map((mode) => `"${mode}"`).join(' or ')} was expected`
+        : 'a JSON object was expected',
   })
   .meta({ id: 'SessionDefinition', description: 'Told apart by `mode`; without one it is `layers`' });
 

@@ -241,7 +241,7 @@ function checkStepSize(counted: string, batch: number, excess: (samples: number)
     remedy:
       most === 0
         ? 'Even one sample is too much: use narrower layers, shorter sequences, or another metric or terminal curvature.'
-        : `With these layers send at most ${String(most)} samples in a step.`,
+        : `With these layers send at most ${String(most)} samples at once.`,
   });
 }
 
@@ -253,12 +253,14 @@ function layersExcess(
   const { layers } = definition;
   const { rows, batchWork, batchFactorBytes, gramWork, inputBytes } = stepCost(definition, batch, positions);
   if (batchWork > LIMITS.batchWork || batchFactorBytes > LIMITS.batchFactorBytes) {
-    return `${String(layers.length)} factorisations of ${String(rows)}×${String(rows)}, one per layer, ${String(batchFactorBytes)} bytes together`;
+    return `${String(layers.length)} factorisations of ${String(rows)}×${String(rows)}, one per layer, ${String(batchFactorBytes)} bytes together; the most are ${LIMITS.batchWork.toExponential(1)} operations and ${String(LIMITS.batchFactorBytes)} bytes`;
   }
   if (gramWork > LIMITS.gramWork) {
-    return `${gramWork.toExponential(1)} operations for tangent kernels of explicit per-sample gradients`;
+    return `${gramWork.toExponential(1)} operations for tangent kernels of explicit per-sample gradients, more than ${LIMITS.gramWork.toExponential(1)}`;
   }
-  if (inputBytes > LIMITS.inputBytes) return `${String(inputBytes)} bytes for the patches or one-hot rows of one layer`;
+  if (inputBytes > LIMITS.inputBytes) {
+    return `${String(inputBytes)} bytes for the patches or one-hot rows of one layer, more than ${String(LIMITS.inputBytes)}`;
+  }
   return null;
 }
 
@@ -273,8 +275,10 @@ function hostedExcess({ model, optimizer, ...rest }: HostedStepDefinition, batch
 function passExcess({ model, optimizer }: HostedStepDefinition, batch: number): string | null {
   const { activationBytes, forwardWork } = passCost(model, optimizer, batch);
   if (activationBytes > LIMITS.activationBytes)
-    return `${String(activationBytes)} bytes of activations and their gradients`;
-  if (forwardWork > LIMITS.forwardWork) return `${forwardWork.toExponential(1)} multiplications for one forward pass`;
+    return `${String(activationBytes)} bytes of activations and their gradients, more than ${String(LIMITS.activationBytes)}`;
+  if (forwardWork > LIMITS.forwardWork) {
+    return `${forwardWork.toExponential(1)} multiplications for one forward pass, more than ${LIMITS.forwardWork.toExponential(1)}`;
+  }
   return null;
 }
 

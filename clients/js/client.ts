@@ -19,16 +19,18 @@ export class DdpnoptClient {
     this.#transport = new Transport(url);
   }
 
-  /** Creates a session for a model that the caller runs. @throws DdpnoptError, ConnectionError */
+  /** Creates a session for a model that the caller runs. @throws DdpnoptError, ConnectionError, TypeError for another mode */
   async createSession(definition: LayersDefinitionInput, options: RequestOptions = {}): Promise<TrainingSession> {
+    refuseMode(definition, 'layers', 'createHostedSession');
     return this.#inLayersMode(await this.#create(definition, options));
   }
 
-  /** Creates a session for a model that the service runs. @throws DdpnoptError, ConnectionError */
+  /** Creates a session for a model that the service runs. @throws DdpnoptError, ConnectionError, TypeError for another mode */
   async createHostedSession(
     definition: Omit<HostedDefinitionInput, 'mode'>,
     options: RequestOptions = {},
   ): Promise<HostedTrainingSession> {
+    refuseMode(definition, 'hosted', 'createSession');
     return this.#inHostedMode(await this.#create({ mode: 'hosted', ...definition }, options));
   }
 
@@ -60,4 +62,10 @@ export class DdpnoptClient {
     if (session.mode === 'hosted') return new HostedTrainingSession(this.#transport, session);
     throw new TypeError(`session ${session.id} is in mode "layers"; open it with openSession`);
   }
+}
+
+/** The types do not let another mode through, but JavaScript does: before a session is made that nobody could use. */
+function refuseMode(definition: object, mode: Session['mode'], creator: string): void {
+  if (!('mode' in definition) || definition.mode === undefined || definition.mode === mode) return;
+  throw new TypeError(`the definition is in mode ${JSON.stringify(definition.mode)}; create it with ${creator}`);
 }

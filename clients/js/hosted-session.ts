@@ -41,7 +41,7 @@ export class HostedTrainingSession extends ClientSession<HostedSession> {
   /**
    * Trains on one mini-batch; the next one must wait for its reply. What follows an error is said at `TrainingSession.step`.
    *
-   * @throws DdpnoptError, ConnectionError
+   * @throws DdpnoptError, ConnectionError; RangeError if the values are no whole samples
    */
   step(batch: MiniBatchInput, options: RequestOptions = {}): Promise<StepMetrics> {
     return this.takeStep(
@@ -57,7 +57,7 @@ export class HostedTrainingSession extends ClientSession<HostedSession> {
     return complete(async () => readTensors(new Uint8Array(await answer.arrayBuffer())).tensors);
   }
 
-  /** What the model answers, in evaluation mode. @throws DdpnoptError, ConnectionError */
+  /** What the model answers, in evaluation mode. @throws DdpnoptError, ConnectionError, RangeError as {@link step} */
   async predict(
     { x, y }: Pick<MiniBatchInput, 'x'> & Partial<Pick<MiniBatchInput, 'y'>>,
     options: RequestOptions = {},
@@ -85,7 +85,7 @@ export class HostedTrainingSession extends ClientSession<HostedSession> {
   #samples(x: TensorValues): NamedTensor {
     const { input } = this.session.model;
     const size = input.reduce<number>((product, length) => product * length, 1);
-    return { name: HOSTED_TENSOR.samples, shape: [x.length / size, ...input], values: x };
+    return { name: HOSTED_TENSOR.samples, shape: [rows(HOSTED_TENSOR.samples, x, size), ...input], values: x };
   }
 
   #truth(y: ArrayLike<number>): NamedTensor {
@@ -93,8 +93,14 @@ export class HostedTrainingSession extends ClientSession<HostedSession> {
     const values = y instanceof Float32Array || y instanceof Float64Array ? y : Float32Array.from(y);
     if (truthKind(loss) === 'labels') return { name: HOSTED_TENSOR.truth, shape: [values.length], values };
     const outputs = modelOutputs(model);
-    return { name: HOSTED_TENSOR.truth, shape: [values.length / outputs, outputs], values };
+    return { name: HOSTED_TENSOR.truth, shape: [rows(HOSTED_TENSOR.truth, values, outputs), outputs], values };
   }
+}
+
+/** How many samples these values are. @throws RangeError if they do not end with a whole one */
+function rows(name: string, values: TensorValues, size: number): number {
+  if (values.length % size === 0) return values.length / size;
+  throw new RangeError(`${name} has ${String(values.length)} values; a sample has ${String(size)}`);
 }
 
 function readTensors(body: Uint8Array): {

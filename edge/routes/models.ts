@@ -66,6 +66,7 @@ const postPredictions = createRoute({
       'shape_mismatch',
       'non_finite_value',
       'invalid_index',
+      'numerical_failure',
       'step_too_large',
       'queue_full',
       'worker_protocol',

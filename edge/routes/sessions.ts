@@ -37,6 +37,7 @@ const createSession = createRoute({
       'body_too_large',
       'unsupported_media_type',
       'invalid_parameter',
+      'queue_full',
       'session_limit_reached',
       'worker_protocol',
       'worker_unavailable',

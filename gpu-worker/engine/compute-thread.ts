@@ -29,6 +29,7 @@ export async function startComputeThread(options: ThreadOptions): Promise<Comput
   const calls = new Map<number, Call>();
   let lastCall = 0;
   let stopping = false;
+  let end: Error | null = null;
 
   const ended = new Promise<Error>((resolve) => {
     thread.once('error', (error) => {
@@ -38,11 +39,12 @@ export async function startComputeThread(options: ThreadOptions): Promise<Comput
       resolve(new Error(`the compute thread ended with code ${String(code)}`));
     });
   });
-  let fail: (reason: Error) => void = () => undefined;
+  let fail: (reason: unknown) => void = () => undefined;
   const failed = new Promise<never>((_, reject) => {
     fail = reject;
   });
   void ended.then((reason) => {
+    end = reason;
     for (const { reject } of calls.values()) reject(reason);
     calls.clear();
     // A thread that was told to stop has not failed.
@@ -50,7 +52,10 @@ export async function startComputeThread(options: ThreadOptions): Promise<Comput
   });
 
   await new Promise<void>((resolve, reject) => {
-    failed.catch(reject);
+    failed.catch((cause: unknown) => {
+      const reason = cause instanceof Error ? cause.message : String(cause);
+      reject(new Error(`the tensor engine "${options.engine}" does not load: ${reason}`, { cause }));
+    });
     thread.on('message', (response: Response) => {
       if (response.kind === 'ready') {
         resolve();
@@ -66,9 +71,14 @@ export async function startComputeThread(options: ThreadOptions): Promise<Comput
   function ask<Kind extends WorkKind>(work: WorkOf<Kind>, moved: ArrayBuffer[] = []): Promise<Results[Kind]> {
     const call = ++lastCall;
     return new Promise<Results[Kind]>((resolve, reject) => {
+      // A thread that has ended takes messages and answers none.
+      if (end !== null) {
+        reject(end);
+        return;
+      }
+      thread.postMessage({ call, work } satisfies Request, moved);
       // The thread answers each kind of work with its own kind of result.
       calls.set(call, { resolve: resolve as Call['resolve'], reject });
-      thread.postMessage({ call, work } satisfies Request, moved);
     });
   }
 
@@ -82,7 +92,9 @@ export async function startComputeThread(options: ThreadOptions): Promise<Comput
     predict: (id, body) => ask<'predict'>({ kind: 'predict', id, body }, [body.buffer]),
     close: (id) => {
       // Nobody waits for it: that it cannot be done is a failure of the thread.
-      ask<'close'>({ kind: 'close', id }).catch(fail);
+      ask<'close'>({ kind: 'close', id }).catch((reason: unknown) => {
+        if (!stopping) fail(reason);
+      });
     },
   };
   return {

@@ -57,10 +57,13 @@ export class TrainingSession {
     this.#lastUsed = this.#createdAt;
   }
 
-  /** Makes the session's initial state on the device. @throws ProblemError `queue_full` */
+  /** Makes the session's initial state on the device. @throws ProblemError `queue_full`, `session_not_found` if it was deleted */
   async open(): Promise<void> {
     const { queue, compute } = this.#resources;
-    await queue.run(this.id, () => compute.open(this.id, this.definition));
+    await queue.run(this.id, () => {
+      if (this.#closed) throw sessionNotFound(this.id);
+      return compute.open(this.id, this.definition);
+    });
   }
 
   /** Does some work for a request; until it is done the session does not expire. */

@@ -15,5 +15,7 @@ export async function loadEngine(name: EngineName): Promise<Engine> {
       const { createReferenceEngine } = await import('./reference.ts');
       return createReferenceEngine();
     }
+    default:
+      throw new Error(`there is no tensor engine "${String(name)}"`);
   }
 }

@@ -62,7 +62,7 @@ function decode(
   if (weights !== undefined) {
     assertEach(weights, (value) => value >= 0, {
       code: 'invalid_parameter',
-      rule: 'a number from 0',
+      rule: 'a number of at least 0',
       remedy: 'Weigh a sample with 0 to leave it out.',
     });
   }

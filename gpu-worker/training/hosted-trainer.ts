@@ -1,5 +1,7 @@
 /** Hosted mode: the worker holds model and weights, and runs every pass itself. */
+import { ProblemError } from '../../shared/errors.ts';
 import type { HostedDefinition } from '../../shared/hosted-definition.ts';
+import { HOSTED_TENSOR } from '../../shared/hosted-tensors.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import type { StepMetrics } from '../../shared/session.ts';
 import { disposeReplaced, tensorsIn, type Engine } from '../tensor/engine.ts';
@@ -37,6 +39,7 @@ export function hostedTrainer(engine: Engine, definition: HostedDefinition): Tra
     const { upload, truth } = decodePrediction(bytes, definition, engine.precision);
     const body = engine.scope(() => {
       const { outputs, loss } = evaluate(engine, configuration, state, upload(engine), truth);
+      if (!engine.allFinite([outputs]) || !Number.isFinite(loss ?? 0)) throw overflow(engine.precision);
       return encodePrediction(engine, outputs, loss);
     });
     return { contentType: SAFETENSORS_CONTENT_TYPE, body };
@@ -55,6 +58,15 @@ export function hostedTrainer(engine: Engine, definition: HostedDefinition): Tra
       engine.dispose(tensorsIn(state, engine.isTensor));
     },
   };
+}
+
+/** Infinity and NaN are no prediction, and have no place in an answer. */
+function overflow(precision: Engine['precision']): ProblemError {
+  return new ProblemError('numerical_failure', {
+    param: HOSTED_TENSOR.samples,
+    detail: `What the model answers, or its loss, overflows ${precision}.`,
+    remedy: `Check the scale of ${HOSTED_TENSOR.samples} and ${HOSTED_TENSOR.truth}.`,
+  });
 }
 
 function jsonAnswer(document: object): Answer {

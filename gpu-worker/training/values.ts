@@ -42,8 +42,9 @@ function assertFinite(entry: TensorEntry, values: TensorValues, precision: Engin
   const value = values[index] ?? Number.NaN;
   throw new ProblemError('non_finite_value', {
     param: entry.name,
-    detail: `${entry.name}${formatIndex(index, entry.shape)} is ${String(value)}${Number.isFinite(value) ? ', which is infinite in float32' : ''}.`,
-    remedy: 'Look for a diverged forward pass or a division by zero in the client; the session is as it was before.',
+    detail: `${entry.name}${formatIndex(index, entry.shape)} is ${String(value)}${Number.isFinite(value) ? ', which is infinite in float32' : ''}; a finite number was expected.`,
+    remedy:
+      'Look for a missing value, a division by zero or a diverged forward pass in what you send; the session is as it was before.',
   });
 }
 

@@ -11,6 +11,7 @@ interface Response {
 }
 interface Operation {
   readonly summary?: string;
+  readonly description?: string;
   readonly parameters?: readonly { name: string; in: string; required?: boolean }[];
   readonly requestBody?: { required?: boolean; content: Record<string, unknown> };
   readonly responses: Record<string, Response>;
@@ -119,6 +120,36 @@ describe('/openapi.json', () => {
     expect(document.components.schemas['Problem']!.properties!['code']!['enum']).toEqual(Object.keys(PROBLEMS));
   });
 
+  it('says what hosted mode takes, gives and refuses', () => {
+    const operation = (name: string): Operation => operations.find((each) => each.name === name)!.operation;
+    const SAFETENSORS = 'application/vnd.safetensors';
+    const step = operation('put /v1/sessions/{id}/steps/{n}');
+    const predictions = operation('post /v1/sessions/{id}/predictions');
+    const weights = operation('get /v1/sessions/{id}/weights');
+    for (const tensor of ['`x`', '`y`', '`sample_weights`']) expect(step.description).toContain(tensor);
+    for (const tensor of ['`x`', '`y`']) expect(predictions.description).toContain(tensor);
+    for (const each of [step, predictions]) expect(Object.keys(each.requestBody!.content)).toEqual([SAFETENSORS]);
+    expect(Object.keys(step.responses['200']!.content!).toSorted()).toEqual(['application/json', SAFETENSORS]);
+    expect(step.responses['200']!.content!['application/json']!.schema).toEqual({
+      $ref: '#/components/schemas/StepMetrics',
+    });
+    for (const each of [predictions, weights]) {
+      expect(Object.keys(each.responses['200']!.content!)).toEqual([SAFETENSORS]);
+      expect(each.responses['409']!.description).toContain('`not_hosted`');
+    }
+    for (const word of ['`outputs`', 'evaluation mode', '`__metadata__.loss`']) {
+      expect(predictions.responses['200']!.description).toContain(word);
+    }
+    for (const word of ['`layers.<name>.<parameter>`', '`running_mean`', '`__metadata__`', '`model`', '`step`']) {
+      expect(weights.responses['200']!.description).toContain(word);
+    }
+    for (const code of ['non_finite_value', 'invalid_index', 'numerical_failure', 'step_too_large']) {
+      expect(predictions.responses['422']!.description).toContain(`\`${code}\``);
+    }
+    // The first state of a session is made in its turn.
+    expect(operation('post /v1/sessions').responses['429']!.description).toContain('`queue_full`');
+  });
+
   it('resolves every reference', () => {
     const references = new Set<string>();
     const visit = (value: unknown): void => {
@@ -157,6 +188,11 @@ describe('/openapi.json', () => {
       outputs: { minimum: 1, maximum: 16_384 },
       bias: { default: true },
     });
+    expect(schema('HostedDefinition')).toMatchObject({
+      seed: { default: 0, minimum: 0, maximum: 2 ** 32 - 1 },
+      ttlSeconds: { default: 3600, minimum: 10, maximum: 86_400 },
+    });
+    expect(schema('Model')).toMatchObject({ layers: { minItems: 1, maxItems: 512 } });
     expect(schema('LayersDefinition')).toMatchObject({
       layers: { minItems: 1, maxItems: 512 },
       ttlSeconds: { default: 3600, minimum: 10, maximum: 86_400 },

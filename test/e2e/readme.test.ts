@@ -1,4 +1,4 @@
-/** The README's example runs as it stands. */
+/** The examples of README and guide run as they stand. */
 import { execFile } from 'node:child_process';
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
 
 const ROOT = new URL('../../', import.meta.url);
-// Beside the README, where it tells the reader to put it.
+// Beside the README, where they tell the reader to put them.
 const EXAMPLE = new URL(`example-${String(process.pid)}.mjs`, ROOT);
 
 let stack: LocalStack;
@@ -20,13 +20,30 @@ afterAll(async () => {
   await rm(EXAMPLE, { force: true });
 });
 
-it('fits the line', async () => {
-  const readme = await readFile(new URL('README.md', ROOT), 'utf8');
-  const code = /```js\n(.*?)```/s.exec(readme)![1]!;
+/** What a document's first JavaScript example prints. */
+async function run(document: string): Promise<string> {
+  const text = await readFile(new URL(document, ROOT), 'utf8');
+  const code = /```js\n(.*?)```/s.exec(text)![1]!;
   expect(code).toContain('http://127.0.0.1:8787');
   await writeFile(EXAMPLE, code.replace('http://127.0.0.1:8787', stack.url));
   const { stdout } = await promisify(execFile)(process.execPath, [EXAMPLE.pathname]);
+  return stdout;
+}
+
+it('README: fits the line', async () => {
+  const stdout = await run('README.md');
   const losses = [...stdout.matchAll(/loss ([0-9.e+-]+)/g)].map((match) => Number(match[1]));
   expect(losses).toHaveLength(8);
   expect(losses.at(-1)).toBeLessThan(1e-3 * losses[0]!);
+});
+
+it('the guide’s hosted mode: learns the circle', async () => {
+  const stdout = await run('docs/guide.md');
+  const losses = [...stdout.matchAll(/loss ([0-9.]+), after the step ([0-9.]+)/g)];
+  expect(losses).toHaveLength(20);
+  expect(Number(losses.at(-1)![2])).toBeLessThan(0.2 * Number(losses[0]![1]));
+  expect(stdout).toMatch(/^inside\noutside$/m);
+  for (const line of ['hidden.weight [ 2, 16 ]', 'hidden.bias [ 16 ]', 'out.weight [ 16, 2 ]', 'out.bias [ 2 ]']) {
+    expect(stdout).toContain(`layers.${line}\n`);
+  }
 });

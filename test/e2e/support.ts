@@ -122,6 +122,29 @@ export function rawBody(
   return body;
 }
 
+/** Elements of any type the format knows, as they lie in memory. */
+export interface RawTensor {
+  readonly name: string;
+  readonly dtype: string;
+  readonly shape: readonly number[];
+  readonly values: ArrayBufferView<ArrayBuffer>;
+}
+
+/** A body of tensors of any type, in the order given. */
+export function encodeRaw(tensors: readonly RawTensor[]): Uint8Array<ArrayBuffer> {
+  let end = 0;
+  const header = tensors.map(({ name, dtype, shape, values }) => {
+    const begin = end;
+    end += values.byteLength;
+    return [name, { dtype, shape, data_offsets: [begin, end] }] as const;
+  });
+  const data = new Uint8Array(end);
+  for (const [index, { values }] of tensors.entries()) {
+    data.set(new Uint8Array(values.buffer, values.byteOffset, values.byteLength), header[index]![1].data_offsets[0]);
+  }
+  return rawBody(JSON.stringify(Object.fromEntries(header)), data);
+}
+
 /** A correct step's body whose header the test spoils. */
 export function spoiled(seed: number, spoil: (header: Record<string, HeaderEntry>) => void): Uint8Array<ArrayBuffer> {
   const { header, data } = headerOf(stepBody(seed));

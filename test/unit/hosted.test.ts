@@ -21,7 +21,7 @@ describe('a definition that cannot be is refused', () => {
     ['momentum with feedback', { loss, optimizer: { momentum: 0.5 } }, 'optimizer.momentum', /feedback/],
     ['a norm limit with feedback', { loss, optimizer: { maximumNorm: 1 } }, 'optimizer.maximumNorm', /feedback/],
     ['a trust region with feedback', { loss, optimizer: { maximumPredictedDecrease: 1 } }, 'optimizer.maximumPredictedDecrease', /feedback/], // prettier-ignore
-    ['columns that are not the outputs', { loss, optimizer: { terminalCurvature: { kind: 'gauss-newton', columns: 3 } } }, 'optimizer.terminalCurvature.columns', /as the network outputs, 2/], // prettier-ignore
+    ['columns that are not the outputs', { loss, optimizer: { terminalCurvature: { kind: 'gauss-newton', columns: 3 } } }, 'optimizer.terminalCurvature.columns', /as the network has outputs: 2/], // prettier-ignore
     ['class weights of another number', { loss: { ...loss, classWeights: [1, 2, 3] } }, 'loss.classWeights', /3 weights for 2 classes/], // prettier-ignore
     ['more centres than fit', { loss: { kind: 'max-mahalanobis-centre', classes: 4 } }, 'loss.classes', /4 centres/],
     ['curvature of the plain hinge', { loss: { kind: 'multi-margin', power: 1 }, optimizer: { terminalCurvature: { kind: 'sampled-fisher' } } }, 'loss.power', /power 2/], // prettier-ignore

@@ -248,6 +248,23 @@ describe('deletion', () => {
   });
 });
 
+describe('deletion before the state is made', () => {
+  it('refuses the creation and leaves no tensor', async () => {
+    const busy = await registry.create(newSessionId(), definition());
+    const running = busy.step(0, step(1));
+    const id = newSessionId();
+    const model = { input: [3] as [number], layers: [{ kind: 'dense' as const, name: 'a', outputs: 2 }] };
+    const hosted = sessionDefinitionSchema.parse({ mode: 'hosted', model, loss: { kind: 'mse' } });
+    const creation = registry.create(id, hosted);
+    registry.delete(id);
+    await running;
+    const { liveTensors } = engine;
+    await expect(creation).rejects.toMatchObject({ code: 'session_not_found' });
+    expect(engine.liveTensors).toBe(liveTensors);
+    expect(registry.size).toBe(1);
+  });
+});
+
 describe('a step that fails', () => {
   it('leaves no tensor behind, and the session as it was', async () => {
     const session = await registry.create(newSessionId(), definition());
