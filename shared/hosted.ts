@@ -17,6 +17,8 @@ export const hostedDefinitionSchema = z
       .meta({ description: 'Of the initial weights, dropout and drawn labels' }),
   })
   .superRefine(({ model, loss, optimizer }, context) => {
+    // A model at fault may have no output to hold the loss against.
+    if (context.issues.length > 0) return;
     for (const { path, message } of lossProblems(loss, modelOutputs(model), optimizer.terminalCurvature)) {
       context.addIssue({ code: 'custom', path: [...path], message });
     }
