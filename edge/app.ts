@@ -1,6 +1,7 @@
 /** Assembles the API at the edge. */
 import { OpenAPIHono } from '@hono/zod-openapi';
 import { requestId } from 'hono/request-id';
+import { sessionDefinitionSchema } from '../shared/session.ts';
 import { invalidParameter } from '../shared/validation.ts';
 import type { EdgeEnv } from './environment.ts';
 import { answerProblem, noSuchRoute, refuseOtherMethods } from './middleware/problems.ts';
@@ -14,8 +15,9 @@ export function createApp(): OpenAPIHono<EdgeEnv> {
   const app = new OpenAPIHono<EdgeEnv>({
     defaultHook: async (result, c) => {
       if (result.success) return;
-      const input: unknown = result.target === 'json' ? await c.req.json() : c.req.param();
-      throw invalidParameter(result.error, input);
+      if (result.target !== 'json') throw invalidParameter(result.error, c.req.param(), null);
+      // The only JSON document that clients send.
+      throw invalidParameter(result.error, await c.req.json(), sessionDefinitionSchema);
     },
   });
   app.use(requestId());

@@ -8,7 +8,7 @@ import { COMPARISON, prepareComparison } from '../../clients/train/digits-compar
 import { trainWithService } from '../../clients/train/train.ts';
 import { startStack } from '../../deploy/local/stack.ts';
 import { provenance } from '../provenance.ts';
-import { METRICS, renderLearningRates, RULES, type Cell, type LearningRateResults } from './report.ts';
+import { METRICS, RATIO_LIMITS, renderLearningRates, RULES, type Cell, type LearningRateResults } from './report.ts';
 
 const SEEDS = [0, 1, 2];
 const VALUES = [0.01, 0.1, 1, 10, 100, 1000];
@@ -50,7 +50,10 @@ async function train(
 ): Promise<Run> {
   const { task, initial } = await prepareComparison(seed);
   const network = initial.clone();
-  const learningRate = rule === 'levenberg-marquardt' ? { kind: rule, initial: value } : { kind: rule, value };
+  const learningRate =
+    rule === 'textbook' || rule === 'unseen'
+      ? ({ kind: 'levenberg-marquardt', initial: value, ...RATIO_LIMITS[rule] } as const)
+      : { kind: rule, value };
   const session = await client.createSession({
     layers: network.layers.map(({ name, inputs, outputs }) => ({ name, kind: 'dense' as const, inputs, outputs })),
     optimizer: { metric: { kind: metric }, learningRate, coupling: 'gauss-newton-step' },

@@ -3,7 +3,9 @@ import { markdownTable } from '../markdown.ts';
 import type { Provenance } from '../provenance.ts';
 
 export const METRICS = ['identity', 'adam', 'kronecker'] as const;
-export const RULES = ['constant', 'leverage', 'levenberg-marquardt'] as const;
+/** `textbook` and `unseen`: the Levenberg–Marquardt rule with these limits of ρ. */
+export const RATIO_LIMITS = { textbook: { low: 0.25, high: 0.75 }, unseen: { low: 0, high: 0.1 } } as const;
+export const RULES = ['constant', 'leverage', 'textbook', 'unseen'] as const;
 
 export interface Cell {
   readonly metric: (typeof METRICS)[number];
@@ -29,8 +31,14 @@ export interface LearningRateResults extends Provenance {
 const RULE_NAMES = {
   constant: 'fixed η',
   leverage: 'leverage rule, c',
-  'levenberg-marquardt': 'Levenberg–Marquardt rule, first η',
+  textbook: levenbergMarquardt('textbook'),
+  unseen: levenbergMarquardt('unseen'),
 } as const;
+
+function levenbergMarquardt(limits: keyof typeof RATIO_LIMITS): string {
+  const { low, high } = RATIO_LIMITS[limits];
+  return `Levenberg–Marquardt rule, ρ ${String(low)} to ${String(high)}, first η`;
+}
 
 export function renderLearningRates(results: LearningRateResults): string {
   const { command, machine, revision, engine, epochs, widths, batchSize, seeds, values, cells } = results;
@@ -46,26 +54,28 @@ export function renderLearningRates(results: LearningRateResults): string {
       ];
     }),
   );
-  const lastRates = METRICS.map((metric) => [
-    metric,
-    ...values.map((value) => {
-      const rates = cellOf(metric, 'levenberg-marquardt', value)?.lastRates ?? [];
-      return Math.exp(mean(rates.map(Math.log))).toPrecision(2);
-    }),
-  ]);
+  const lastRates = METRICS.flatMap((metric) =>
+    (['textbook', 'unseen'] as const).map((rule) => [
+      `${metric}, ${RULE_NAMES[rule]}`,
+      ...values.map((value) => {
+        const rates = cellOf(metric, rule, value)?.lastRates ?? [];
+        return Math.exp(mean(rates.map(Math.log))).toPrecision(2);
+      }),
+    ]),
+  );
   return `# Rules for the learning rate
 
 Made by \`${command}\` at revision ${revision}; engine ${engine}; ${machine}.
 
 DIGITS, network ${widths.join('-')}, batches of ${String(batchSize)}, ${String(epochs)} epochs, coupling \`gauss-newton-step\`, defaults otherwise: mean test accuracy in %
 over seeds ${seeds.join(', ')}, for each value of η, of the leverage rule's c, or of the η with which the Levenberg–Marquardt rule
-starts. Bold: within one point of the row's best.
+starts. ρ is the ratio of actual and predicted change within which that rule leaves η. Bold: within one point of the row's best.
 
 ${markdownTable(['metric, rule', ...values.map(String)], accuracies)}
 
 Where the Levenberg–Marquardt rule had taken η by the last step, from each first η (geometric mean over the seeds):
 
-${markdownTable(['metric', ...values.map(String)], lastRates)}
+${markdownTable(['metric, rule', ...values.map(String)], lastRates)}
 `;
 }
 

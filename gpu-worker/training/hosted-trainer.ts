@@ -4,7 +4,7 @@ import type { HostedDefinition } from '../../shared/hosted-definition.ts';
 import { HOSTED_TENSOR } from '../../shared/hosted-tensors.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import type { StepMetrics } from '../../shared/session.ts';
-import { disposeReplaced, tensorsIn, type Engine } from '../tensor/engine.ts';
+import { allFinite, disposeReplaced, tensorsIn, type Engine } from '../tensor/engine.ts';
 import { decodeHostedStep, decodePrediction, encodePrediction, encodeWeights } from './hosted-codec.ts';
 import { evaluate, hostedConfiguration, hostedStep, initialHostedState } from './hosted-step.ts';
 import type { Answer, StepOutcome, Trainer } from './trainer.ts';
@@ -39,7 +39,7 @@ export function hostedTrainer(engine: Engine, definition: HostedDefinition): Tra
     const { upload, truth } = decodePrediction(bytes, definition, engine.precision);
     const body = engine.scope(() => {
       const { outputs, loss } = evaluate(engine, configuration, state, upload(engine), truth);
-      if (!engine.allFinite([outputs]) || !Number.isFinite(loss ?? 0)) throw overflow(engine.precision);
+      if (!allFinite(engine, [outputs]) || !Number.isFinite(loss ?? 0)) throw overflow(engine.precision);
       return encodePrediction(engine, outputs, loss);
     });
     return { contentType: SAFETENSORS_CONTENT_TYPE, body };

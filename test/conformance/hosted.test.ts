@@ -4,7 +4,7 @@
  */
 import { describe, expect, it } from 'vitest';
 import type { Weights } from '../../gpu-worker/model/parameters.ts';
-import { dropoutStream } from '../../gpu-worker/model/streams.ts';
+import { curvatureStream, dropoutStream } from '../../gpu-worker/model/streams.ts';
 import { forward as modelForward, type Mode } from '../../gpu-worker/model/trajectory.ts';
 import { expandLoss } from '../../gpu-worker/optimizer/losses/loss.ts';
 import {
@@ -27,6 +27,7 @@ import {
   denseGaussNewtonStep,
   linearise,
   predictionJacobians,
+  sampleGradients,
   terminalValue,
   terminalWeights,
   type LossScale,
@@ -35,6 +36,7 @@ import {
 } from '../oracle/bellman.ts';
 import {
   add,
+  at,
   build,
   columnVector,
   identity,
@@ -46,10 +48,12 @@ import {
   vec,
   type Matrix,
 } from '../oracle/matrix.ts';
-import { identityMetric, kroneckerMetric } from '../oracle/metric.ts';
+import { adamMetric, ekfacMetric, identityMetric, kroneckerMetric, type LayerStatistics } from '../oracle/metric.ts';
 import {
   backpropagate,
+  backpropagateFrom,
   forward,
+  hessianRoots,
   losses,
   mulberry32,
   prediction,
@@ -57,6 +61,7 @@ import {
   randomProblem,
   type Batch,
   type Network,
+  type Objective,
   type RandomProblem,
 } from '../oracle/network.ts';
 import { asMatrix, parametersOf, relativeError, TOLERANCE } from './drive.ts';
@@ -64,6 +69,7 @@ import { asMatrix, parametersOf, relativeError, TOLERANCE } from './drive.ts';
 type OptimizerInput = NonNullable<HostedDefinitionInput['optimizer']>;
 
 const KRONECKER = { damping: 0.03, decay: 0.8, eta: 2 };
+const ADAM = { epsilon: 0.01, decay: 0.9, eta: KRONECKER.eta };
 const NETS: readonly Omit<RandomProblem, 'seed'>[] = [
   { widths: [5, 3], activation: 'linear', loss: 'softmax-cross-entropy', batchSize: 6 },
   { widths: [4, 5, 3], activation: 'linear', loss: 'mse', batchSize: 6 },
@@ -72,11 +78,73 @@ const NETS: readonly Omit<RandomProblem, 'seed'>[] = [
   { widths: [3, 4, 4, 3, 2], activation: 'sigmoid', loss: 'mse', batchSize: 5 },
   { widths: [4, 6, 2], activation: 'tanh', loss: 'mse', batchSize: 1 },
 ];
-const CURVATURES: readonly TerminalCurvature[] = [
+/** A terminal curvature of the product; gauss-newton with as many columns as outputs. */
+type Curvature =
+  | { readonly kind: 'gradient'; readonly lossScale?: LossScale }
+  | { readonly kind: 'gauss-newton' }
+  | { readonly kind: 'sampled-fisher' };
+
+const CURVATURES: readonly Curvature[] = [
   { kind: 'gradient' },
   { kind: 'gradient', lossScale: { floor: 0.5, ceiling: 100 } },
   { kind: 'gauss-newton' },
+  { kind: 'sampled-fisher' },
 ];
+const METRICS = ['identity', 'kronecker', 'ekfac', 'adam'] as const;
+type Metric = (typeof METRICS)[number];
+
+/** S_i of every sample, n_T × r; null where the loss gradients are the columns. */
+function terminalColumns(curvature: Curvature, output: Matrix, objective: Objective): Matrix[] | null {
+  switch (curvature.kind) {
+    case 'gradient':
+      return null;
+    case 'gauss-newton':
+      return hessianRoots(output, objective);
+    case 'sampled-fisher':
+      return sampledColumns(output, objective, curvatureStream(0, 0));
+  }
+}
+
+/** The gradient of every sample's loss for a truth drawn from the prediction, from the stream of the first step with seed 0. */
+function sampledColumns(output: Matrix, { kind }: Objective, random: () => number): Matrix[] {
+  return Array.from({ length: output.rows }, (_, i) => {
+    if (kind === 'mse') return build(output.cols, 1, () => gaussian(random));
+    const weights = Array.from({ length: output.cols }, (__, j) => Math.exp(at(output, i, j)));
+    const total = weights.reduce((sum, weight) => sum + weight, 0);
+    let rest = random() * total;
+    const label = weights.findIndex((weight) => (rest -= weight) < 0);
+    return build(output.cols, 1, (j) => weights[j]! / total - (j === label ? 1 : 0));
+  });
+}
+
+/** What the oracle's metric sees of every layer. */
+function statistics(
+  network: Network,
+  { inputs, objective }: Batch,
+  columns: readonly Matrix[] | null,
+  h: Float64Array,
+): { rows: LayerStatistics; meanGradient: Matrix }[] {
+  const trajectory = forward(network, inputs);
+  const own = backpropagate(network, trajectory, objective);
+  const r = columns?.[0]?.cols ?? 1;
+  const passes =
+    columns === null
+      ? [own.outputGradients]
+      : Array.from({ length: r }, (_, rho) => {
+          const gradient = build(inputs.rows, columns[0]!.rows, (i, j) => at(columns[i]!, j, rho));
+          return backpropagateFrom(network, trajectory, gradient).outputGradients;
+        });
+  return own.inputs.map((x, t) => {
+    const gradients = own.outputGradients[t]!;
+    const rows = build(x.rows * r, gradients.cols, (index, j) => at(passes[index % r]![t]!, Math.floor(index / r), j));
+    const weights = columns === null ? h : new Float64Array(x.rows * r).fill(1);
+    const shares = build(x.rows, 1, () => 1 / x.rows);
+    return {
+      rows: { inputs: x, outputGradients: rows, terminalWeights: weights },
+      meanGradient: multiply(transpose(sampleGradients(x, gradients)), shares),
+    };
+  });
+}
 
 function definitionFor(net: Omit<RandomProblem, 'seed'>, optimizer: OptimizerInput): HostedDefinitionInput {
   const { activation } = net;
@@ -111,8 +179,8 @@ describe.each(ENGINE_NAMES)('dense nets on the %s engine, against the oracle', a
 
   function check(
     net: Omit<RandomProblem, 'seed'>,
-    metric: 'identity' | 'kronecker',
-    curvature: TerminalCurvature,
+    metric: Metric,
+    curvature: Curvature,
     coupling: 'layerwise' | 'value' | 'feedback' | 'gauss-newton-step',
     weightDecay: OptimizerInput['weightDecay'] = null,
   ): void {
@@ -121,33 +189,46 @@ describe.each(ENGINE_NAMES)('dense nets on the %s engine, against the oracle', a
     const phi = losses(prediction(trajectory), batch.objective);
     const lossScale: LossScale | null = (curvature.kind === 'gradient' ? curvature.lossScale : null) ?? null;
     const h = terminalWeights(phi, lossScale ?? undefined);
-    const { inputs, outputGradients } = backpropagate(network, trajectory, batch.objective);
+    const columns = terminalColumns(curvature, prediction(trajectory), batch.objective);
+    const seen = statistics(network, batch, columns, h);
     const decaying = network.map(({ weights: { rows, cols, data } }) =>
       columnVector(data.map((value, index) => (index < (rows - 1) * cols ? (weightDecay?.rate ?? 0) * value : 0))),
     );
     const problem: Problem = {
       network,
       batch,
-      curvature,
+      curvature: curvature.kind === 'sampled-fisher' ? { kind: 'columns', columns: columns! } : curvature,
       ...(weightDecay?.kind === 'running-cost' ? { costGradients: decaying } : {}),
       ...(weightDecay?.kind === 'decoupled' ? { decoupledDecay: decaying } : {}),
-      controlMetrics: network.map(({ weights }, t) =>
-        metric === 'identity'
-          ? identityMetric(weights.rows * weights.cols, KRONECKER.eta)
-          : kroneckerMetric(
-              [{ inputs: inputs[t]!, outputGradients: outputGradients[t]!, terminalWeights: h }],
-              KRONECKER,
-            ),
-      ),
+      controlMetrics: seen.map(({ rows, meanGradient }, t) => {
+        switch (metric) {
+          case 'identity':
+            return identityMetric(network[t]!.weights.data.length, KRONECKER.eta);
+          case 'kronecker':
+            return kroneckerMetric([rows], KRONECKER);
+          case 'ekfac':
+            return ekfacMetric([rows], KRONECKER);
+          case 'adam':
+            return adamMetric([meanGradient], ADAM);
+        }
+      }),
     };
     const { eta, damping, decay } = KRONECKER;
+    const metrics: Record<Metric, OptimizerInput['metric']> = {
+      identity: { kind: 'identity' },
+      kronecker: { kind: 'kronecker', damping, decay },
+      ekfac: { kind: 'ekfac', damping, decay },
+      adam: { kind: 'adam', decay: ADAM.decay, epsilon: ADAM.epsilon },
+    };
+    const terminal = {
+      gradient: { kind: 'gradient', lossScale },
+      'gauss-newton': { kind: 'gauss-newton', columns: net.widths.at(-1)! },
+      'sampled-fisher': { kind: 'sampled-fisher' },
+    } as const;
     const definition = definitionFor(net, {
       learningRate: { kind: 'constant', value: eta },
-      metric: metric === 'identity' ? { kind: 'identity' } : { kind: 'kronecker', damping, decay },
-      terminalCurvature:
-        curvature.kind === 'gradient'
-          ? { kind: 'gradient', lossScale }
-          : { kind: 'gauss-newton', columns: net.widths.at(-1)! },
+      metric: metrics[metric],
+      terminalCurvature: terminal[curvature.kind],
       coupling,
       weightDecay,
     });
@@ -278,15 +359,12 @@ describe.each(ENGINE_NAMES)('dense nets on the %s engine, against the oracle', a
 
   const cases = NETS.flatMap((net) =>
     CURVATURES.flatMap((curvature) =>
-      (['identity', 'kronecker'] as const)
-        // Here the oracle's factors are those of the loss gradients.
-        .filter((metric) => metric === 'identity' || curvature.kind === 'gradient')
-        .map((metric) => ({
-          net,
-          metric,
-          curvature,
-          name: `${net.widths.join('-')} ${net.activation} ${net.loss}, ${metric}, ${JSON.stringify(curvature)}`,
-        })),
+      METRICS.map((metric) => ({
+        net,
+        metric,
+        curvature,
+        name: `${net.widths.join('-')} ${net.activation} ${net.loss}, ${metric}, ${JSON.stringify(curvature)}`,
+      })),
     ),
   );
   it.each(cases)('$name', ({ net, metric, curvature }) => {

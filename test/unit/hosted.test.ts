@@ -32,6 +32,14 @@ describe('a definition that cannot be is refused', () => {
     expect(issue.message).toMatch(message);
   });
 
+  it.each([
+    [{ kind: 'dense', name: 'a', outputs: 0 }, 'model.layers.0.outputs'],
+    [{ kind: 'residual', layers: [{ kind: 'dense', name: 'a', outputs: 2 }] }, 'model.layers.0'],
+  ])('a model at fault, %j, is refused in its own words', (layer, path) => {
+    const { error } = hostedDefinitionSchema.safeParse({ model: { ...model, layers: [layer] }, loss: { kind: 'mse' } });
+    expect(error!.issues[0]!.path.join('.')).toBe(path);
+  });
+
   it('lookahead with feedback is taken: it works on the weights', () => {
     expect(
       hostedDefinitionSchema.safeParse({ mode: 'hosted', model, loss, optimizer: { lookahead: {} } }).success,
