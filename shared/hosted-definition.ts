@@ -27,6 +27,8 @@ export const hostedDefinitionSchema = z
     { error: ({ code }) => (code === 'unrecognized_keys' ? 'mode "hosted" has no such field' : undefined) },
   )
   .superRefine(({ model, loss, optimizer }, context) => {
+    // A model at fault may have no output to hold the loss against.
+    if (context.issues.length > 0) return;
     for (const { path, message } of lossProblems(loss, modelOutputs(model), optimizer.terminalCurvature)) {
       context.addIssue({ code: 'custom', path: [...path], message });
     }

@@ -2,7 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import * as z from 'zod';
 import type { ProblemError } from '../../shared/errors.ts';
-import { hostedDefinitionSchema } from '../../shared/hosted.ts';
+import { hostedDefinitionSchema } from '../../shared/hosted-definition.ts';
 import { sessionDefinitionSchema } from '../../shared/session.ts';
 import { parseDocument } from '../../shared/validation.ts';
 
@@ -43,7 +43,7 @@ describe('a definition', () => {
   it('of a model, through the layers of its residuals', () => {
     const inner = { kind: 'dense', name: 'a', outputs: 0 };
     const model = { input: [3], layers: [{ kind: 'residual', layers: [inner] }] };
-    const definition = { model, loss: { kind: 'mse' } };
+    const definition = { mode: 'hosted', model, loss: { kind: 'mse' } };
     expect(detailOf(hostedDefinitionSchema, definition)).toBe(
       'model.layers[0].layers[0].outputs is 0: it takes a whole number from 1 to 16384.',
     );
