@@ -41,7 +41,7 @@ module.exports = {
     only('deploy', '^deploy/', [
       'deploy/',
       'shared/',
-      '(child_process|url)',
+      '(child_process|crypto|fs|path|url)',
       ...modules('miniflare', 'wrangler', 'esbuild', 'zod'),
     ]),
     // gpu-worker, downwards only: server → session → engine → {optimizer, model} → tensor.
@@ -85,7 +85,12 @@ module.exports = {
       from: { path: '^gpu-worker/optimizer/(layers|losses)/' },
       to: { path: '^gpu-worker/optimizer/(ddp|update|curvature)/' },
     },
-    only('tensor', '^gpu-worker/tensor/', ['gpu-worker/tensor/', 'shared/', ...modules('@tensorflow', 'ml-matrix')]),
+    only('tensor', '^gpu-worker/tensor/', [
+      'gpu-worker/tensor/',
+      'shared/',
+      '(fs|module|os|path|url)',
+      ...modules('@tensorflow', 'ml-matrix'),
+    ]),
     {
       name: 'tensorflow-behind-the-seam',
       severity: 'error',

@@ -1,7 +1,7 @@
 /**
  * The worker process: reads its configuration from the environment, chooses the tensor engine, serves until it is told to stop.
  *
- * DDPNOPT_ENGINE           wasm (default) or reference
+ * DDPNOPT_ENGINE           tensorflow, wasm or reference; unless given, tensorflow if it is there, else wasm
  * DDPNOPT_WORKER_HOST      address to bind, 127.0.0.1 by default: the worker trusts whoever can reach it, which must be the edge
  * DDPNOPT_WORKER_PORT      port to bind; 0 takes a free one
  * DDPNOPT_MAX_SESSIONS     sessions held at once
@@ -15,18 +15,32 @@ import type { ProcessReady } from '../shared/service-process.ts';
 import { ComputeQueue } from './engine/queue.ts';
 import { createWorkerApp } from './server/app.ts';
 import { SessionRegistry } from './session/registry.ts';
-import { ENGINE_NAMES } from './tensor/engine.ts';
-import { loadEngine } from './tensor/index.ts';
+import { ENGINE_NAMES, type Engine, type EngineName } from './tensor/engine.ts';
+import { loadBestEngine, loadEngine } from './tensor/index.ts';
 
 const SWEEP_MILLISECONDS = 10_000;
 const QUEUE_LIMITS = { perSession: 4, total: 256 };
 
 const environmentSchema = z.object({
-  DDPNOPT_ENGINE: z.enum(ENGINE_NAMES).default('wasm'),
+  DDPNOPT_ENGINE: z.enum(ENGINE_NAMES).optional(),
   DDPNOPT_WORKER_HOST: z.string().default('127.0.0.1'),
   DDPNOPT_WORKER_PORT: z.coerce.number().int().min(0).max(65_535).default(8788),
   DDPNOPT_MAX_SESSIONS: z.coerce.number().int().min(1).default(64),
 });
+
+/** The engine that is asked for, or the best one. Ends the process if the former cannot be had. */
+async function chooseEngine(name: EngineName | undefined): Promise<Engine> {
+  try {
+    return name === undefined ? await loadBestEngine(warn) : await loadEngine(name);
+  } catch (error) {
+    warn(`DDPNOPT_ENGINE=${String(name)}: ${error instanceof Error ? error.message : String(error)}`);
+    process.exit(2);
+  }
+}
+
+function warn(text: string): void {
+  process.stderr.write(`${text}\n`);
+}
 
 const environment = environmentSchema.safeParse(process.env);
 if (!environment.success) {
@@ -35,7 +49,7 @@ if (!environment.success) {
 }
 const configuration = environment.data;
 
-const engine = await loadEngine(configuration.DDPNOPT_ENGINE);
+const engine = await chooseEngine(configuration.DDPNOPT_ENGINE);
 const queue = new ComputeQueue(QUEUE_LIMITS);
 const sessions = new SessionRegistry({ engine, queue, now: Date.now }, configuration.DDPNOPT_MAX_SESSIONS);
 const app = createWorkerApp({

@@ -15,8 +15,8 @@ import {
   type HostedConfiguration,
   type HostedState,
 } from '../../gpu-worker/session/hosted-step.ts';
-import { ENGINE_NAMES, tensorsIn, type Engine } from '../../gpu-worker/tensor/engine.ts';
-import { loadEngine } from '../../gpu-worker/tensor/index.ts';
+import { tensorsIn, type Engine } from '../../gpu-worker/tensor/engine.ts';
+import { loadEngine, presentEngines } from '../../gpu-worker/tensor/index.ts';
 import { hostedDefinitionSchema, type HostedDefinitionInput } from '../../shared/hosted.ts';
 import type { LossInput } from '../../shared/loss.ts';
 import { gaussian, seededRandom } from '../../shared/random.ts';
@@ -97,7 +97,7 @@ function truthOf({ objective }: Batch) {
 const mean = (values: ArrayLike<number>): number =>
   Array.from(values).reduce((sum, value) => sum + value, 0) / values.length;
 
-describe.each(ENGINE_NAMES)('dense nets on the %s engine, against the oracle', async (engineName) => {
+describe.each(presentEngines())('dense nets on the %s engine, against the oracle', async (engineName) => {
   const engine = await loadEngine(engineName);
   const tolerance = TOLERANCE[engine.precision];
 

@@ -12,8 +12,8 @@ import {
 } from '../../gpu-worker/optimizer/layers/per-sample-gradients.ts';
 import { INITIAL_STATE, type OptimizerState } from '../../gpu-worker/optimizer/state.ts';
 import { ddpStep, type StepBatch, type StepConfiguration } from '../../gpu-worker/optimizer/step.ts';
-import { ENGINE_NAMES, tensorsIn, type Engine, type Tensor } from '../../gpu-worker/tensor/engine.ts';
-import { loadEngine } from '../../gpu-worker/tensor/index.ts';
+import { tensorsIn, type Engine, type Tensor } from '../../gpu-worker/tensor/engine.ts';
+import { loadEngine, presentEngines } from '../../gpu-worker/tensor/index.ts';
 import { sessionDefinitionSchema, type SessionDefinitionInput } from '../../shared/session.ts';
 import { terminalWeights, type LossScale } from '../oracle/bellman.ts';
 import {
@@ -377,7 +377,7 @@ const STACKS = [
   { title: 'a stack of all kinds, the other way round', stack: MIXED.toReversed() },
 ].map((stack, index) => ({ ...stack, seed: 1 + index }));
 
-describe.each(ENGINE_NAMES)('engine %s', async (name) => {
+describe.each(presentEngines())('engine %s', async (name) => {
   const engine = await loadEngine(name);
   const tolerance = TOLERANCE[engine.precision];
 

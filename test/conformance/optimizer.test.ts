@@ -7,8 +7,8 @@ import { inverseMetric, updateMetric } from '../../gpu-worker/optimizer/curvatur
 import { coefficients, prepareSolver } from '../../gpu-worker/optimizer/ddp/coefficients.ts';
 import { INITIAL_STATE, type MetricState, type OptimizerState } from '../../gpu-worker/optimizer/state.ts';
 import type { StepResult } from '../../gpu-worker/optimizer/step.ts';
-import { ENGINE_NAMES, type Engine, type Tensor } from '../../gpu-worker/tensor/engine.ts';
-import { loadEngine } from '../../gpu-worker/tensor/index.ts';
+import { type Engine, type Tensor } from '../../gpu-worker/tensor/engine.ts';
+import { loadEngine, presentEngines } from '../../gpu-worker/tensor/index.ts';
 import { ProblemError } from '../../shared/errors.ts';
 import { optimizerSchema, type BatchCoupling, type ControlMetric, type Coupling } from '../../shared/optimizer.ts';
 import { sessionDefinitionSchema, type SessionDefinitionInput } from '../../shared/session.ts';
@@ -299,7 +299,7 @@ function once<Value>(key: string, make: () => Value): Value {
 const title = (net: Net): string =>
   `${net.activation} ${net.widths.join('-')}, ${net.loss}, B = ${String(net.batchSize)}`;
 
-describe.each(ENGINE_NAMES)('engine %s', async (name) => {
+describe.each(presentEngines())('engine %s', async (name) => {
   const engine = await loadEngine(name);
   const tolerance = TOLERANCE[engine.precision];
 

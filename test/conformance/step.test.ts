@@ -2,8 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import { INITIAL_STATE } from '../../gpu-worker/optimizer/state.ts';
 import type { StepResult } from '../../gpu-worker/optimizer/step.ts';
-import { ENGINE_NAMES } from '../../gpu-worker/tensor/engine.ts';
-import { loadEngine } from '../../gpu-worker/tensor/index.ts';
+import { loadEngine, presentEngines } from '../../gpu-worker/tensor/index.ts';
 import {
   ddpStep as oracleStep,
   denseGaussNewtonStep,
@@ -105,7 +104,7 @@ function optimizerFor(
   };
 }
 
-describe.each(ENGINE_NAMES)('engine %s', async (name) => {
+describe.each(presentEngines())('engine %s', async (name) => {
   const engine = await loadEngine(name);
   const tolerance = TOLERANCE[engine.precision];
 

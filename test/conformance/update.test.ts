@@ -2,8 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import { INITIAL_STATE } from '../../gpu-worker/optimizer/state.ts';
 import type { StepResult } from '../../gpu-worker/optimizer/step.ts';
-import { ENGINE_NAMES } from '../../gpu-worker/tensor/engine.ts';
-import { loadEngine } from '../../gpu-worker/tensor/index.ts';
+import { loadEngine, presentEngines } from '../../gpu-worker/tensor/index.ts';
 import { ddpStep as oracleStep, type Problem } from '../oracle/bellman.ts';
 import { add, multiply, scale, transpose, type Matrix } from '../oracle/matrix.ts';
 import { identityMetric } from '../oracle/metric.ts';
@@ -36,7 +35,7 @@ function scenario(): { network: Network; batches: Batch[] } {
 
 const norm = (changes: readonly Matrix[]): number => Math.hypot(...changes.flatMap(({ data }) => [...data]));
 
-describe.each(ENGINE_NAMES)('engine %s', async (name) => {
+describe.each(presentEngines())('engine %s', async (name) => {
   const engine = await loadEngine(name);
   const tolerance = TOLERANCE[engine.precision];
   const { network, batches } = scenario();
