@@ -33,9 +33,15 @@ module.exports = {
     only('demo', '^demo/', ['demo/', 'clients/', 'deploy/', 'node:'], 'through public interfaces only'),
     only(
       'bench',
-      '^bench/',
+      '^bench/(?!engine/)',
       ['bench/', 'clients/', 'deploy/', '(fs|os|path|url|child_process)'],
       'through public interfaces only',
+    ),
+    only(
+      'bench-engine',
+      '^bench/engine/',
+      ['bench/', 'gpu-worker/(optimizer|tensor)/', 'shared/', '(fs|url|child_process)'],
+      'measures below the service',
     ),
     only('docs', '^docs/', ['docs/', 'shared/', '(fs)', ...modules('zod')]),
     only('deploy', '^deploy/', [

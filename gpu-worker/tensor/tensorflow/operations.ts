@@ -4,8 +4,8 @@
  * Every operation of the seam is a few operations of TensorFlow, none of which waits for values on the host; the same calls
  * therefore compute at once and, recorded, make a graph.
  *
- * Factorisations are computed in float64 between two casts: measured against float32 on the CPU, a Cholesky factor takes 1.3 times
- * as long and an inverse 1.8 times, both a small part of a step, and matrices that are barely positive definite keep a factor.
+ * Factorisations are computed in float64 between two casts. Measured on the CPU, a Cholesky factor takes 1.3 times as long as in
+ * float32 and an inverse twice, both a small part of a step; in float32 a hosted Gauss–Newton step leaves the oracle by 1.6e-4.
  */
 import { tensorsIn, type Engine, type Operand, type Tensor } from '../engine.ts';
 import { ATTRIBUTE_KINDS, DATA_TYPES, type Attribute, type DataType, type TensorFlowBinding } from './binding.ts';
