@@ -24,6 +24,36 @@ interface Product {
 export const ENGINE_NAMES = ['tensorflow', 'wasm', 'reference'] as const;
 export type EngineName = (typeof ENGINE_NAMES)[number];
 
+/** A computation as one graph. */
+export interface Program {
+  /**
+   * @param inputs of the shapes that it was traced with, in the same order
+   * @returns the outputs in the order in which they were named; an output that is an input is that tensor itself
+   */
+  readonly run: (inputs: readonly Tensor[]) => Tensor[];
+  /** Frees the graph. */
+  readonly dispose: () => void;
+}
+
+/** What an engine offers that can run a whole computation as one graph. */
+export interface Compiler {
+  /**
+   * Runs a computation once, operation by operation, and makes a program of what it executed. Tensors that it uploads and numbers
+   * that it computes on the host are constants of the program.
+   *
+   * @param inputs every tensor that the computation uses without making it
+   * @param outputsOf the tensors of its result; everything else that it made is freed
+   * @throws NotTraceable if the computation reads a tensor, or uses one that is not among its inputs
+   */
+  readonly trace: <Result>(
+    inputs: readonly Tensor[],
+    compute: () => Result,
+    outputsOf: (result: Result) => readonly Tensor[],
+  ) => { readonly result: Result; readonly program: Program };
+  /** Whether a computation is being traced at the moment. */
+  readonly isTracing: boolean;
+}
+
 export interface Engine {
   readonly name: EngineName;
   readonly precision: 'float32' | 'float64';
@@ -95,6 +125,8 @@ export interface Engine {
   readonly dispose: (tensors: Iterable<Tensor>) => void;
   /** Whether a value is a tensor of this engine. */
   readonly isTensor: (value: object) => value is Tensor;
+  /** Runs whole computations as graphs; null where the engine cannot. `compile` in compile.ts is how to use it. */
+  readonly compiler: Compiler | null;
   /** Tensors alive on the device: for accounting and leak checks. */
   readonly liveTensors: number;
 }

@@ -16,7 +16,7 @@ export async function loadEngine(name: EngineName): Promise<Engine> {
         throw new Error('the tensorflow engine is not there; npm run native builds it, and wasm is always there');
       }
       const { createTensorFlowEngine } = await import('./tensorflow/operations.ts');
-      return createTensorFlowEngine(loadBinding(file)).engine;
+      return createTensorFlowEngine(loadBinding(file));
     }
     case 'wasm': {
       const tf = await import('@tensorflow/tfjs-core');

@@ -273,6 +273,7 @@ export function createReferenceEngine(): Engine {
       for (const tensor of tensors) live.delete(tensor);
     },
     isTensor,
+    compiler: null,
     get liveTensors() {
       return live.size;
     },

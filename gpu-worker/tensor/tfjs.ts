@@ -117,6 +117,7 @@ export function createTfjsEngine(name: EngineName): Engine {
       tf.dispose([...tensors].map((tensor) => own(tensor)));
     },
     isTensor,
+    compiler: null,
     get liveTensors() {
       return tf.memory().numTensors;
     },

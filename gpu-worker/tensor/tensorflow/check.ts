@@ -10,7 +10,7 @@ import { createTensorFlowEngine } from './operations.ts';
 const [, , file] = process.argv;
 if (file === undefined) throw new Error('usage: node check.ts BINDING');
 const binding = loadBinding(file);
-const { engine } = createTensorFlowEngine(binding);
+const engine = createTensorFlowEngine(binding);
 const root = engine.tensor([2, 0, 3, 1], [2, 2]);
 const matrix = engine.matMul(root, root, { transposeRight: true });
 expect('product', engine.read(matrix), [4, 6, 6, 10]);

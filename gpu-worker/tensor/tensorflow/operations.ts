@@ -9,6 +9,7 @@
  */
 import { tensorsIn, type Engine, type Operand, type Tensor } from '../engine.ts';
 import { ATTRIBUTE_KINDS, DATA_TYPES, type Attribute, type DataType, type TensorFlowBinding } from './binding.ts';
+import { createGraphCompiler } from './graph-compiler.ts';
 import { TensorFlowTensor } from './tensor.ts';
 import { TensorFlowTensors } from './tensors.ts';
 
@@ -57,12 +58,7 @@ function orderOf({ shape }: Tensor): number {
   return rows;
 }
 
-export interface TensorFlowEngine {
-  readonly engine: Engine;
-  readonly tensors: TensorFlowTensors;
-}
-
-export function createTensorFlowEngine(binding: TensorFlowBinding): TensorFlowEngine {
+export function createTensorFlowEngine(binding: TensorFlowBinding): Engine {
   const tensors = new TensorFlowTensors(binding);
   const execute = tensors.execute.bind(tensors);
 
@@ -104,7 +100,7 @@ export function createTensorFlowEngine(binding: TensorFlowBinding): TensorFlowEn
       sides.reduce((x, attributes) => execute('MatrixTriangularSolve', attributes, safe, x), b);
   };
 
-  const engine: Engine = {
+  return {
     name: 'tensorflow',
     precision: 'float32',
     tensor: (values, shape) => made(tensors.upload(new Float32Array(values), shape)),
@@ -214,9 +210,9 @@ export function createTensorFlowEngine(binding: TensorFlowBinding): TensorFlowEn
       for (const tensor of list) tensors.dispose(own(tensor));
     },
     isTensor,
+    compiler: createGraphCompiler(tensors, { own, made }),
     get liveTensors() {
       return tensors.live;
     },
   };
-  return { engine, tensors };
 }

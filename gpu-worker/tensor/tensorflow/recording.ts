@@ -1,11 +1,7 @@
 /** What a computation executed, taken down operation by operation, so that it can be run again as one graph. */
+import { NotTraceable } from '../not-traceable.ts';
 import type { Attribute, DataType } from './binding.ts';
 import type { TensorFlowTensor } from './tensor.ts';
-
-/** A computation cannot become a graph. Its own words say why; whoever asked computes it operation by operation instead. */
-export class NotTraceable extends Error {
-  override readonly name = 'NotTraceable';
-}
 
 /** One result of a node. */
 export interface NodeOutput {
@@ -31,10 +27,15 @@ export type GraphNode =
 export class Recording {
   readonly #outputs = new Map<TensorFlowTensor, NodeOutput>();
 
+  /** The nodes of the computation's inputs, in order. */
+  readonly inputs: readonly GraphNode[];
+
   /** @param inputs of the computation; any other tensor that it meets without making it is refused */
   constructor(inputs: readonly TensorFlowTensor[]) {
-    for (const tensor of inputs) {
-      this.#outputs.set(tensor, { node: { kind: 'input', type: tensor.type, shape: tensor.shape }, index: 0 });
+    this.inputs = inputs.map(({ type, shape }) => ({ kind: 'input', type, shape }));
+    for (const [index, node] of this.inputs.entries()) {
+      const tensor = inputs[index];
+      if (tensor !== undefined) this.#outputs.set(tensor, { node, index: 0 });
     }
   }
 

@@ -1,6 +1,7 @@
 /** TensorFlow's tensors as seen from here: made, kept by scopes, freed; and the operations on them, one by one. */
+import { NotTraceable } from '../not-traceable.ts';
 import { DATA_TYPES, type Attribute, type TensorDescription, type TensorFlowBinding } from './binding.ts';
-import { NotTraceable, type Recording } from './recording.ts';
+import type { Recording } from './recording.ts';
 import { idOf, TensorFlowTensor } from './tensor.ts';
 
 /** Small constants (axes, shapes, numbers) that stay on the device between operations. */
