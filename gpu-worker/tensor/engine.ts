@@ -116,7 +116,9 @@ export interface Engine {
   readonly inverseCholesky: (matrix: Tensor) => Tensor;
   /** Eigenvalues [n], ascending, and eigenvectors [n, n], one per column, of a symmetric matrix; all NaN if it is not finite. */
   readonly eigenSymmetric: (matrix: Tensor) => { readonly values: Tensor; readonly vectors: Tensor };
-  /** Whether no element of any of the tensors is NaN or infinite. Waits for the device. */
+  /** 1 if no element of any of the tensors is NaN or infinite, else 0; a scalar. Part of a graph where `allFinite` cannot be. */
+  readonly areFinite: (tensors: readonly Tensor[]) => Tensor;
+  /** The same as a boolean. Waits for the device. */
   readonly allFinite: (tensors: readonly Tensor[]) => boolean;
 
   /** Runs a computation and frees every tensor it made, except those reachable from its result (objects, arrays, maps). */

@@ -47,6 +47,10 @@ function broadcastStrides(shape: readonly number[], target: readonly number[]): 
   return strides;
 }
 
+function allFinite(tensors: readonly Tensor[]): boolean {
+  return tensors.every((tensor) => own(tensor).values.every(Number.isFinite));
+}
+
 export function createReferenceEngine(): Engine {
   const live = new Set<Tensor>();
 
@@ -258,7 +262,8 @@ export function createReferenceEngine(): Engine {
       );
     },
     ...hostLinearAlgebra(transfer),
-    allFinite: (tensors) => tensors.every((tensor) => own(tensor).values.every(Number.isFinite)),
+    areFinite: (tensors) => make([], Float64Array.of(allFinite(tensors) ? 1 : 0)),
+    allFinite,
     scope(compute) {
       const before = new Set(live);
       try {

@@ -42,6 +42,12 @@ export function createTfjsEngine(name: EngineName): Engine {
       made(tf.tensor(values instanceof Float32Array ? values : Float32Array.from(values), [...shape], 'float32')),
     read: (tensor) => Float32Array.from(own(tensor).dataSync()),
   };
+  const areFinite = (tensors: readonly Tensor[]): tf.Tensor =>
+    tf.tidy(() => {
+      // 0 · x is NaN for what is not finite, and so is every sum that it enters.
+      const zero = tensors.reduce<tf.Tensor>((sum, x) => tf.add(sum, tf.sum(tf.mul(own(x), 0))), tf.scalar(0));
+      return tf.cast(tf.equal(zero, 0), 'float32');
+    });
   return {
     name,
     precision: 'float32',
@@ -100,8 +106,8 @@ export function createTfjsEngine(name: EngineName): Engine {
       return made(tf.sum(tf.mul(tf.eye(n), own(matrix)), 0));
     },
     ...hostLinearAlgebra(transfer),
-    allFinite: (tensors) =>
-      tf.tidy(() => tensors.every((tensor) => Number.isFinite(tf.sum(tf.mul(own(tensor), 0)).dataSync()[0]))),
+    areFinite: (tensors) => made(areFinite(tensors)),
+    allFinite: (tensors) => tf.tidy(() => areFinite(tensors).dataSync()[0] === 1),
     scope: (compute) => {
       tf.engine().startScope();
       let kept: Set<Tensor> | undefined;

@@ -63,6 +63,10 @@ const OPERATIONS: Record<string, (engine: Engine, P: Tensor, v: Tensor) => Tenso
     inverseCholesky: (engine, P) => engine.inverseCholesky(P),
     'inverseCholesky of what has none': (engine, P) => engine.inverseCholesky(engine.multiply(P, -1)),
     eigenSymmetric: (engine, P) => engine.eigenSymmetric(P),
+    areFinite: (engine, P, v) => ({
+      all: engine.areFinite([P, v]),
+      none: engine.areFinite([P, engine.log(engine.multiply(v, -1))]),
+    }),
     'eigenSymmetric of what is not finite': (engine, P) => engine.eigenSymmetric(engine.log(engine.multiply(P, -1))),
   };
 

@@ -511,9 +511,15 @@ describe.each(presentEngines())('engine %s', async (name) => {
     });
   });
 
-  describe('allFinite', () => {
+  describe('areFinite and allFinite', () => {
     const isFinite = (...lists: readonly (readonly number[])[]): boolean =>
-      engine.scope(() => engine.allFinite(lists.map((values) => engine.tensor(values, [values.length]))));
+      engine.scope(() => {
+        const tensors = lists.map((values) => engine.tensor(values, [values.length]));
+        const flag = engine.areFinite(tensors);
+        expect(flag.shape).toEqual([]);
+        expect(engine.read(flag)[0]).toBe(engine.allFinite(tensors) ? 1 : 0);
+        return engine.allFinite(tensors);
+      });
 
     it('is true of finite tensors of any rank and size, and of none', () => {
       expect(isFinite()).toBe(true);

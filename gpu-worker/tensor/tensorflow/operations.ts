@@ -32,7 +32,7 @@ const STRIDED_SLICE = [
 ];
 const FILL = [type('T', float64), type('index_type', int32)];
 const PAD = [type('T', float32), type('Tpaddings', int32)];
-const IS_POSITIVE = [type('SrcT', DATA_TYPES.bool), type('DstT', float32), boolean('Truncate', false)];
+const FROM_BOOL = [type('SrcT', DATA_TYPES.bool), type('DstT', float32), boolean('Truncate', false)];
 const TO_FLOAT64 = [type('SrcT', float32), type('DstT', float64), boolean('Truncate', false)];
 const TO_FLOAT32 = [type('SrcT', float64), type('DstT', float32), boolean('Truncate', false)];
 const LOWER = [...FLOAT64, boolean('lower', true), boolean('adjoint', false)];
@@ -100,6 +100,11 @@ export function createTensorFlowEngine(binding: TensorFlowBinding): Engine {
       sides.reduce((x, attributes) => execute('MatrixTriangularSolve', attributes, safe, x), b);
   };
 
+  const areFinite = (list: readonly Tensor[]): TensorFlowTensor => {
+    const flags = list.map((tensor) => execute('Cast', FROM_BOOL, finite(own(tensor))));
+    return flags.reduce((left, right) => execute('Mul', FLOAT32, left, right), execute('Identity', FLOAT32, number(1)));
+  };
+
   return {
     name: 'tensorflow',
     precision: 'float32',
@@ -151,7 +156,7 @@ export function createTensorFlowEngine(binding: TensorFlowBinding): Engine {
     softplus: unary('Softplus'),
     erf: unary('Erf'),
     isPositive: (tensor) =>
-      composed(() => execute('Cast', IS_POSITIVE, execute('Greater', FLOAT32, own(tensor), number(0)))),
+      composed(() => execute('Cast', FROM_BOOL, execute('Greater', FLOAT32, own(tensor), number(0)))),
     largest: reduction('Max'),
     diagonal: unary('MatrixDiag'),
     diagonalOf: unary('MatrixDiagPart'),
@@ -195,14 +200,10 @@ export function createTensorFlowEngine(binding: TensorFlowBinding): Engine {
         ({ values, vectors }) => [own(values), own(vectors)],
       );
     },
+    areFinite: (list) => composed(() => areFinite(list)),
     allFinite: (list) =>
       tensors.scope(
-        () => {
-          const [first, ...rest] = list.map((tensor) => finite(own(tensor)));
-          if (first === undefined) return true;
-          const all = rest.reduce((left, right) => execute('LogicalAnd', [], left, right), first);
-          return tensors.read(all)[0] === 1;
-        },
+        () => tensors.read(areFinite(list))[0] === 1,
         () => [],
       ),
     scope: (compute) => tensors.scope(compute, (result) => [...tensorsIn(result, isTensor)].map(own)),
