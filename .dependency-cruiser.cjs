@@ -33,15 +33,21 @@ module.exports = {
     only('demo', '^demo/', ['demo/', 'clients/', 'deploy/', 'node:'], 'through public interfaces only'),
     only(
       'bench',
-      '^bench/',
+      '^bench/(?!engine/)',
       ['bench/', 'clients/', 'deploy/', '(fs|os|path|url|child_process)'],
       'through public interfaces only',
+    ),
+    only(
+      'bench-engine',
+      '^bench/engine/',
+      ['bench/', 'gpu-worker/(optimizer|tensor)/', 'shared/', '(fs|url|child_process)'],
+      'measures below the service',
     ),
     only('docs', '^docs/', ['docs/', 'shared/', '(fs)', ...modules('zod')]),
     only('deploy', '^deploy/', [
       'deploy/',
       'shared/',
-      '(child_process|url)',
+      '(child_process|crypto|fs|path|url)',
       ...modules('miniflare', 'wrangler', 'esbuild', 'zod'),
     ]),
     // gpu-worker, downwards only: server → session → engine → training → {optimizer, model} → tensor.
@@ -93,7 +99,12 @@ module.exports = {
       from: { path: '^gpu-worker/optimizer/(layers|losses)/' },
       to: { path: '^gpu-worker/optimizer/(ddp|update|curvature)/' },
     },
-    only('tensor', '^gpu-worker/tensor/', ['gpu-worker/tensor/', 'shared/', ...modules('@tensorflow', 'ml-matrix')]),
+    only('tensor', '^gpu-worker/tensor/', [
+      'gpu-worker/tensor/',
+      'shared/',
+      '(fs|module|os|path|url)',
+      ...modules('@tensorflow', 'ml-matrix'),
+    ]),
     {
       name: 'tensorflow-behind-the-seam',
       severity: 'error',

@@ -1,7 +1,7 @@
 /**
  * The worker process: reads its configuration from the environment, chooses the tensor engine, serves until it is told to stop.
  *
- * DDPNOPT_ENGINE           wasm (default) or reference
+ * DDPNOPT_ENGINE           tensorflow, wasm or reference; unless given, tensorflow if it is there, else wasm
  * DDPNOPT_WORKER_HOST      address to bind, 127.0.0.1 by default: the worker trusts whoever can reach it, which must be the edge
  * DDPNOPT_WORKER_PORT      port to bind; 0 takes a free one
  * DDPNOPT_MAX_SESSIONS     sessions held at once
@@ -12,21 +12,32 @@ import type { AddressInfo } from 'node:net';
 import { getRequestListener } from '@hono/node-server';
 import * as z from 'zod';
 import type { ProcessReady } from '../shared/service-process.ts';
-import { startComputeThread } from './engine/compute-thread.ts';
+import { startComputeThread, type ComputeThread } from './engine/compute-thread.ts';
 import { ComputeQueue } from './engine/queue.ts';
 import { createWorkerApp } from './server/app.ts';
 import { SessionRegistry } from './session/registry.ts';
-import { ENGINE_NAMES } from './tensor/engine.ts';
+import { ENGINE_NAMES, type EngineName } from './tensor/engine.ts';
 
 const SWEEP_MILLISECONDS = 10_000;
 const QUEUE_LIMITS = { perSession: 4, total: 256 };
 
 const environmentSchema = z.object({
-  DDPNOPT_ENGINE: z.enum(ENGINE_NAMES).default('wasm'),
+  DDPNOPT_ENGINE: z.enum(ENGINE_NAMES).optional(),
   DDPNOPT_WORKER_HOST: z.string().default('127.0.0.1'),
   DDPNOPT_WORKER_PORT: z.coerce.number().int().min(0).max(65_535).default(8788),
   DDPNOPT_MAX_SESSIONS: z.coerce.number().int().min(1).default(64),
 });
+
+/** The compute thread with the engine that is asked for, or the best one. Ends the process if the former cannot be had. */
+async function startComputing(engine: EngineName | null): Promise<ComputeThread> {
+  try {
+    return await startComputeThread({ engine });
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    process.stderr.write(`${engine === null ? '' : `DDPNOPT_ENGINE=${engine}: `}${reason}\n`);
+    process.exit(2);
+  }
+}
 
 const environment = environmentSchema.safeParse(process.env);
 if (!environment.success) {
@@ -35,7 +46,7 @@ if (!environment.success) {
 }
 const configuration = environment.data;
 
-const { compute, failed, stop: stopComputing } = await startComputeThread({ engine: configuration.DDPNOPT_ENGINE });
+const { compute, failed, stop: stopComputing } = await startComputing(configuration.DDPNOPT_ENGINE ?? null);
 const queue = new ComputeQueue(QUEUE_LIMITS);
 const sessions = new SessionRegistry({ compute, queue, now: Date.now }, configuration.DDPNOPT_MAX_SESSIONS);
 const app = createWorkerApp({

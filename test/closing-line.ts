@@ -1,4 +1,9 @@
-/** Ends a test run with one line that a person or a script can read: `N passed, N failed`. */
+/**
+ * Ends a test run with one line that a person or a script can read: `N passed, N failed`. Before it stands which tensor engines
+ * the tests ran on, and which are not on this machine.
+ */
+import { ENGINE_NAMES } from '../gpu-worker/tensor/engine.ts';
+import { presentEngines } from '../gpu-worker/tensor/index.ts';
 import type { Reporter, TestModule, TestCase } from 'vitest/node';
 
 export default class ClosingLine implements Reporter {
@@ -11,7 +16,11 @@ export default class ClosingLine implements Reporter {
     const failed = count('failed') + broken + errors.length;
     const skipped = count('skipped');
     const line = `${String(count('passed'))} passed, ${String(failed)} failed`;
+    const present = presentEngines();
+    const absent = ENGINE_NAMES.filter((name) => !present.includes(name));
+    const lacking = absent.length === 0 ? '' : `; not here: ${absent.join(', ')} (npm run native builds it)`;
     process.once('exit', () => {
+      process.stdout.write(`engines tested: ${present.join(', ')}${lacking}\n`);
       process.stdout.write(`${line}${skipped === 0 ? '' : `, ${String(skipped)} skipped`}\n`);
     });
   }

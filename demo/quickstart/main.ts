@@ -13,7 +13,7 @@ import {
   type TrainingRun,
 } from '../../clients/train/digits-comparison.ts';
 import { untilInterrupted } from '../../deploy/local/interrupt.ts';
-import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
+import { describeEngine, startStack, type LocalStack } from '../../deploy/local/stack.ts';
 import { lossBar, ProgressLine, table } from './terminal.ts';
 
 const SEED = 0;
@@ -37,7 +37,7 @@ async function quickstart(signal: AbortSignal): Promise<void> {
   const stack = await startStack({ engine: process.env['DDPNOPT_ENGINE'] });
   try {
     signal.throwIfAborted();
-    line.print(`Worker and edge are ready at ${stack.url} (engine: ${stack.engine}).\n`);
+    line.print(`Worker and edge are ready at ${stack.url}, ${describeEngine(stack)}\n`);
     const failed = stack.failed.then((reason) => {
       throw new Error(reason);
     });

@@ -3,11 +3,11 @@
  *
  * DDPNOPT_PORT             port of the edge, 8787 by default
  * DDPNOPT_WORKER_PORT      port of the worker, 8788 by default
- * DDPNOPT_ENGINE           tensor engine of the worker
+ * DDPNOPT_ENGINE           tensor engine of the worker: tensorflow, wasm or reference; the best one there is by default
  */
 import * as z from 'zod';
 import { untilInterrupted } from './interrupt.ts';
-import { startStack } from './stack.ts';
+import { describeEngine, startStack } from './stack.ts';
 
 const port = z.coerce.number().int().min(0).max(65_535);
 const environmentSchema = z.object({
@@ -23,7 +23,7 @@ try {
   const { DDPNOPT_PORT: edgePort, DDPNOPT_WORKER_PORT: workerPort, DDPNOPT_ENGINE: engine } = environment.data;
   const stack = await startStack({ edgePort, workerPort, engine });
   process.stdout.write(
-    `DDPNOpt serves at ${stack.url} (engine: ${stack.engine})\n` +
+    `DDPNOpt serves at ${stack.url}, ${describeEngine(stack)}\n` +
       `  API for people    ${stack.url}/docs\n` +
       `  API for programs  ${stack.url}/openapi.json\n` +
       'Ctrl-C stops it.\n',

@@ -8,6 +8,7 @@ const READINESS_MILLISECONDS = 10_000;
 export interface LocalStack {
   /** The edge: what clients talk to. */
   readonly url: string;
+  /** Name of the worker's tensor engine. */
   readonly engine: string;
   /** Resolves with the reason when one of them ends. */
   readonly failed: Promise<string>;
@@ -20,6 +21,13 @@ export interface StackOptions {
   readonly workerPort?: number;
   readonly engine?: string | undefined;
   readonly maximumSessions?: number | undefined;
+}
+
+/** Which engine computes, in words, and how to get a faster one where there is one to get. */
+export function describeEngine({ engine }: Pick<LocalStack, 'engine'>): string {
+  const isForced = (process.env['DDPNOPT_ENGINE'] ?? '') !== '';
+  if (engine !== 'wasm' || isForced || process.platform !== 'linux') return `engine: ${engine}`;
+  return `engine: ${engine} (npm run native builds a faster one)`;
 }
 
 /** Starts both and waits until the edge reports the worker ready. */

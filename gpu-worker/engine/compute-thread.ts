@@ -1,5 +1,6 @@
 /** The compute thread from the main thread's side: requests are answered while it computes. */
 import { Worker } from 'node:worker_threads';
+import type { EngineName } from '../tensor/engine.ts';
 import type { Compute } from './compute.ts';
 import {
   toError,
@@ -51,14 +52,14 @@ export async function startComputeThread(options: ThreadOptions): Promise<Comput
     if (!stopping) fail(reason);
   });
 
-  await new Promise<void>((resolve, reject) => {
+  const engine = await new Promise<EngineName>((resolve, reject) => {
     failed.catch((cause: unknown) => {
       const reason = cause instanceof Error ? cause.message : String(cause);
       reject(new Error(`the tensor engine "${options.engine}" does not load: ${reason}`, { cause }));
     });
     thread.on('message', (response: Response) => {
       if (response.kind === 'ready') {
-        resolve();
+        resolve(response.engine);
         return;
       }
       const call = calls.get(response.call);
@@ -83,7 +84,7 @@ export async function startComputeThread(options: ThreadOptions): Promise<Comput
   }
 
   const compute: Compute = {
-    engine: options.engine,
+    engine,
     open: async (id, definition) => {
       await ask<'open'>({ kind: 'open', id, definition });
     },

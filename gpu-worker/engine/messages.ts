@@ -5,7 +5,8 @@ import type { EngineName } from '../tensor/engine.ts';
 import type { Answer, StepOutcome } from '../training/trainer.ts';
 
 export interface ThreadOptions {
-  readonly engine: EngineName;
+  /** null for the best there is. */
+  readonly engine: EngineName | null;
 }
 
 type Work =
@@ -35,7 +36,7 @@ export interface Request {
 
 export type Response =
   /** The first message: the thread is there. */
-  | { readonly kind: 'ready' }
+  | { readonly kind: 'ready'; readonly engine: EngineName }
   | { readonly kind: 'result'; readonly call: number; readonly result: Results[WorkKind] }
   | { readonly kind: 'failure'; readonly call: number; readonly failure: Failure };
 

@@ -1,13 +1,18 @@
 /** The compute thread: one device, one request at a time. Started by compute-thread.ts. */
 import { parentPort, workerData } from 'node:worker_threads';
-import { loadEngine } from '../tensor/index.ts';
+import { loadBestEngine, loadEngine } from '../tensor/index.ts';
 import { Trainers } from '../training/trainers.ts';
 import { toFailure, type Request, type Response, type Results, type ThreadOptions, type WorkKind } from './messages.ts';
 
 if (parentPort === null) throw new Error('this file runs as a worker thread');
 const port = parentPort;
-const { engine } = workerData as ThreadOptions;
-const trainers = new Trainers(await loadEngine(engine));
+const { engine: wanted } = workerData as ThreadOptions;
+const engine = wanted === null ? await loadBestEngine(warn) : await loadEngine(wanted);
+const trainers = new Trainers(engine);
+
+function warn(text: string): void {
+  process.stderr.write(`${text}\n`);
+}
 
 function perform(work: Request['work']): Results[WorkKind] {
   switch (work.kind) {
@@ -44,4 +49,4 @@ port.on('message', ({ call, work }: Request) => {
   }
   port.postMessage(response, moved);
 });
-port.postMessage({ kind: 'ready' } satisfies Response);
+port.postMessage({ kind: 'ready', engine: engine.name } satisfies Response);

@@ -20,7 +20,8 @@ interface Product {
   readonly transposeRight?: boolean;
 }
 
-export const ENGINE_NAMES = ['wasm', 'reference'] as const;
+/** Best first. */
+export const ENGINE_NAMES = ['tensorflow', 'wasm', 'reference'] as const;
 export type EngineName = (typeof ENGINE_NAMES)[number];
 
 export interface Engine {

@@ -1,8 +1,25 @@
-/** Loads a tensor engine by name. */
-import type { Engine, EngineName } from './engine.ts';
+/** Which tensor engines this machine has, and loading them. */
+import { ENGINE_NAMES, type Engine, type EngineName } from './engine.ts';
+import { findBinding, loadBinding } from './tensorflow/binding.ts';
 
+/** The engines that are there, best first. Whether TensorFlow's libraries fit the machine shows when it is loaded. */
+export function presentEngines(): EngineName[] {
+  return ENGINE_NAMES.filter((name) => name !== 'tensorflow' || findBinding() !== null);
+}
+
+/** Loads an engine. @throws Error in words for the user if it is not there or does not load */
 export async function loadEngine(name: EngineName): Promise<Engine> {
   switch (name) {
+    case 'tensorflow': {
+      const file = findBinding();
+      if (file === null) {
+        throw new Error('the tensorflow engine is not there; npm run native builds it, and wasm is always there');
+      }
+      const { createTensorFlowEngine } = await import('./tensorflow/operations.ts');
+      const { createDeferredEngine } = await import('./deferred/engine.ts');
+      const { engine, compile } = createTensorFlowEngine(loadBinding(file));
+      return createDeferredEngine(engine, compile);
+    }
     case 'wasm': {
       const tf = await import('@tensorflow/tfjs-core');
       await import('@tensorflow/tfjs-backend-wasm');
@@ -18,4 +35,20 @@ export async function loadEngine(name: EngineName): Promise<Engine> {
     default:
       throw new Error(`there is no tensor engine "${String(name)}"`);
   }
+}
+
+/**
+ * Loads TensorFlow if it is there and fits the machine, else wasm.
+ *
+ * @param report hears why TensorFlow is there and cannot be used
+ */
+export async function loadBestEngine(report: (reason: string) => void): Promise<Engine> {
+  if (presentEngines().includes('tensorflow')) {
+    try {
+      return await loadEngine('tensorflow');
+    } catch (error) {
+      report(`the tensorflow engine does not load: ${error instanceof Error ? error.message : String(error)}`);
+    }
+  }
+  return loadEngine('wasm');
 }

@@ -104,9 +104,9 @@ export function createTfjsEngine(name: EngineName): Engine {
     isFinite: (tensors) =>
       made(
         tf.tidy(() => {
-          // 0 · x is 0, or NaN where x is not finite; and so is the sum of them all.
-          const zeros = tensors.map((tensor) => tf.sum(tf.mul(own(tensor), 0)));
-          return tf.cast(tf.greater(tf.add(1, zeros.length === 0 ? 0 : tf.addN(zeros)), 0), 'float32');
+          // 0 · x is NaN for what is not finite, and so is every sum that it enters.
+          const zero = tensors.reduce<tf.Tensor>((sum, x) => tf.add(sum, tf.sum(tf.mul(own(x), 0))), tf.scalar(0));
+          return tf.cast(tf.equal(zero, 0), 'float32');
         }),
       ),
     evaluate: () => undefined,

@@ -1,8 +1,8 @@
 /** When the Kronecker factors are averaged, inverted and frozen: updates against explicit P⁻¹ built from the oracle's factors. */
 import { describe, expect, it } from 'vitest';
 import { INITIAL_STATE } from '../../gpu-worker/optimizer/state.ts';
-import { ENGINE_NAMES } from '../../gpu-worker/tensor/engine.ts';
-import { loadEngine } from '../../gpu-worker/tensor/index.ts';
+import { presentEngines } from '../../gpu-worker/tensor/index.ts';
+import { oracleJudgedEngine } from './engines.ts';
 import type { SessionDefinitionInput } from '../../shared/session.ts';
 import { sampleGradients } from '../oracle/bellman.ts';
 import {
@@ -69,8 +69,8 @@ function factors(t: number, indices: readonly number[]) {
   return averagedFactors(indices.map((index) => statistics(batches[index]!, t)), DECAY); // prettier-ignore
 }
 
-describe.each(ENGINE_NAMES)('engine %s', async (name) => {
-  const engine = await loadEngine(name);
+describe.each(presentEngines())('engine %s', async (name) => {
+  const engine = await oracleJudgedEngine(name);
   const tolerance = TOLERANCE[engine.precision];
 
   /** The changes of the last of so many steps. */

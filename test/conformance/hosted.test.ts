@@ -15,8 +15,9 @@ import {
   type HostedConfiguration,
   type HostedState,
 } from '../../gpu-worker/training/hosted-step.ts';
-import { ENGINE_NAMES, tensorsIn, type Engine } from '../../gpu-worker/tensor/engine.ts';
-import { loadEngine } from '../../gpu-worker/tensor/index.ts';
+import { tensorsIn, type Engine } from '../../gpu-worker/tensor/engine.ts';
+import { loadEngine, presentEngines } from '../../gpu-worker/tensor/index.ts';
+import { oracleJudgedEngine } from './engines.ts';
 import { hostedDefinitionSchema, type HostedDefinitionInput } from '../../shared/hosted-definition.ts';
 import type { LossInput } from '../../shared/loss.ts';
 import { gaussian, seededRandom } from '../../shared/random.ts';
@@ -173,8 +174,8 @@ function truthOf({ objective }: Batch) {
 const mean = (values: ArrayLike<number>): number =>
   Array.from(values).reduce((sum, value) => sum + value, 0) / values.length;
 
-describe.each(ENGINE_NAMES)('dense nets on the %s engine, against the oracle', async (engineName) => {
-  const engine = await loadEngine(engineName);
+describe.each(presentEngines())('dense nets on the %s engine, against the oracle', async (engineName) => {
+  const engine = await oracleJudgedEngine(engineName);
   const tolerance = TOLERANCE[engine.precision];
 
   function check(

@@ -7,8 +7,8 @@ import { inverseMetric, updateMetric } from '../../gpu-worker/optimizer/curvatur
 import { coefficients, prepareSolver } from '../../gpu-worker/optimizer/ddp/coefficients.ts';
 import { INITIAL_STATE, type MetricState, type OptimizerState } from '../../gpu-worker/optimizer/state.ts';
 import type { StepResult } from '../../gpu-worker/optimizer/step.ts';
-import { ENGINE_NAMES } from '../../gpu-worker/tensor/engine.ts';
-import { loadEngine } from '../../gpu-worker/tensor/index.ts';
+import { presentEngines } from '../../gpu-worker/tensor/index.ts';
+import { oracleJudgedEngine } from './engines.ts';
 import { ProblemError } from '../../shared/errors.ts';
 import { optimizerSchema, type BatchCoupling, type ControlMetric, type Coupling } from '../../shared/optimizer.ts';
 import { sessionDefinitionSchema, type SessionDefinitionInput } from '../../shared/session.ts';
@@ -309,8 +309,8 @@ function once<Value>(key: string, make: () => Value): Value {
 const title = (net: Net): string =>
   `${net.activation} ${net.widths.join('-')}, ${net.loss}, B = ${String(net.batchSize)}`;
 
-describe.each(ENGINE_NAMES)('engine %s', async (name) => {
-  const engine = await loadEngine(name);
+describe.each(presentEngines())('engine %s', async (name) => {
+  const engine = await oracleJudgedEngine(name);
   const tolerance = TOLERANCE[engine.precision];
 
   function run({ network, history }: Scenario, optimizer: OptimizerInput, state: OptimizerState = INITIAL_STATE) {

@@ -2,6 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { expect, it } from 'vitest';
 import { renderOptions } from '../../docs/generate/options.ts';
+import { renderEngines, type EngineResults } from '../../bench/engine/report.ts';
 import { renderLearningRates, type LearningRateResults } from '../../bench/learning-rate/report.ts';
 import { renderReadmeTable, renderResults, type QuickstartResults } from '../../bench/quickstart/report.ts';
 
@@ -20,6 +21,11 @@ it('the README’s table is made from quickstart.json', async () => {
 it('docs/results/learning-rate.md is made from learning-rate.json', async () => {
   const stored = JSON.parse(await readFile(new URL('learning-rate.json', FOLDER), 'utf8')) as LearningRateResults;
   expect(await readFile(new URL('learning-rate.md', FOLDER), 'utf8')).toBe(renderLearningRates(stored));
+});
+
+it('docs/results/engine.md is made from engine.json', async () => {
+  const stored = JSON.parse(await readFile(new URL('engine.json', FOLDER), 'utf8')) as EngineResults;
+  expect(await readFile(new URL('engine.md', FOLDER), 'utf8')).toBe(renderEngines(stored));
 });
 
 it('docs/options.md is made from the schemas', async () => {

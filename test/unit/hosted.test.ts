@@ -36,7 +36,11 @@ describe('a definition that cannot be is refused', () => {
     [{ kind: 'dense', name: 'a', outputs: 0 }, 'model.layers.0.outputs'],
     [{ kind: 'residual', layers: [{ kind: 'dense', name: 'a', outputs: 2 }] }, 'model.layers.0'],
   ])('a model at fault, %j, is refused in its own words', (layer, path) => {
-    const { error } = hostedDefinitionSchema.safeParse({ mode: 'hosted', model: { ...model, layers: [layer] }, loss: { kind: 'mse' } });
+    const { error } = hostedDefinitionSchema.safeParse({
+      mode: 'hosted',
+      model: { ...model, layers: [layer] },
+      loss: { kind: 'mse' },
+    });
     expect(error!.issues[0]!.path.join('.')).toBe(path);
   });
 

@@ -31,10 +31,13 @@ export function createDeferredEngine(engine: Engine, compile: Compile): Engine {
   const programs = new Programs(engine, compile);
   /** What the innermost scope has made so far; null outside any. */
   let scope: Set<DeferredTensor> | null = null;
+  /** Held by somebody. */
+  const held = new Set<DeferredTensor>();
   /** Held by nobody, but perhaps needed by an operation that is pending in a scope. */
   let released: DeferredTensor[] = [];
 
   function keep(tensor: DeferredTensor): DeferredTensor {
+    held.add(tensor);
     scope?.add(tensor);
     return tensor;
   }
@@ -64,6 +67,7 @@ export function createDeferredEngine(engine: Engine, compile: Compile): Engine {
   function release(tensor: DeferredTensor): void {
     if (tensor.isReleased) return;
     tensor.isReleased = true;
+    held.delete(tensor);
     released.push(tensor);
   }
 
@@ -126,7 +130,8 @@ export function createDeferredEngine(engine: Engine, compile: Compile): Engine {
   return {
     name: engine.name,
     precision: engine.precision,
-    tensor: (values, shape) => made(keep(new DeferredTensor([...shape], { kind: 'host', values }))),
+    // A copy: the caller may change its array before the values are needed.
+    tensor: (values, shape) => made(keep(new DeferredTensor([...shape], { kind: 'host', values: copied(values) }))),
     read: (tensor) => {
       const from = own(tensor);
       evaluate([from]);
@@ -237,9 +242,15 @@ export function createDeferredEngine(engine: Engine, compile: Compile): Engine {
     },
     isTensor,
     get liveTensors() {
-      return engine.liveTensors;
+      // Those on the device, whoever made them, and those that are not there yet.
+      const elsewhere = [...held].filter(({ source }) => source.kind !== 'device');
+      return engine.liveTensors - programs.keptTensors + elsewhere.length;
     },
   };
+}
+
+function copied(values: ArrayLike<number>): Float32Array | Float64Array {
+  return values instanceof Float32Array ? values.slice() : Float64Array.from(values);
 }
 
 function shapeOf(value: Operand): Shape {

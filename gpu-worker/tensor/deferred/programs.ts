@@ -1,10 +1,9 @@
 /**
  * Runs recorded operations as one program, compiled once for every structure that occurs.
  *
- * The structure of a computation is its operations with everything about them but two things: the values of its inputs, and the
- * numbers among its operands. A structure that occurs for the first time is computed operation by operation. When it occurs again
- * it is compiled, with the numbers that have stayed the same frozen into the program and those that have not as further
- * inputs; should a frozen one change later, it is compiled anew with that one as an input, too.
+ * The structure of a computation is its operations with everything about them but the values of its inputs, and the numbers among
+ * its operands, which are inputs of the program, too. So equal computations run the same program whatever has been computed
+ * before, and give the same results to the last bit.
  */
 import type { Engine, Operand, Tensor } from '../engine.ts';
 import type { DeferredTensor, Operation } from './tensor.ts';
@@ -23,14 +22,11 @@ export type Compile = (computation: Computation, inputs: readonly Tensor[]) => P
 /** Structures that are remembered. */
 const REMEMBERED = 128;
 
-interface Structure {
-  /** The numbers among the operands when it last occurred. */
-  numbers: readonly number[];
-  /** Which of them are inputs of the program. */
-  isInput: readonly boolean[];
-  /** Null until it occurs again, and while what is frozen has changed. */
-  program: Program | null;
-}
+/** Operations from which on a program is worth its compilation; fewer are computed one by one. */
+const FEWEST_OPERATIONS = 4;
+
+/** Numbers that stay on the device. */
+const KEPT_NUMBERS = 512;
 
 /** A computation laid out: its inputs, its numbers, its operations in an order in which they can be computed. */
 interface Layout {
@@ -54,12 +50,19 @@ interface Step {
 export class Programs {
   readonly #engine: Engine;
   readonly #compile: Compile;
-  /** In the order of their last use. */
-  readonly #structures = new Map<string, Structure>();
+  /** By structure, in the order of their last use. */
+  readonly #programs = new Map<string, Program>();
+  /** By value, in the order of their last use; the key tells −0 from 0. */
+  readonly #numbers = new Map<string, Tensor>();
 
   constructor(engine: Engine, compile: Compile) {
     this.#engine = engine;
     this.#compile = compile;
+  }
+
+  /** Tensors on the device that are nobody's. */
+  get keptTensors(): number {
+    return this.#numbers.size;
   }
 
   /** Computes pending tensors, together. @param upload the device's tensor of a computation's input */
@@ -68,7 +71,10 @@ export class Programs {
     if (pending.length === 0) return;
     const layout = layOut(pending);
     const inputs = layout.inputs.map(upload);
-    const results = this.#engine.scope(() => this.#run(layout, inputs));
+    const results =
+      layout.steps.length < FEWEST_OPERATIONS
+        ? this.#engine.scope(() => perform(layout, inputs, layout.numbers))
+        : this.#run(layout, inputs);
     for (const [index, tensor] of pending.entries()) {
       const result = results[index];
       if (result === undefined) throw new RangeError('the program has too few results');
@@ -76,44 +82,41 @@ export class Programs {
     }
   }
 
-  #run(layout: Layout, inputs: readonly Tensor[]): readonly Tensor[] {
-    const { text, numbers } = layout;
-    const known = this.#structures.get(text);
-    if (known === undefined) {
-      this.#remember(text, { numbers, isInput: numbers.map(() => false), program: null });
-      return perform(layout, inputs, numbers);
+  #run(layout: Layout, tensors: readonly Tensor[]): readonly Tensor[] {
+    // A number that has to go for another may be an input, too: it goes at the end.
+    const surplus: Tensor[] = [];
+    const inputs = [...tensors, ...layout.numbers.map((value) => this.#number(value, surplus))];
+    let program = this.#programs.get(layout.text);
+    if (program === undefined) {
+      const computation: Computation = (given) =>
+        perform(layout, given.slice(0, tensors.length), given.slice(tensors.length));
+      program = this.#compile(computation, inputs);
     }
-    this.#remember(text, known);
-    const isInput = numbers.map(
-      (value, index) => known.isInput[index] === true || !Object.is(value, known.numbers[index]),
-    );
-    known.numbers = numbers;
-    if (isInput.some((value, index) => value !== known.isInput[index])) {
-      known.program?.dispose();
-      known.program = null;
-      known.isInput = isInput;
-    }
-    const changing = numbers.filter((_, index) => isInput[index]).map((value) => this.#engine.tensor([value], []));
-    const all = [...inputs, ...changing];
-    known.program ??= this.#compile((given) => {
-      let next = inputs.length;
-      const operands = numbers.map((value, index): Operand => {
-        if (isInput[index] !== true) return value;
-        return at(given, next++);
-      });
-      return perform(layout, given, operands);
-    }, all);
-    return known.program.run(all);
+    const oldest = remember(this.#programs, layout.text, program, REMEMBERED);
+    oldest?.dispose();
+    const results = program.run(inputs);
+    this.#engine.dispose(surplus);
+    return results;
   }
 
-  #remember(text: string, structure: Structure): void {
-    this.#structures.delete(text);
-    this.#structures.set(text, structure);
-    const [oldest] = this.#structures;
-    if (this.#structures.size <= REMEMBERED || oldest === undefined) return;
-    oldest[1].program?.dispose();
-    this.#structures.delete(oldest[0]);
+  /** A scalar on the device. */
+  #number(value: number, surplus: Tensor[]): Tensor {
+    const key = Object.is(value, -0) ? '-0' : String(value);
+    const tensor = this.#numbers.get(key) ?? this.#engine.tensor([value], []);
+    const oldest = remember(this.#numbers, key, tensor, KEPT_NUMBERS);
+    if (oldest !== undefined) surplus.push(oldest);
+    return tensor;
   }
+}
+
+/** Makes an entry the one used last. @returns what has to go, if that is one too many */
+function remember<Value>(entries: Map<string, Value>, key: string, value: Value, capacity: number): Value | undefined {
+  entries.delete(key);
+  entries.set(key, value);
+  const [oldest] = entries;
+  if (entries.size <= capacity || oldest === undefined) return undefined;
+  entries.delete(oldest[0]);
+  return oldest[1];
 }
 
 /** Operation by operation. */
