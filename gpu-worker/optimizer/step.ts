@@ -298,17 +298,17 @@ function finishedChanges(
     changes = limitPredictedDecrease(engine, changes, predicted, mean(engine, losses), maximumPredictedDecrease);
   }
   if (maximumNorm !== null) changes = clipNorm(engine, changes, maximumNorm);
-  changes = withoutDecay(engine, policies, changes);
+  changes = lessDecoupledDecay(engine, policies, changes);
   if (lookahead === null) return { changes, velocities, displacement: null };
   return { ...withLookahead(engine, lookahead, state.displacement, changes, state.step), velocities };
 }
 
 /** The changes that policies make in a second forward pass through the linearised network. */
 function linearRollout(engine: Engine, policies: readonly Policy[]): Changes {
-  return withoutDecay(engine, policies, openLoopChanges(engine, policies, 'linear'));
+  return lessDecoupledDecay(engine, policies, openLoopChanges(engine, policies, 'linear'));
 }
 
-function withoutDecay(engine: Engine, policies: readonly Policy[], changes: Changes): Changes {
+function lessDecoupledDecay(engine: Engine, policies: readonly Policy[], changes: Changes): Changes {
   return changes.map((blocks, t) => lessDecay(engine, at(policies, t), blocks));
 }
 

@@ -116,6 +116,7 @@ export function hostedStep(
     // The policies, or the changes where there is no second pass to wait for.
     const layers = program.stages.map(({ layer }) => layer);
     const reply = optimizer.coupling === 'feedback' ? 'policy' : 'update';
+    // Where this batch judges the last step: its losses without that step.
     const { previousWeights } = state;
     const previousLosses =
       previousWeights === null

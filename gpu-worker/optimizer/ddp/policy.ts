@@ -89,7 +89,8 @@ function plusPrediction(
 }
 
 /**
- * What the policy of a dense layer does with κ, as sample factors: R_t⁻¹J_tᵀκ = ãᵀ diag(κ) g̃ with ã = a T_a T_aᵀ [B, n] and g̃ = η g T_g T_gᵀ [B, c].
+ * What the policy of a dense layer does with κ, as sample factors: R_t⁻¹J_tᵀκ = ãᵀ diag(κ) g̃ with ã = a T_a T_aᵀ [B, n] and
+ * g̃ = η g T_g T_gᵀ [B, c].
  *
  * @throws TypeError if the layer or its metric has no such factors
  */

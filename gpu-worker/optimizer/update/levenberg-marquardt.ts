@@ -2,7 +2,7 @@
  * The Levenberg–Marquardt rule for η, the inverse of the damping, with its judgement made on other data than the step: the model
  * predicts the change of the mean loss of the step's own batch, and what is compared with it is the change of the next batch's.
  *
- *     M = mean_i(y_i + ½ Σ_columns h y²),   y = Σ_t J_t δu_t   (without the columns' weights in the linear term: D_t in place of J_t)
+ *     M = mean_i(Σ_t D_t δu_t + ½ Σ_columns h (Σ_t J_t δu_t)²)
  *     ρ = (mean loss of the next batch after the step − before it) / M
  *
  * ρ above `high`: η × factor; ρ below `low`: η / factor (Marquardt, 1963; on mini-batches Martens & Grosse, 2015).
