@@ -80,7 +80,7 @@ describe('the batch', () => {
 });
 
 describe('the passes of a hosted model', () => {
-  const image = [64, 64, 16] as [number, number, number];
+  const image = [32, 32, 16] as [number, number, number];
   const activationBytes = (layers: ModelInput['layers'], batch: number): number => {
     const optimizer = optimizerSchema.parse({ terminalCurvature: { kind: 'gradient' } });
     return passCost(modelSchema.parse({ input: image, layers: [...layers, ...HEAD] }), optimizer, batch)
@@ -88,7 +88,7 @@ describe('the passes of a hosted model', () => {
   };
   const HEAD = [{ kind: 'flatten' }, { kind: 'dense', name: 'out', outputs: 2 }] as const;
   const plain = activationBytes([], 8);
-  const elements = 4 * 8 * 64 * 64 * 16;
+  const elements = 4 * 8 * 32 * 32 * 16;
 
   it('count what is dropped, and the sum of a residual block', () => {
     const relu = { kind: 'relu' } as const;
