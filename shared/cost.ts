@@ -146,20 +146,45 @@ export function stepCost(
 
 /** What the passes of one hosted step through the model take. */
 export interface PassCost {
-  /** Bytes of activations and of their gradients, in float32: two forward passes, and one backward pass per column. */
+  /**
+   * Bytes of activations and of their gradients, in float32: two forward passes, and one backward pass per column; and what the
+   * layer that takes most holds besides while it is computed.
+   */
   readonly activationBytes: number;
   /** Multiplications of one forward pass. */
   readonly forwardWork: number;
 }
 
 export function passCost(model: Model, optimizer: Optimizer, batch: number): PassCost {
-  const layers = flattened(placeLayers(model.input, model.layers));
+  const placed = placeLayers(model.input, model.layers);
+  const layers = flattened(placed);
   const sum = (term: (layer: PlacedLayer) => number): number => layers.reduce((total, layer) => total + term(layer), 0);
-  const passes = 2 + Math.max(1, sentColumns(optimizer.terminalCurvature));
+  const columns = Math.max(1, sentColumns(optimizer.terminalCurvature));
+  const residuals = placed.reduce((total, { kind, output }) => total + (kind === 'residual' ? elements(output) : 0), 0);
+  const kept = elements(model.input) + sum(keptElements) + residuals;
+  const besides = Math.max(...layers.map((layer) => temporaryElements(layer, columns)));
   return {
-    activationBytes: 4 * batch * passes * (elements(model.input) + sum(({ output }) => elements(output))),
+    activationBytes: 4 * batch * ((2 + columns) * kept + besides),
     forwardWork: batch * sum(layerWork),
   };
+}
+
+/** What one pass keeps of a layer: its output, and of dropout what is dropped. */
+function keptElements({ layer, output }: PlacedLayer): number {
+  return layer.kind === 'dropout' ? 2 * elements(output) : elements(output);
+}
+
+/** What a layer holds for one sample while its output or its gradient is computed. */
+function temporaryElements({ layer, output }: PlacedLayer, columns: number): number {
+  switch (layer.kind) {
+    case 'max-pooling':
+    case 'average-pooling':
+      // What every element of the window sees, the largest so far, and the gradients of each.
+      return layer.window[0] * layer.window[1] * elements(output) * (2 + columns);
+    default:
+      // gelu, which has most: the error function and the density, step by step.
+      return elements(output) * (5 + columns);
+  }
 }
 
 function elements(shape: Shape): number {

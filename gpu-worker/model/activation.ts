@@ -1,4 +1,4 @@
-/** Activations, feature by feature. */
+/** Activations, feature by feature. Only values and gradients outlive them: what leads to these is as large, and made again. */
 import type { ActivationName } from '../../shared/model-layer.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
 import { timesPerSample, type Differentiable } from './pullback.ts';
@@ -8,7 +8,7 @@ export function activation(engine: Engine, name: ActivationName, x: Tensor): Dif
   const { add, erf, exp, isPositive, maximum, multiply, sigmoid, softplus, square, subtract, tanh } = engine;
   const withSlope = (value: Tensor, slope: () => Tensor): Differentiable => ({
     value,
-    pullback: (rows) => timesPerSample(engine, rows, slope()),
+    pullback: (rows) => engine.scope(() => timesPerSample(engine, rows, slope())),
   });
   switch (name) {
     case 'relu':
@@ -24,9 +24,10 @@ export function activation(engine: Engine, name: ActivationName, x: Tensor): Dif
     case 'softplus':
       return withSlope(softplus(x), () => sigmoid(x));
     case 'gelu': {
-      const phi = multiply(0.5, add(1, erf(multiply(x, Math.SQRT1_2)))); // Φ(x)
+      const phi = (): Tensor => multiply(0.5, add(1, erf(multiply(x, Math.SQRT1_2)))); // Φ(x)
       const density = (): Tensor => multiply(exp(multiply(square(x), -0.5)), 1 / Math.sqrt(2 * Math.PI));
-      return withSlope(multiply(x, phi), () => add(phi, multiply(x, density())));
+      const value = engine.scope(() => multiply(x, phi()));
+      return withSlope(value, () => add(phi(), multiply(x, density())));
     }
   }
 }

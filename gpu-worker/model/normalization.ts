@@ -31,19 +31,22 @@ export function layerNorm(engine: Engine, epsilon: number, x: Tensor): Different
     const axis = tensor.shape.length - 1;
     return divide(reshape(sum(tensor, axis), tensor.shape.with(axis, 1)), C);
   };
-  const flat = reshape(x, [B, P, C]);
-  const centred = subtract(flat, mean(flat));
-  const deviation = sqrt(add(mean(square(centred)), epsilon));
-  const normalised = divide(centred, deviation);
+  const { normalised, deviation } = engine.scope(() => {
+    const flat = reshape(x, [B, P, C]);
+    const centred = subtract(flat, mean(flat));
+    const deviation = sqrt(add(mean(square(centred)), epsilon));
+    return { normalised: divide(centred, deviation), deviation };
+  });
   return {
     value: reshape(normalised, x.shape),
-    pullback: (rows) => {
-      const r = (rows.shape[0] ?? 1) / B;
-      const g = reshape(rows, [B, r, P, C]);
-      const xHat = reshape(normalised, [B, 1, P, C]);
-      const inner = subtract(subtract(g, mean(g)), multiply(xHat, mean(multiply(g, xHat))));
-      return reshape(divide(inner, reshape(deviation, [B, 1, P, 1])), rows.shape);
-    },
+    pullback: (rows) =>
+      engine.scope(() => {
+        const r = (rows.shape[0] ?? 1) / B;
+        const g = reshape(rows, [B, r, P, C]);
+        const xHat = reshape(normalised, [B, 1, P, C]);
+        const inner = subtract(subtract(g, mean(g)), multiply(xHat, mean(multiply(g, xHat))));
+        return reshape(divide(inner, reshape(deviation, [B, 1, P, 1])), rows.shape);
+      }),
   };
 }
 
@@ -55,25 +58,28 @@ export function batchNorm(
 ): Differentiable & { readonly statistics: ChannelStatistics } {
   const { add, divide, multiply, reshape, sqrt, square, subtract, sum } = engine;
   const [B, P, C] = axes(x);
-  const flat = reshape(x, [B * P, C]);
-  const channelMean = (tensor: Tensor): Tensor => divide(sum(tensor, 0), B * P);
-  const mean = channelMean(flat);
-  const centred = subtract(flat, mean);
-  const variance = channelMean(square(centred));
-  const deviation = sqrt(add(variance, epsilon));
-  const normalised = divide(centred, deviation);
+  const { normalised, deviation, mean, variance } = engine.scope(() => {
+    const flat = reshape(x, [B * P, C]);
+    const channelMean = (tensor: Tensor): Tensor => divide(sum(tensor, 0), B * P);
+    const mean = channelMean(flat);
+    const centred = subtract(flat, mean);
+    const variance = channelMean(square(centred));
+    const deviation = sqrt(add(variance, epsilon));
+    return { normalised: divide(centred, deviation), deviation, mean, variance };
+  });
   return {
     value: reshape(normalised, x.shape),
     statistics: { mean, variance },
-    pullback: (rows) => {
-      const r = (rows.shape[0] ?? 1) / B;
-      const g = reshape(rows, [B, r, P, C]);
-      const xHat = reshape(normalised, [B, 1, P, C]);
-      // Per column and channel, over samples and positions: [B, r, P, C] → [1, r, 1, C].
-      const columnMean = (tensor: Tensor): Tensor => divide(reshape(sum(sum(tensor, 0), 1), [1, r, 1, C]), B * P);
-      const inner = subtract(subtract(g, columnMean(g)), multiply(xHat, columnMean(multiply(g, xHat))));
-      return reshape(divide(inner, deviation), rows.shape);
-    },
+    pullback: (rows) =>
+      engine.scope(() => {
+        const r = (rows.shape[0] ?? 1) / B;
+        const g = reshape(rows, [B, r, P, C]);
+        const xHat = reshape(normalised, [B, 1, P, C]);
+        // Per column and channel, over samples and positions: [B, r, P, C] → [1, r, 1, C].
+        const columnMean = (tensor: Tensor): Tensor => divide(reshape(sum(sum(tensor, 0), 1), [1, r, 1, C]), B * P);
+        const inner = subtract(subtract(g, columnMean(g)), multiply(xHat, columnMean(multiply(g, xHat))));
+        return reshape(divide(inner, deviation), rows.shape);
+      }),
   };
 }
 
@@ -86,5 +92,8 @@ export function fixedNorm(
 ): Differentiable {
   const { add, divide, sqrt, subtract } = engine;
   const deviation = sqrt(add(variance, epsilon));
-  return { value: divide(subtract(x, mean), deviation), pullback: (rows) => divide(rows, deviation) };
+  return {
+    value: engine.scope(() => divide(subtract(x, mean), deviation)),
+    pullback: (rows) => divide(rows, deviation),
+  };
 }

@@ -14,24 +14,35 @@ export function pooling(engine: Engine, layer: PoolingLayer, images: Tensor): Di
 function maxPooling(engine: Engine, geometry: WindowGeometry, images: Tensor): Differentiable {
   const { add, isPositive, maximum, multiply, subtract } = engine;
   const [, height = 1, width = 1] = images.shape;
-  const padded = padWindows(engine, geometry, images);
-  // Far below anything in the image, so that padding is never the largest.
-  const border = multiply(subtract(1, inside(engine, geometry, height, width)), -1e30);
-  const views = windowViews(engine, geometry, hasPadding(geometry) ? add(padded, border) : padded);
-  const largest = views.reduce((best, view) => maximum(best, view));
+  const views = (): Tensor[] => {
+    const padded = padWindows(engine, geometry, images);
+    // Far below anything in the image, so that padding is never the largest.
+    const border = multiply(subtract(1, inside(engine, geometry, height, width)), -1e30);
+    return windowViews(engine, geometry, hasPadding(geometry) ? add(padded, border) : padded);
+  };
+  const largest = engine.scope(() => views().reduce((best, view) => maximum(best, view)));
   return {
     value: largest,
-    pullback: (rows) => {
-      // Of several largest elements the first one gets the gradient.
-      let free: Tensor | null = null;
-      const gradients = views.map((view) => {
-        const isLargest = subtract(1, isPositive(subtract(largest, view)));
-        const chosen = free === null ? isLargest : multiply(free, isLargest);
-        free = free === null ? subtract(1, chosen) : subtract(free, chosen);
-        return timesPerSample(engine, rows, chosen);
-      });
-      return sumWindowViews(engine, geometry, gradients, [height, width]);
-    },
+    pullback: (rows) =>
+      engine.scope(() => {
+        // Of several largest elements the first one gets the gradient.
+        let free: Tensor | null = null;
+        const gradients = views().map((view) => {
+          const before: Tensor | null = free;
+          const next = engine.scope(() => {
+            const isLargest = subtract(1, isPositive(subtract(largest, view)));
+            const chosen = before === null ? isLargest : multiply(before, isLargest);
+            return {
+              free: before === null ? subtract(1, chosen) : subtract(before, chosen),
+              gradient: timesPerSample(engine, rows, chosen),
+            };
+          });
+          if (before !== null) engine.dispose([before]);
+          free = next.free;
+          return next.gradient;
+        });
+        return sumWindowViews(engine, geometry, gradients, [height, width]);
+      }),
   };
 }
 
@@ -40,13 +51,14 @@ function averagePooling(engine: Engine, geometry: WindowGeometry, images: Tensor
   const [, height = 1, width = 1] = images.shape;
   const sum = (views: readonly Tensor[]): Tensor => views.reduce((total, view) => add(total, view));
   const counts = sum(windowViews(engine, geometry, inside(engine, geometry, height, width))); // [1, oh, ow, 1]
-  const views = windowViews(engine, geometry, padWindows(engine, geometry, images));
+  const views = geometry.rows.kernel * geometry.columns.kernel;
   return {
-    value: divide(sum(views), counts),
-    pullback: (rows) => {
-      const share = divide(rows, counts);
-      return sumWindowViews(engine, geometry, views.map(() => share), [height, width]); // prettier-ignore
-    },
+    value: engine.scope(() => divide(sum(windowViews(engine, geometry, padWindows(engine, geometry, images))), counts)),
+    pullback: (rows) =>
+      engine.scope(() => {
+        const share = divide(rows, counts);
+        return sumWindowViews(engine, geometry, new Array<Tensor>(views).fill(share), [height, width]);
+      }),
   };
 }
 

@@ -14,23 +14,30 @@ export function stageMap(engine: Engine, layer: StageLayer, parameters: StagePar
   switch (layer.kind) {
     case 'dense': {
       const weight = parameter(layer, parameters, 'weight');
-      const z = timesLastAxis(engine, x, weight, false);
       return {
-        value: layer.bias ? add(z, parameter(layer, parameters, 'bias')) : z,
+        value: engine.scope(() => {
+          const z = timesLastAxis(engine, x, weight, false);
+          return layer.bias ? add(z, parameter(layer, parameters, 'bias')) : z;
+        }),
         pullback: (rows) => timesLastAxis(engine, rows, weight, true),
       };
     }
     case 'scale-shift': {
       const scale = parameter(layer, parameters, 'scale');
-      const scaled = multiply(x, scale);
       return {
-        value: layer.shift ? add(scaled, parameter(layer, parameters, 'shift')) : scaled,
+        value: engine.scope(() => {
+          const scaled = multiply(x, scale);
+          return layer.shift ? add(scaled, parameter(layer, parameters, 'shift')) : scaled;
+        }),
         pullback: (rows) => multiply(rows, scale),
       };
     }
     case 'conv2d': {
       const z = convolution(engine, layer, parameter(layer, parameters, 'weight'), x);
-      return layer.bias ? { ...z, value: add(z.value, parameter(layer, parameters, 'bias')) } : z;
+      if (!layer.bias) return z;
+      const value = add(z.value, parameter(layer, parameters, 'bias'));
+      engine.dispose([z.value]);
+      return { ...z, value };
     }
   }
 }

@@ -34,10 +34,15 @@ export function sumWindowViews(
   const places = positions(rows).flatMap((top) => positions(columns).map((left) => ({ top, left })));
   let sum: Tensor | null = null;
   for (const [index, view] of views.entries()) {
-    const { top = 0, left = 0 } = places[index] ?? {};
-    const across = spread(engine, view, 2, left, columns.stride, paddedWidth);
-    const placed = spread(engine, across, 1, top, rows.stride, paddedHeight);
-    sum = sum === null ? placed : add(sum, placed);
+    const before: Tensor | null = sum;
+    // Each view spread out is as large as the images: in a scope, no two are held.
+    sum = engine.scope(() => {
+      const { top = 0, left = 0 } = places[index] ?? {};
+      const across = spread(engine, view, 2, left, columns.stride, paddedWidth);
+      const placed = spread(engine, across, 1, top, rows.stride, paddedHeight);
+      return before === null ? placed : add(before, placed);
+    });
+    if (before !== null) engine.dispose([before]);
   }
   if (sum === null) throw new RangeError('no views to add up');
   return slice(slice(sum, 1, rows.padding[0], height), 2, columns.padding[0], width);

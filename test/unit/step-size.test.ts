@@ -1,8 +1,11 @@
 /** A step that would take more than a worker can give is refused from its header. */
 import { describe, expect, it } from 'vitest';
+import { passCost } from '../../shared/cost.ts';
 import { LIMITS } from '../../shared/limits.ts';
 import type { SafetensorsHeader } from '../../shared/safetensors.ts';
 import { layersDefinitionSchema, type LayersDefinition } from '../../shared/layers-definition.ts';
+import { modelSchema, type ModelInput } from '../../shared/model.ts';
+import { optimizerSchema } from '../../shared/optimizer.ts';
 import { checkStepHeader, TENSOR } from '../../shared/step.ts';
 
 function definitionOf(count: number): LayersDefinition {
@@ -73,5 +76,32 @@ describe('the batch', () => {
     expect(() => checkStepHeader(header(1000), definition)).toThrow(
       expect.objectContaining({ code: 'step_too_large' }),
     );
+  });
+});
+
+describe('the passes of a hosted model', () => {
+  const image = [32, 32, 16] as [number, number, number];
+  const activationBytes = (layers: ModelInput['layers'], batch: number): number => {
+    const optimizer = optimizerSchema.parse({ terminalCurvature: { kind: 'gradient' } });
+    return passCost(modelSchema.parse({ input: image, layers: [...layers, ...HEAD] }), optimizer, batch)
+      .activationBytes;
+  };
+  const HEAD = [{ kind: 'flatten' }, { kind: 'dense', name: 'out', outputs: 2 }] as const;
+  const plain = activationBytes([], 8);
+  const elements = 4 * 8 * 32 * 32 * 16;
+
+  it('count what is dropped, and the sum of a residual block', () => {
+    const relu = { kind: 'relu' } as const;
+    expect(activationBytes([relu], 8) - plain).toBe(3 * elements);
+    expect(activationBytes([{ kind: 'dropout' }], 8) - plain).toBe(6 * elements);
+    expect(activationBytes([{ kind: 'residual', layers: [relu] }], 8) - plain).toBe(6 * elements);
+    expect(activationBytes([relu], 16)).toBe(2 * activationBytes([relu], 8));
+  });
+
+  it('count what every element of a pooling window sees', () => {
+    const pool = (window: [number, number], strides: [number, number]): number =>
+      activationBytes([{ kind: 'max-pooling', window, strides, padding: { kind: 'same' } }], 8);
+    expect(pool([9, 9], [1, 1])).toBeGreaterThan(81 * 3 * elements);
+    expect(pool([9, 9], [9, 9])).toBeLessThan(20 * elements);
   });
 });
