@@ -457,6 +457,26 @@ describe.each(presentEngines())('engine %s', async (name) => {
       expectClose(product(A, product(transposed(inverse), inverse)), identity(n), within);
     });
 
+    it('inverseCholesky of an order at which an engine may work in blocks', () => {
+      const n = 301;
+      const A = fromEntries([n, n], ([i, j]) =>
+        i === j ? 2 : i! - j! < 20 && j! - i! < 20 ? 0.5 ** (1 + Math.abs(i! - j!)) : 0,
+      );
+      const inverse = compute([A], engine.inverseCholesky);
+      expect(isLower(inverse)).toBe(true);
+      // L⁻¹ A L⁻ᵀ = I, at some of its entries.
+      const row = (i: number): number[] => inverse.values.slice(i * n, i * n + n);
+      const times = (values: readonly number[]): number[] =>
+        Array.from({ length: n }, (_, i) => values.reduce((sum, value, j) => sum + A.values[i * n + j]! * value, 0));
+      for (const i of [0, 74, 149, 150, 151, 225, 300]) {
+        const product = times(row(i));
+        for (const k of [0, 149, 150, 151, i, 300]) {
+          const entry = row(k).reduce((sum, value, j) => sum + value * product[j]!, 0);
+          expect(Math.abs(entry - (i === k ? 1 : 0))).toBeLessThan(within);
+        }
+      }
+    });
+
     it.each(ORDERS)('choleskySolve of order %i', (n) => {
       const A = randomPositive(n);
       const b = randomHost([n]);

@@ -26,9 +26,9 @@ const REDUCTION = [type('T', float32), type('Tidx', int32), boolean('keep_dims',
 const LOGICAL_REDUCTION = [type('Tidx', int32), boolean('keep_dims', false)];
 const RESHAPE = { [float32]: [type('T', float32), type('Tshape', int32)], [float64]: [type('T', float64), type('Tshape', int32)] }; // prettier-ignore
 const TRANSPOSE = [type('T', float32), type('Tperm', int32)];
-const SLICE = [type('T', float32), type('Index', int32)];
+const SLICE = { [float32]: [type('T', float32), type('Index', int32)], [float64]: [type('T', float64), type('Index', int32)] }; // prettier-ignore
 const STRIDED_SLICE = [
-  ...SLICE,
+  ...SLICE[float32],
   ...['begin_mask', 'end_mask', 'ellipsis_mask', 'new_axis_mask', 'shrink_axis_mask'].map((name) => integer(name, 0)),
 ];
 const FILL = [type('T', float64), type('index_type', int32)];
@@ -39,7 +39,13 @@ const TO_FLOAT64 = [type('SrcT', float32), type('DstT', float64), boolean('Trunc
 const TO_FLOAT32 = [type('SrcT', float64), type('DstT', float32), boolean('Truncate', false)];
 const LOWER = [...FLOAT64, boolean('lower', true), boolean('adjoint', false)];
 const LOWER_TRANSPOSED = [...FLOAT64, boolean('lower', true), boolean('adjoint', true)];
+/** Of two matrices. */
+const PAIR = [...FLOAT64, type('Tidx', int32), integer('N', 2)];
+const PRODUCT = [...FLOAT64, boolean('transpose_a', false), boolean('transpose_b', false)];
 const EIGEN = [...FLOAT64, boolean('compute_v', true)];
+
+/** Order up to which a triangular matrix is inverted by one solve. */
+const LARGEST_SOLVED = 256;
 
 const isTensor = (value: object): value is Tensor => value instanceof TensorFlowTensor;
 
@@ -102,11 +108,30 @@ export function createTensorFlowEngine(binding: TensorFlowBinding): TensorFlowEn
   /** Whether a matrix has the diagonal of a Cholesky factor: positive and finite. What is wrong with a row reaches it. */
   const isFactor = (matrix: TensorFlowTensor): TensorFlowTensor =>
     finite(execute('Log', FLOAT64, execute('MatrixDiagPart', FLOAT64, matrix)));
-  /** L⁻¹ b or L⁻ᵀ b. TensorFlow throws where L is not a factor; here the solution is then without meaning. */
-  const solve = (L: TensorFlowTensor, exists: TensorFlowTensor, ...sides: readonly (readonly Attribute[])[]) => {
-    const safe = execute('SelectV2', FLOAT64, exists, L, double(number(1)));
-    return (b: TensorFlowTensor): TensorFlowTensor =>
-      sides.reduce((x, attributes) => execute('MatrixTriangularSolve', attributes, safe, x), b);
+  /** The factor; where there is none, something else with which TensorFlow's triangular solve does not throw. */
+  const solvable = (L: TensorFlowTensor, exists: TensorFlowTensor): TensorFlowTensor =>
+    execute('SelectV2', FLOAT64, exists, L, double(number(1)));
+  const filled = (shape: readonly number[], value: number): TensorFlowTensor =>
+    execute('Fill', FILL, integers(shape), double(number(value)));
+  /**
+   * L⁻¹ of a lower triangular matrix, by halves: the inverse of [A 0; X C] is [A⁻¹ 0; −C⁻¹XA⁻¹ C⁻¹]. The products run on all cores,
+   * TensorFlow's triangular solve on one.
+   */
+  const inverseOfLower = (L: TensorFlowTensor): TensorFlowTensor => {
+    const n = L.shape[0] ?? 0;
+    if (n <= LARGEST_SOLVED) {
+      return execute('MatrixTriangularSolve', LOWER, L, execute('MatrixDiag', FLOAT64, filled([n], 1)));
+    }
+    const first = Math.floor(n / 2);
+    const rest = n - first;
+    const block = (row: number, column: number, rows: number, columns: number): TensorFlowTensor =>
+      execute('Slice', SLICE[float64], L, integers([row, column]), integers([rows, columns]));
+    const join = (axis: number, left: TensorFlowTensor, right: TensorFlowTensor): TensorFlowTensor =>
+      execute('ConcatV2', PAIR, left, right, axisOf(axis));
+    const A = inverseOfLower(block(0, 0, first, first));
+    const C = inverseOfLower(block(first, first, rest, rest));
+    const X = execute('MatMul', PRODUCT, C, execute('MatMul', PRODUCT, block(first, 0, rest, first), A));
+    return join(0, join(1, A, filled([first, rest], 0)), join(1, execute('Neg', FLOAT64, X), C));
   };
 
   const isFinite = (list: readonly Tensor[]): TensorFlowTensor => {
@@ -143,7 +168,9 @@ export function createTensorFlowEngine(binding: TensorFlowBinding): TensorFlowEn
     transpose: (tensor, axes) => made(execute('Transpose', TRANSPOSE, own(tensor), integers(axes))),
     slice: (tensor, axis, begin, size) => {
       const from = tensor.shape.map((_, index) => (index === axis ? begin : 0));
-      return made(execute('Slice', SLICE, own(tensor), integers(from), integers(tensor.shape.with(axis, size))));
+      return made(
+        execute('Slice', SLICE[float32], own(tensor), integers(from), integers(tensor.shape.with(axis, size))),
+      );
     },
     stride: (tensor, axis, begin, size, stride) => {
       const from = tensor.shape.map((_, index) => (index === axis ? begin : 0));
@@ -183,17 +210,18 @@ export function createTensorFlowEngine(binding: TensorFlowBinding): TensorFlowEn
       return composed(() => {
         const L = double(own(factor));
         const exists = isFactor(L);
-        const x = solve(L, exists, LOWER, LOWER_TRANSPOSED)(reshaped(double(own(rightHandSide)), [n, 1]));
+        const safe = solvable(L, exists);
+        const y = execute('MatrixTriangularSolve', LOWER, safe, reshaped(double(own(rightHandSide)), [n, 1]));
+        const x = execute('MatrixTriangularSolve', LOWER_TRANSPOSED, safe, y);
         return orNaN(exists, single(reshaped(x, [n])));
       });
     },
     inverseCholesky: (matrix) => {
-      const n = orderOf(matrix);
+      orderOf(matrix);
       return composed(() => {
         const L = execute('Cholesky', FLOAT64, double(own(matrix)));
         const exists = isFactor(L);
-        const ones = execute('Fill', FILL, integers([n]), double(number(1)));
-        return orNaN(exists, single(solve(L, exists, LOWER)(execute('MatrixDiag', FLOAT64, ones))));
+        return orNaN(exists, single(inverseOfLower(solvable(L, exists))));
       });
     },
     eigenSymmetric: (matrix) => {
