@@ -29,13 +29,19 @@ module.exports = {
       'the edge holds no tensor engine and runs in workerd: nothing of Node',
     ),
     only('client', '^clients/js/', ['clients/js/', 'shared/'], 'the client library runs in browsers too'),
-    only('training', '^clients/(train|datasets)/', ['clients/', 'shared/', 'node:', '(fs|zlib)']),
+    only('training', '^clients/(train|datasets)/', ['clients/', 'shared/', 'node:', '(fs|url|zlib)']),
     only('demo', '^demo/', ['demo/', 'clients/', 'deploy/', 'node:'], 'through public interfaces only'),
     only(
       'bench',
-      '^bench/',
+      '^bench/(?!peers/)',
       ['bench/', 'clients/', 'deploy/', '(fs|os|path|url|child_process)'],
       'through public interfaces only',
+    ),
+    only(
+      'bench-peers',
+      '^bench/peers/',
+      ['bench/peers/', 'shared/', '(child_process|events|fs|readline|url)', ...modules('zod')],
+      'the peers know the service’s declarations, nothing of how it computes',
     ),
     only('docs', '^docs/', ['docs/', 'shared/', '(fs)', ...modules('zod')]),
     only('deploy', '^deploy/', [
