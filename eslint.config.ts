@@ -2,7 +2,7 @@ import { defineConfig, globalIgnores } from 'eslint/config';
 import tseslint from 'typescript-eslint';
 
 export default defineConfig(
-  globalIgnores(['node_modules', '.wrangler', 'edge/worker-configuration.d.ts']),
+  globalIgnores(['node_modules', '.wrangler', '.peers', 'edge/worker-configuration.d.ts']),
   {
     files: ['**/*.ts'],
     extends: [tseslint.configs.strictTypeChecked, tseslint.configs.stylisticTypeChecked],
