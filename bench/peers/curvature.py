@@ -13,8 +13,12 @@ from torch.nn import functional
 
 from networks import Convolution, Network, Stage
 
-# Rows of a symmetric product that are made at a time.
 STRIP = 192
+
+
+def strips(size: int) -> list[tuple[int, int]]:
+    """Ranges of rows in which a symmetric product's lower triangle is made; a Cholesky factorisation reads no more."""
+    return [(begin, min(begin + STRIP, size)) for begin in range(0, size, STRIP)]
 
 
 @dataclass(frozen=True)
@@ -129,13 +133,8 @@ class KroneckerFactors:
 
 
 def _average_product(average: Tensor, left: Tensor, right: Tensor, share: float, count: int) -> None:
-    """Average leftᵀ right / count, a symmetric product: in strips, its lower triangle only.
-
-    A factorisation reads no more. The strips save up to half of the whole product's time, most where rows are many.
-    """
-    size = len(average)
-    for begin in range(0, size, STRIP):
-        end = min(begin + STRIP, size)
+    """Average leftᵀ right / count, a symmetric product of which only the lower triangle is made."""
+    for begin, end in strips(len(average)):
         average[begin:end, :end].addmm_(left[:, begin:end].T, right[:, :end], beta=1 - share, alpha=share / count)
 
 

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from curvature import KroneckerFactors, KroneckerOptions, input_factors, output_factors, passes, terminal_weights
+from curvature import (
+    KroneckerFactors,
+    KroneckerOptions,
+    input_factors,
+    output_factors,
+    passes,
+    strips,
+    terminal_weights,
+)
 from networks import Convolution, Network, Stage
 from trainer import Losses
 
@@ -21,7 +29,7 @@ class Expansion(Protocol):
     """J of one stage, in the form that suits its layer."""
 
     def add_kernel(self, system: Tensor, learning_rate: float) -> None:
-        """S ← S + η J P⁻¹Jᵀ, [B, B]."""
+        """S ← S + η J P⁻¹Jᵀ, [B, B]: its lower triangle."""
 
     def kernel_diagonal(self) -> Tensor:
         """The diagonal of J P⁻¹Jᵀ, [B]."""
@@ -39,9 +47,10 @@ class DenseExpansion:
         self._transformed_outputs = outputs @ factors.inverse_output
 
     def add_kernel(self, system: Tensor, learning_rate: float) -> None:
-        input_kernel = self._transformed_inputs @ self._inputs.T
-        output_kernel = self._transformed_outputs @ self._outputs.T
-        system.addcmul_(input_kernel, output_kernel, value=learning_rate)
+        for begin, end in strips(len(system)):
+            input_kernel = self._transformed_inputs[begin:end] @ self._inputs[:end].T
+            output_kernel = self._transformed_outputs[begin:end] @ self._outputs[:end].T
+            system[begin:end, :end].addcmul_(input_kernel, output_kernel, value=learning_rate)
 
     def kernel_diagonal(self) -> Tensor:
         input_part = torch.linalg.vecdot(self._transformed_inputs, self._inputs)
@@ -63,7 +72,8 @@ class ConvolutionExpansion:
         self._transformed = torch.matmul(factors.inverse_output, by_input).flatten(1)
 
     def add_kernel(self, system: Tensor, learning_rate: float) -> None:
-        system.addmm_(self._transformed, self._gradients.T, alpha=learning_rate)
+        for begin, end in strips(len(system)):
+            system[begin:end, :end].addmm_(self._transformed[begin:end], self._gradients[:end].T, alpha=learning_rate)
 
     def kernel_diagonal(self) -> Tensor:
         return torch.linalg.vecdot(self._transformed, self._gradients)

@@ -1,6 +1,6 @@
 /** The PyTorch peers compute what the service computes: in float64 they agree with the reference engine step by step. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { NETWORKS as BENCHMARK_NETWORKS } from '../../bench/peers/networks.ts';
+import { NETWORKS } from '../../bench/peers/networks.ts';
 import { MISSING, peersInstalled } from '../../bench/peers/environment.ts';
 import { PeerProcess, type PeerOptimizer, type PeerTask } from '../../bench/peers/peers.ts';
 import { loadEngine } from '../../gpu-worker/tensor/index.ts';
@@ -17,36 +17,67 @@ import { gaussian, seededRandom } from '../../shared/random.ts';
 import { columnVector } from '../oracle/matrix.ts';
 import { relativeError } from '../conformance/drive.ts';
 
-const NETWORKS: Readonly<Record<string, ModelInput>> = {
-  // More inputs than the peer's strips of a factor have rows.
+interface Problem {
+  readonly network: ModelInput;
+  readonly batch: number;
+}
+
+/** The peers make symmetric products in strips of rows: more inputs, or more samples, than one of them has. */
+const MANY = 200;
+
+const PROBLEMS: Readonly<Record<string, Problem>> = {
   dense: {
-    input: [200],
-    layers: [
-      { kind: 'dense', name: 'a', outputs: 7 },
-      { kind: 'relu' },
-      { kind: 'dense', name: 'b', outputs: 5 },
-      { kind: 'tanh' },
-      { kind: 'dense', name: 'c', outputs: 3 },
-    ],
+    batch: 6,
+    network: {
+      input: [MANY],
+      layers: [
+        { kind: 'dense', name: 'a', outputs: 7 },
+        { kind: 'relu' },
+        { kind: 'dense', name: 'b', outputs: 5 },
+        { kind: 'tanh' },
+        { kind: 'dense', name: 'c', outputs: 3 },
+      ],
+    },
+  },
+  'dense, many samples': {
+    batch: MANY,
+    network: {
+      input: [5],
+      layers: [{ kind: 'dense', name: 'a', outputs: 4 }, { kind: 'relu' }, { kind: 'dense', name: 'b', outputs: 3 }],
+    },
   },
   'conv2d with pooling': {
-    input: [6, 8, 2],
-    layers: [
-      { kind: 'conv2d', name: 'a', outputs: 3, kernel: [3, 3], padding: { kind: 'same' } },
-      { kind: 'relu' },
-      { kind: 'conv2d', name: 'b', outputs: 4, kernel: [3, 1], padding: { kind: 'same' } },
-      { kind: 'sigmoid' },
-      { kind: 'max-pooling', window: [2, 2] },
-      { kind: 'conv2d', name: 'c', outputs: 3, kernel: [2, 2] },
-      { kind: 'relu' },
-      { kind: 'flatten' },
-      { kind: 'dense', name: 'd', outputs: 5 },
-      { kind: 'relu' },
-      { kind: 'dense', name: 'e', outputs: 4 },
-    ],
+    batch: 6,
+    network: {
+      input: [6, 8, 2],
+      layers: [
+        { kind: 'conv2d', name: 'a', outputs: 3, kernel: [3, 3], padding: { kind: 'same' } },
+        { kind: 'relu' },
+        { kind: 'conv2d', name: 'b', outputs: 4, kernel: [3, 1], padding: { kind: 'same' } },
+        { kind: 'sigmoid' },
+        { kind: 'max-pooling', window: [2, 2] },
+        { kind: 'conv2d', name: 'c', outputs: 3, kernel: [2, 2] },
+        { kind: 'relu' },
+        { kind: 'flatten' },
+        { kind: 'dense', name: 'd', outputs: 5 },
+        { kind: 'relu' },
+        { kind: 'dense', name: 'e', outputs: 4 },
+      ],
+    },
+  },
+  'conv2d, many samples': {
+    batch: MANY,
+    network: {
+      input: [3, 3, 1],
+      layers: [
+        { kind: 'conv2d', name: 'a', outputs: 2, kernel: [2, 2] },
+        { kind: 'relu' },
+        { kind: 'flatten' },
+        { kind: 'dense', name: 'b', outputs: 3 },
+      ],
+    },
   },
 };
-const BATCH = 6;
 const BATCHES = 2;
 const STEPS = 5;
 /** Not at every step, and more than once. */
@@ -80,7 +111,7 @@ describe.skipIf(!installed)('the PyTorch peers', async () => {
 
   /** The service's steps, and what a peer needs to start where they start. */
   function serviceRun(
-    network: ModelInput,
+    { network, batch }: Problem,
     optimizer: OptimizerInput,
     steps = STEPS,
   ): { run: Run; task: Omit<PeerTask, 'optimizer'> } {
@@ -96,8 +127,8 @@ describe.skipIf(!installed)('the PyTorch peers', async () => {
       const { input, outputs } = configuration.program;
       const random = seededRandom(9);
       const features = input.reduce((product, length) => product * length, 1);
-      const inputs = Float64Array.from({ length: BATCHES * BATCH * features }, () => gaussian(random));
-      const labels = Array.from({ length: BATCHES * BATCH }, () => Math.floor(random() * outputs));
+      const inputs = Float64Array.from({ length: BATCHES * batch * features }, () => gaussian(random));
+      const labels = Array.from({ length: BATCHES * batch }, () => Math.floor(random() * outputs));
       const parametersOf = ({ weights }: HostedState) =>
         weights.flatMap(({ weight, bias }) => [weight!, bias!].map((tensor) => Float64Array.from(engine.read(tensor))));
       let state = initialHostedState(engine, configuration);
@@ -105,17 +136,17 @@ describe.skipIf(!installed)('the PyTorch peers', async () => {
       const losses: number[] = [];
       const lossesAfter: number[] = [];
       for (let step = 0; step < steps; step++) {
-        const begin = (step % BATCHES) * BATCH;
+        const begin = (step % BATCHES) * batch;
         const result = hostedStep(engine, configuration, state, {
-          input: engine.tensor(inputs.slice(begin * features, (begin + BATCH) * features), [BATCH, ...input]),
-          truth: { values: labels.slice(begin, begin + BATCH), sampleWeights: null },
+          input: engine.tensor(inputs.slice(begin * features, (begin + batch) * features), [batch, ...input]),
+          truth: { values: labels.slice(begin, begin + batch), sampleWeights: null },
         });
         state = result.state;
         losses.push(result.lossBefore);
         lossesAfter.push(result.lossAfter);
       }
       const run = { before: joined(parameters), after: joined(parametersOf(state)), losses, lossesAfter };
-      return { run, task: { network, batch: BATCH, precision: 'float64', data: { inputs, labels }, parameters } };
+      return { run, task: { network, batch, precision: 'float64', data: { inputs, labels }, parameters } };
     });
   }
 
@@ -126,11 +157,11 @@ describe.skipIf(!installed)('the PyTorch peers', async () => {
     return { before, after: joined(await peers.parameters()), losses, lossesAfter };
   }
 
-  const cases = Object.keys(NETWORKS).flatMap((network) =>
-    (['full', 'diagonal'] as const).map((batchCoupling) => ({ network, batchCoupling })),
+  const cases = Object.keys(PROBLEMS).flatMap((problem) =>
+    (['full', 'diagonal'] as const).map((batchCoupling) => ({ problem, batchCoupling })),
   );
-  it.each(cases)('$network, batch coupling $batchCoupling: the steps are the service’s', async (options) => {
-    const network = NETWORKS[options.network]!;
+  it.each(cases)('$problem, batch coupling $batchCoupling: the steps are the service’s', async (options) => {
+    const problem = PROBLEMS[options.problem]!;
     const { batchCoupling } = options;
     const service: OptimizerInput = {
       learningRate: { kind: 'constant', value: 3 },
@@ -146,7 +177,7 @@ describe.skipIf(!installed)('the PyTorch peers', async () => {
       lossScale: LOSS_SCALE,
       ...KRONECKER,
     };
-    const { run, task } = serviceRun(network, service);
+    const { run, task } = serviceRun(problem, service);
     const exact = await peerRun({ ...task, optimizer });
     expect(exact.before).toEqual(run.before);
     expect(relativeError(change(exact), change(run))).toBeLessThan(1e-8);
@@ -155,13 +186,13 @@ describe.skipIf(!installed)('the PyTorch peers', async () => {
       expect(exact.lossesAfter[step]).toBeCloseTo(run.lossesAfter[step]!, 9);
     }
     const rounded = await peerRun({ ...task, optimizer, precision: 'float32' }, 1);
-    const { run: single } = serviceRun(network, service, 1);
+    const { run: single } = serviceRun(problem, service, 1);
     expect(relativeError(change(rounded), change(single))).toBeLessThan(1e-4);
   });
 
-  it.each(Object.keys(NETWORKS))('%s: K-FAC is what uncoupled layers do as the step shrinks', async (network) => {
+  it.each(Object.keys(PROBLEMS))('%s: K-FAC is what uncoupled layers do as the step shrinks', async (problem) => {
     const learningRate = 1e-7;
-    const { run, task } = serviceRun(NETWORKS[network]!, {
+    const { run, task } = serviceRun(PROBLEMS[problem]!, {
       learningRate: { kind: 'constant', value: learningRate },
       metric: { kind: 'kronecker', ...KRONECKER },
       coupling: 'layerwise',
@@ -171,8 +202,8 @@ describe.skipIf(!installed)('the PyTorch peers', async () => {
     expect(kfac.lossesAfter).toEqual(kfac.losses.map(() => null));
   });
 
-  it.each(Object.keys(NETWORKS))('%s: Adam’s first step is η in every parameter with a gradient', async (network) => {
-    const { run, task } = serviceRun(NETWORKS[network]!, { metric: { kind: 'identity' } }, 1);
+  it.each(Object.keys(PROBLEMS))('%s: Adam’s first step is η in every parameter with a gradient', async (problem) => {
+    const { run, task } = serviceRun(PROBLEMS[problem]!, { metric: { kind: 'identity' } }, 1);
     const adam = await peerRun({ ...task, optimizer: { kind: 'adam', learningRate: 1e-3 } }, 1);
     expect(adam.losses[0]).toBeCloseTo(run.losses[0]!, 12);
     const moved = change(adam)
@@ -183,7 +214,7 @@ describe.skipIf(!installed)('the PyTorch peers', async () => {
   });
 
   it('whitens inputs for training and evaluation alike', async () => {
-    const { task } = serviceRun(NETWORKS['dense']!, {}, 0);
+    const { task } = serviceRun(PROBLEMS['dense']!, {}, 0);
     const { network, batch, precision, data } = task;
     const optimizer: PeerOptimizer = { kind: 'adam', learningRate: 1e-2, whitening: { rank: 8, damping: 0.01 } };
     const { parameters } = await peers.prepare({ network, batch, precision: precision!, data: data!, optimizer });
@@ -195,7 +226,7 @@ describe.skipIf(!installed)('the PyTorch peers', async () => {
     expect(after.accuracy).toBeGreaterThan(before.accuracy);
   });
 
-  it.each(Object.entries(BENCHMARK_NETWORKS))('takes a step of %s', async (_, network) => {
+  it.each(Object.entries(NETWORKS))('takes a step of %s', async (_, network) => {
     const { parameters } = await peers.prepare({
       network,
       batch: 2,
@@ -211,7 +242,7 @@ describe.skipIf(!installed)('the PyTorch peers', async () => {
     const { torch, threads } = await peers.describe();
     expect(torch).toMatch(/^\d+\.\d+/);
     expect(threads).toBe(1);
-    const task = { network: NETWORKS['dense']!, batch: 4, optimizer: { kind: 'adam', learningRate: 1 } } as const;
+    const task = { ...PROBLEMS['dense']!, optimizer: { kind: 'adam', learningRate: 1 } } as const;
     await expect(peers.prepare({ ...task, parameters: [new Float32Array(3)] })).rejects.toThrow(
       '6 parameter arrays are needed, 1 came',
     );
