@@ -29,19 +29,25 @@ module.exports = {
       'the edge holds no tensor engine and runs in workerd: nothing of Node',
     ),
     only('client', '^clients/js/', ['clients/js/', 'shared/'], 'the client library runs in browsers too'),
-    only('training', '^clients/(train|datasets)/', ['clients/', 'shared/', 'node:', '(fs|zlib)']),
+    only('training', '^clients/(train|datasets)/', ['clients/', 'shared/', 'node:', '(fs|url|zlib)']),
     only('demo', '^demo/', ['demo/', 'clients/', 'deploy/', 'node:'], 'through public interfaces only'),
     only(
       'bench',
-      '^bench/(?!engine/)',
+      '^bench/(?!engine/|peers/)',
       ['bench/', 'clients/', 'deploy/', '(fs|os|path|url|child_process)'],
       'through public interfaces only',
     ),
     only(
       'bench-engine',
       '^bench/engine/',
-      ['bench/', 'gpu-worker/(optimizer|tensor)/', 'shared/', '(fs|url|child_process)'],
+      ['bench/', 'gpu-worker/(optimizer|model|tensor|training)/', 'shared/', '(fs|url|child_process)'],
       'measures below the service',
+    ),
+    only(
+      'bench-peers',
+      '^bench/peers/',
+      ['bench/peers/', 'shared/', '(child_process|events|fs|readline|url)', ...modules('zod')],
+      'the peers know the service’s declarations, nothing of how it computes',
     ),
     only('docs', '^docs/', ['docs/', 'shared/', '(fs)', ...modules('zod')]),
     only('deploy', '^deploy/', [

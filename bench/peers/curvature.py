@@ -1,0 +1,145 @@
+"""What DDPNOpt and K-FAC share: per-sample gradients of a batch, terminal weights and Kronecker factors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from networks import Convolution, Network, Stage
+
+STRIP = 192
+
+
+def strips(size: int) -> list[tuple[int, int]]:
+    """Ranges of rows in which a symmetric product's lower triangle is made; a Cholesky factorisation reads no more."""
+    return [(begin, min(begin + STRIP, size)) for begin in range(0, size, STRIP)]
+
+
+@dataclass(frozen=True)
+class KroneckerOptions:
+    """Options of the metric P = (A + πγ^½ I) ⊗ (Γ + γ^½/π I), and of the weights h = clamp(1/(2φ), floor, ceiling)."""
+
+    damping: float = 0.01
+    decay: float = 0.95
+    refresh_every: int = 10
+    floor: float = 0.5
+    ceiling: float = 100.0
+
+    @staticmethod
+    def of(request: Mapping[str, Any]) -> KroneckerOptions:
+        defaults = KroneckerOptions()
+        scale: Mapping[str, float] = request.get("lossScale", {})
+        return KroneckerOptions(
+            damping=request.get("damping", defaults.damping),
+            decay=request.get("decay", defaults.decay),
+            refresh_every=request.get("refreshEvery", defaults.refresh_every),
+            floor=scale.get("floor", defaults.floor),
+            ceiling=scale.get("ceiling", defaults.ceiling),
+        )
+
+
+@dataclass(frozen=True)
+class Passes:
+    """A forward and a backward pass over a batch, one entry a stage."""
+
+    losses: Tensor
+    """φ, [B]."""
+    states: list[Tensor]
+    """x, the stages' inputs."""
+    outputs: list[Tensor]
+    """∂φ/∂(pre-activation) of each sample's own loss."""
+    state_gradients: list[Tensor | None]
+    """G = ∂φ/∂x; None for the first stage, whose input does not change."""
+
+
+def passes(network: Network, inputs: Tensor, labels: Tensor) -> Passes:
+    """Both passes, without gradients in the parameters: those follow from the factors."""
+    states, pre_activations = [inputs], []
+    for index, stage in enumerate(network.stages):
+        pre_activation = stage.layer(states[-1])
+        if index == 0:
+            pre_activation.requires_grad_()
+        pre_activations.append(pre_activation)
+        states.append(stage.after(pre_activation))
+    losses = functional.cross_entropy(states.pop(), labels, reduction="none")
+    # The samples' losses do not depend on each other: the gradient of their sum holds every sample's own.
+    gradients = torch.autograd.grad(losses.sum(), [*pre_activations, *states[1:]])
+    outputs, state_gradients = gradients[: len(states)], gradients[len(states) :]
+    return Passes(losses.detach(), [state.detach() for state in states], list(outputs), [None, *state_gradients])
+
+
+def terminal_weights(losses: Tensor, options: KroneckerOptions) -> Tensor:
+    """h, [B]."""
+    return (0.5 / losses.clamp_min(0.5 / options.ceiling)).clamp_min_(options.floor)
+
+
+def input_factors(stage: Stage, state: Tensor) -> Tensor:
+    """The stage's inputs with a one for the bias: [B, n + 1], or [B, positions, n + 1] for a convolution."""
+    if isinstance(stage.layer, Convolution):
+        return stage.layer.patches(state)
+    return functional.pad(state, (0, 1), value=1.0)
+
+
+def output_factors(stage: Stage, gradient: Tensor) -> Tensor:
+    """The gradients in its outputs: [B, c], or [B, positions, c] for a convolution."""
+    if isinstance(stage.layer, Convolution):
+        return gradient.permute(0, 2, 3, 1).flatten(1, 2)
+    return gradient
+
+
+class KroneckerFactors:
+    """A = E[Σ_p a aᵀ] and Γ = E[(1/P) Σ_p h g gᵀ] of one stage, their averages and their damped inverses."""
+
+    def __init__(self, stage: Stage, options: KroneckerOptions) -> None:
+        inputs, outputs = stage.layer.matrix.shape
+        self._options = options
+        self._input = stage.layer.matrix.new_zeros(inputs, inputs)
+        self._output = stage.layer.matrix.new_zeros(outputs, outputs)
+        self._steps = 0
+        self.failures = 0
+        self.inverse_input = torch.empty(0)
+        self.inverse_output = torch.empty(0)
+
+    def update(self, inputs: Tensor, outputs: Tensor, weights: Tensor) -> None:
+        """Takes in a batch; refreshes the inverses when they are due."""
+        batch = len(inputs)
+        share = (1 - self._options.decay) / (1 - self._options.decay ** (self._steps + 1))
+        weighted = outputs * weights.view(-1, *[1] * (outputs.dim() - 1))
+        a, g, weighted = inputs.flatten(0, -2), outputs.flatten(0, -2), weighted.flatten(0, -2)
+        _average_product(self._input, a, a, share, batch)
+        _average_product(self._output, weighted, g, share, len(g))
+        if self._steps % self._options.refresh_every == 0:
+            self._refresh()
+        self._steps += 1
+
+    def _refresh(self) -> None:
+        """Inverts both factors; where one cannot be factorised, the last good inverses stay."""
+        means = [max(float(factor.diagonal().mean()), 1e-30) for factor in (self._input, self._output)]
+        split = math.sqrt(means[0] / means[1])
+        root = math.sqrt(self._options.damping)
+        inverses = [_damped_inverse(self._input, split * root), _damped_inverse(self._output, root / split)]
+        if inverses[0] is not None and inverses[1] is not None:
+            self.inverse_input, self.inverse_output = inverses[0], inverses[1]
+        elif self._steps == 0:
+            raise ArithmeticError("the first Kronecker factors have no factorisation")
+        else:
+            self.failures += 1
+
+
+def _average_product(average: Tensor, left: Tensor, right: Tensor, share: float, count: int) -> None:
+    """Average leftᵀ right / count, a symmetric product of which only the lower triangle is made."""
+    for begin, end in strips(len(average)):
+        average[begin:end, :end].addmm_(left[:, begin:end].T, right[:, :end], beta=1 - share, alpha=share / count)
+
+
+def _damped_inverse(factor: Tensor, damping: float) -> Tensor | None:
+    damped = factor.clone()
+    damped.diagonal().add_(damping)
+    triangle, info = torch.linalg.cholesky_ex(damped)
+    return torch.cholesky_inverse(triangle) if int(info) == 0 else None
