@@ -39,6 +39,12 @@ function blocksOf(layer: Layer): Block {
   }
 }
 
+/** Inputs, the bias counted, and outputs of a layer's parameter block. */
+export function layerSizes(layer: Layer): { readonly inputs: number; readonly outputs: number } {
+  const { inputs, outputs } = blocksOf(layer);
+  return { inputs, outputs };
+}
+
 interface Definition {
   readonly layers: readonly Layer[];
   readonly optimizer: Optimizer;

@@ -1,81 +1,88 @@
-/** Who computes the step. The tensor engines of the worker are contenders; others need only this interface. */
-import { INITIAL_STATE, type OptimizerState } from '../../gpu-worker/optimizer/state.ts';
-import { ddpStep } from '../../gpu-worker/optimizer/step.ts';
-import { tensorsIn, type EngineName } from '../../gpu-worker/tensor/engine.ts';
+/** Who takes the step: the tensor engines of the worker, and the same step, its metric alone and Adam in PyTorch. */
+import { hostedConfiguration, hostedStep, initialHostedState } from '../../gpu-worker/training/hosted-step.ts';
+import { disposeReplaced, tensorsIn, type EngineName } from '../../gpu-worker/tensor/engine.ts';
 import { loadEngine } from '../../gpu-worker/tensor/index.ts';
-import { layersDefinitionSchema, replyForm } from '../../shared/layers-definition.ts';
-import type { Problem } from './problem.ts';
+import { PeerProcess, type PeerOptimizer } from '../peers/peers.ts';
+import { hostedDefinition, LEARNING_RATE, REFRESH_EVERY, type Problem } from './problem.ts';
 
 export interface Contender {
   readonly name: string;
   readonly prepare: (problem: Problem) => Promise<Runner>;
-  /** Milliseconds of one product of two n×n matrices. */
-  readonly product: (n: number) => Promise<number>;
 }
 
-/** A problem made ready: the batch is where it is computed. */
+/** A problem made ready. */
 export interface Runner {
-  /** Takes the next step to its end and returns its milliseconds. */
-  readonly step: () => Promise<number>;
+  /** Milliseconds of each of the next steps, the first of which refreshes the metric. */
+  readonly round: () => Promise<readonly number[]>;
+  /** Operations a second of one product of two matrices of that order. */
+  readonly peak: (order: number) => Promise<number>;
   readonly stop: () => Promise<void>;
 }
 
-/** The worker's step on one of its engines, without transport, upload and the client's passes. */
-export function engineContender(name: EngineName): Contender {
+/** The worker's hosted step on one of its engines: upload, both passes, curvature and policies. */
+export function engineContender(engineName: EngineName): Contender {
   return {
-    name,
-    async prepare({ widths, batch, refreshEvery, losses, layers }) {
-      const engine = await loadEngine(name);
-      const definition = layersDefinitionSchema.parse({
-        layers: widths.slice(1).map((outputs, t) => ({
-          name: `layer${String(t)}`,
-          kind: 'dense',
-          inputs: widths[t],
-          outputs,
-        })),
-        optimizer: { coupling: 'feedback', metric: { kind: 'kronecker', refreshEvery } },
-      });
-      const configuration = { ...definition, reply: replyForm(definition) };
+    name: `DDPNOpt, ${engineName}`,
+    async prepare({ model, batch, batches }) {
+      const engine = await loadEngine(engineName);
+      const configuration = hostedConfiguration(hostedDefinition(model));
       const before = engine.liveTensors;
-      const uploaded = {
-        losses: engine.tensor(losses, [batch]),
-        previousLosses: null,
-        layers: layers.map(({ input, gradient }, t) => ({
-          input: engine.tensor(input, [batch, widths[t] ?? 0]),
-          lossGradient: engine.tensor(gradient, [batch, widths[t + 1] ?? 0]),
-          columnGradient: null,
-          parameters: {},
-        })),
-      };
-      let state: OptimizerState = INITIAL_STATE;
+      let state = initialHostedState(engine, configuration);
       return {
-        step() {
+        round: () =>
+          Promise.resolve(
+            batches.map(({ inputs, labels }) => {
+              const began = performance.now();
+              const next = engine.scope(() => {
+                const input = engine.tensor(inputs, [batch, ...model.input]);
+                const truth = { values: labels, sampleWeights: null };
+                return hostedStep(engine, configuration, state, { input, truth }).state;
+              });
+              disposeReplaced(engine, state, next);
+              state = next;
+              return performance.now() - began;
+            }),
+          ),
+        peak: (order) => {
           const began = performance.now();
-          // The check for overflow reads from the device: when the step returns, everything is computed.
-          const result = ddpStep(engine, configuration, state, uploaded);
-          const milliseconds = performance.now() - began;
-          const kept = tensorsIn([result.state, uploaded], engine.isTensor);
-          engine.dispose([...tensorsIn([result, state], engine.isTensor)].filter((tensor) => !kept.has(tensor)));
-          state = result.state;
-          return Promise.resolve(milliseconds);
+          engine.scope(() => {
+            const matrix = engine.tensor(new Float32Array(order ** 2).fill(1 / order), [order, order]);
+            // Waits for the device, for the price of one number.
+            engine.read(engine.slice(engine.reshape(engine.matMul(matrix, matrix), [order ** 2]), 0, 0, 1));
+          });
+          return Promise.resolve((2 * order ** 3 * 1000) / (performance.now() - began));
         },
         stop() {
-          engine.dispose(tensorsIn([state, uploaded], engine.isTensor));
-          if (engine.liveTensors !== before) throw new Error(`${name} leaves tensors behind`);
+          engine.dispose(tensorsIn(state, engine.isTensor));
+          if (engine.liveTensors !== before) throw new Error(`${engineName} leaves tensors behind`);
           return Promise.resolve();
         },
       };
     },
-    async product(n) {
-      const engine = await loadEngine(name);
-      return engine.scope(() => {
-        const matrix = engine.tensor(new Float32Array(n * n).fill(1 / n), [n, n]);
-        const began = performance.now();
-        const result = engine.matMul(matrix, matrix);
-        // Waits for the device, for the price of one number.
-        engine.read(engine.slice(engine.reshape(result, [n * n]), 0, 0, 1));
-        return performance.now() - began;
-      });
+  };
+}
+
+export function peerContender(name: string, optimizer: PeerOptimizer, threads: number): Contender {
+  return {
+    name: `${name}, PyTorch`,
+    async prepare({ model, batch, batches }) {
+      const process = await PeerProcess.start(threads);
+      const size = batches[0]?.inputs.length ?? 0;
+      const inputs = new Float32Array(batches.length * size);
+      for (const [index, each] of batches.entries()) inputs.set(each.inputs, index * size);
+      const labels = batches.flatMap((each) => [...each.labels]);
+      await process.prepare({ network: model, batch, optimizer, data: { inputs, labels } });
+      return {
+        round: async () => (await process.steps(batches.length)).milliseconds,
+        peak: async (order) => (await process.matmul(order)).flopsPerSecond,
+        stop: () => process.stop(),
+      };
     },
   };
 }
+
+export const PEERS: readonly (readonly [name: string, optimizer: PeerOptimizer])[] = [
+  ['DDPNOpt', { kind: 'ddpnopt', learningRate: LEARNING_RATE, refreshEvery: REFRESH_EVERY }],
+  ['K-FAC', { kind: 'kfac', learningRate: LEARNING_RATE, refreshEvery: REFRESH_EVERY }],
+  ['Adam', { kind: 'adam', learningRate: 0.001 }],
+];

@@ -1,88 +1,96 @@
 /**
- * npm run bench:engine: what a step costs on every tensor engine that is here, in one run in which they take turns. Writes
- * docs/results/engine.json and engine.md.
+ * npm run bench:engine: what a training step costs on every tensor engine that is here and in PyTorch, in one run in which they
+ * take turns. Writes docs/results/engine.json and engine.md after every problem.
+ *
+ * usage: npm run bench:engine [-- --quick], which leaves the large problems out
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { presentEngines } from '../../gpu-worker/tensor/index.ts';
+import { peersInstalled, MISSING } from '../peers/environment.ts';
+import { NETWORKS } from '../peers/networks.ts';
 import { provenance } from '../provenance.ts';
-import { engineContender } from './contender.ts';
-import { denseProblem, operations, type Problem } from './problem.ts';
+import { engineContender, peerContender, PEERS, type Contender } from './contender.ts';
+import { operations, problem, REFRESH_EVERY, type Problem } from './problem.ts';
 import { renderEngines, type ContenderResult, type EngineResults, type ProblemResult } from './report.ts';
 
-const WIDTHS = [784, 256, 256, 10];
-const BATCHES = [128, 512];
-const REFRESH_EVERY = 10;
-const ROUNDS = 7;
 const PRODUCT_ORDER = 1024;
 const FOLDER = new URL('../../docs/results/', import.meta.url);
+/** Rounds of ten steps, after one that warms up. */
+const ROUNDS = { small: 7, large: 3 } as const;
 
+const isQuick = process.argv.includes('--quick');
+const threads = availableParallelism();
 // The float64 reference is there to be right, not fast.
-const contenders = presentEngines()
-  .filter((name) => name !== 'reference')
-  .map(engineContender);
+const engines = presentEngines().filter((name) => name !== 'reference');
+if (!peersInstalled()) process.stdout.write(`${MISSING}\n`);
+const peers = peersInstalled() ? PEERS.map(([name, optimizer]) => peerContender(name, optimizer, threads)) : [];
 
 function median(values: readonly number[]): number {
   const sorted = values.toSorted((a, b) => a - b);
   return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
 }
 
-/** Rounds in which the contenders take turns: a round is a refresh and the steps up to the next; the first warms up. */
-async function measure(problem: Problem): Promise<ProblemResult> {
-  const entries = await Promise.all(
-    contenders.map(async (contender) => ({
-      contender,
-      runner: await contender.prepare(problem),
-      steps: [] as number[],
-      refreshSteps: [] as number[],
-      products: [] as number[],
-    })),
-  );
-  for (let round = 0; round <= ROUNDS; round++) {
-    for (const { contender, runner, steps, refreshSteps, products } of entries) {
-      for (let step = 0; step < problem.refreshEvery; step++) {
-        const milliseconds = await runner.step();
-        if (round > 0) (step === 0 ? refreshSteps : steps).push(milliseconds);
-        // Between the steps, so that whatever else the machine does meets both.
-        const product = await contender.product(PRODUCT_ORDER);
-        if (round > 0) products.push(product);
-      }
-    }
-    process.stdout.write(`${problem.name}: round ${String(round)} of ${String(ROUNDS)}\n`);
+/** Rounds in which the contenders take turns: a round is a refresh and the steps up to the next. */
+async function measure(task: Problem, contenders: readonly Contender[], rounds: number): Promise<ProblemResult> {
+  const entries = [];
+  for (const contender of contenders) {
+    const runner = await contender.prepare(task);
+    entries.push({ contender, runner, steps: [] as number[], refreshSteps: [] as number[], peaks: [] as number[] });
   }
-  const counted = operations(problem);
+  for (let round = 0; round <= rounds; round++) {
+    for (const { runner, steps, refreshSteps, peaks } of entries) {
+      const [refresh = Number.NaN, ...others] = await runner.round();
+      // Between the steps, so that whatever else the machine does meets both.
+      const peak = await runner.peak(PRODUCT_ORDER);
+      if (round === 0) continue;
+      refreshSteps.push(refresh);
+      steps.push(...others);
+      peaks.push(peak);
+    }
+    process.stdout.write(`${task.name}: round ${String(round)} of ${String(rounds)}\n`);
+  }
+  const counted = operations(task);
   for (const { runner } of entries) await runner.stop();
   return {
-    name: problem.name,
-    refreshEvery: problem.refreshEvery,
-    rounds: ROUNDS,
+    name: task.name,
+    refreshEvery: REFRESH_EVERY,
+    rounds,
     operations: counted,
-    contenders: entries.map(({ contender: { name }, steps, refreshSteps, products }): ContenderResult => {
+    contenders: entries.map(({ contender: { name }, steps, refreshSteps, peaks }): ContenderResult => {
       const step = median(steps);
       const refreshStep = median(refreshSteps);
-      const peak = (2 * PRODUCT_ORDER ** 3) / (median(products) / 1000);
-      return {
-        name,
-        step,
-        refreshStep,
-        mean: (refreshStep + (problem.refreshEvery - 1) * step) / problem.refreshEvery,
-        peak,
-        peakShare: counted.step / (step / 1000) / peak,
-      };
+      const mean = (refreshStep + (REFRESH_EVERY - 1) * step) / REFRESH_EVERY;
+      const peak = median(peaks);
+      const isOurs = name.startsWith('DDPNOpt');
+      const share = counted === null || !isOurs ? null : counted.step / (step / 1000) / peak;
+      return { name, step, refreshStep, mean, peak, peakShare: share };
     }),
   };
 }
 
-const problems: ProblemResult[] = [];
-for (const batch of BATCHES) problems.push(await measure(denseProblem(WIDTHS, batch, REFRESH_EVERY)));
+const small = (['mlp-256', 'cnn-32'] as const).flatMap((network) =>
+  [128, 512].map((batch) => ({ task: problem(network, NETWORKS[network], batch), isLarge: network === 'cnn-32' })),
+);
+const large = [{ task: problem('mlp-1024', NETWORKS['mlp-1024'], 1024), isLarge: true }];
+const tasks = [...small, ...large].filter(({ isLarge }) => !(isQuick && isLarge));
+
 const { machine, revision } = provenance('');
-const results: EngineResults = {
-  command: 'npm run bench:engine',
-  machine,
-  revision,
-  productOrder: PRODUCT_ORDER,
-  problems,
-};
-mkdirSync(FOLDER, { recursive: true });
-writeFileSync(new URL('engine.json', FOLDER), `${JSON.stringify(results, null, 2)}\n`);
-writeFileSync(new URL('engine.md', FOLDER), renderEngines(results));
-process.stdout.write(`\n${renderEngines(results)}`);
+const problems: ProblemResult[] = [];
+for (const { task, isLarge } of tasks) {
+  // wasm would take minutes for a round of a large problem.
+  const names = engines.filter((name) => !(isLarge && name === 'wasm'));
+  const contenders = [...names.map(engineContender), ...peers];
+  problems.push(await measure(task, contenders, isLarge ? ROUNDS.large : ROUNDS.small));
+  const results: EngineResults = {
+    command: 'npm run bench:engine',
+    machine,
+    revision,
+    productOrder: PRODUCT_ORDER,
+    problems,
+  };
+  mkdirSync(FOLDER, { recursive: true });
+  writeFileSync(new URL('engine.json', FOLDER), `${JSON.stringify(results, null, 2)}\n`);
+  writeFileSync(new URL('engine.md', FOLDER), renderEngines(results));
+}
+process.stdout.write(`\nwritten to docs/results/engine.md\n`);

@@ -1,47 +1,74 @@
-/** What every contender computes: the DDPNOpt step of a dense network on one batch, and what that costs in operations. */
+/** What every contender trains: a network on random batches of one size, and what a step of that costs in operations. */
+import { layerSizes, passCost } from '../../shared/cost.ts';
+import { hostedDefinitionSchema, type HostedDefinition } from '../../shared/hosted-definition.ts';
+import { modelStages, type ModelInput } from '../../shared/model.ts';
 import { seededRandom } from '../../shared/random.ts';
+
+/** Steps between two factorisations of the Kronecker factors. */
+export const REFRESH_EVERY = 10;
+export const LEARNING_RATE = 0.1;
+
+export interface Batch {
+  /** [B, …], row-major. */
+  readonly inputs: Float32Array;
+  /** [B]. */
+  readonly labels: Float32Array;
+}
 
 export interface Problem {
   readonly name: string;
-  readonly widths: readonly number[];
+  readonly model: ModelInput;
   readonly batch: number;
-  /** Steps between two factorisations of the Kronecker factors. */
-  readonly refreshEvery: number;
-  /** φ_i, [B]. */
-  readonly losses: Float32Array;
-  /** In the order of the forward pass: activations [B, n] and gradients in the pre-activations [B, c]. */
-  readonly layers: readonly { readonly input: Float32Array; readonly gradient: Float32Array }[];
+  /** The same ones in turn. */
+  readonly batches: readonly Batch[];
 }
 
-/** Random activations, half of them zero as after a ReLU, and random gradients: the cost of a step does not depend on them. */
-export function denseProblem(widths: readonly number[], batch: number, refreshEvery: number): Problem {
+/** Random samples: what a step costs does not depend on them. */
+export function problem(name: string, model: ModelInput, batch: number): Problem {
   const random = seededRandom(1);
-  const filled = (length: number, value: () => number): Float32Array => Float32Array.from({ length }, value);
-  const layers = widths.slice(1).map((outputs, t) => ({
-    input: filled(batch * (widths[t] ?? 0), () => Math.max(0, 2 * random() - 1)),
-    gradient: filled(batch * outputs, () => 0.1 * (2 * random() - 1)),
+  const size = model.input.reduce<number>((product, length) => product * length, 1);
+  const batches = Array.from({ length: REFRESH_EVERY }, () => ({
+    inputs: Float32Array.from({ length: batch * size }, () => Math.max(0, 2 * random() - 1)),
+    labels: Float32Array.from({ length: batch }, () => Math.floor(10 * random())),
   }));
-  const losses = filled(batch, () => 0.5 + random());
-  return { name: `${widths.join('-')}, B = ${String(batch)}`, widths, batch, refreshEvery, losses, layers };
+  return { name: `${name}, B = ${String(batch)}`, model, batch, batches };
+}
+
+/** The service's own step: metric kronecker, coupling feedback, the defaults but for η. */
+export function hostedDefinition(model: ModelInput): HostedDefinition {
+  return hostedDefinitionSchema.parse({
+    mode: 'hosted',
+    model,
+    loss: { kind: 'softmax-cross-entropy' },
+    optimizer: {
+      learningRate: { kind: 'constant', value: LEARNING_RATE },
+      metric: { kind: 'kronecker', refreshEvery: REFRESH_EVERY },
+    },
+  });
 }
 
 /**
- * Floating-point operations of a step with the Kronecker metric and coupling `feedback`, products of matrices and factorisations
- * only. For each layer with n inputs (and the bias) and c outputs:
+ * Floating-point operations of a step of a dense network, products of matrices and factorisations only; null for another network,
+ * whose tangent kernels are made in one of several ways. Two forward passes and one backward pass, and for each layer with n
+ * inputs (and the bias) and c outputs:
  *
  *     factors XᵀX, GᵀG        2B(n² + c²)
  *     X T_a, G T_g            2B(n² + c²)
  *     Gram matrices           2B²(n + c)
  *     Cholesky factor of S    B³/3
+ *     Xᵀ diag(κ) G            2Bnc
+ *     T_a … T_gᵀ              4nc(n + c)
  *
- * and, every `refreshEvery` steps, L and L⁻¹ of both factors, ⅔(n³ + c³). Symmetric products count in full.
+ * and, every `REFRESH_EVERY` steps, L and L⁻¹ of both factors, ⅔(n³ + c³). Symmetric products count in full.
  */
-export function operations({ widths, batch: B }: Problem): { readonly step: number; readonly refresh: number } {
-  let step = 0;
+export function operations({ model, batch: B }: Problem): { readonly step: number; readonly refresh: number } | null {
+  const definition = hostedDefinition(model);
+  const layers = modelStages(definition.model).map(({ layer }) => layer);
+  if (layers.some(({ kind }) => kind !== 'dense')) return null;
+  let step = 3 * 2 * passCost(definition.model, definition.optimizer, B).forwardWork;
   let refresh = 0;
-  for (const [t, c] of widths.slice(1).entries()) {
-    const n = (widths[t] ?? 0) + 1;
-    step += 4 * B * (n * n + c * c) + 2 * B * B * (n + c) + B ** 3 / 3;
+  for (const { inputs: n, outputs: c } of layers.map(layerSizes)) {
+    step += 4 * B * (n * n + c * c) + 2 * B * B * (n + c) + B ** 3 / 3 + 2 * B * n * c + 4 * n * c * (n + c);
     refresh += (2 / 3) * (n ** 3 + c ** 3);
   }
   return { step, refresh };

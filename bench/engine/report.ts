@@ -12,15 +12,16 @@ export interface ContenderResult {
   readonly mean: number;
   /** Median rate of a large product, operations a second. */
   readonly peak: number;
-  /** Share of the contender's own rate for a large product that a step without refresh reaches. */
-  readonly peakShare: number;
+  /** Share of the contender's own rate for a large product that a DDPNOpt step without refresh reaches; null where it is not counted. */
+  readonly peakShare: number | null;
 }
 
 export interface ProblemResult {
   readonly name: string;
   readonly refreshEvery: number;
   readonly rounds: number;
-  readonly operations: { readonly step: number; readonly refresh: number };
+  /** Null where they are not counted. */
+  readonly operations: { readonly step: number; readonly refresh: number } | null;
   readonly contenders: readonly ContenderResult[];
 }
 
@@ -31,33 +32,38 @@ export interface EngineResults extends Omit<Provenance, 'engine'> {
 }
 
 export function renderEngines({ command, machine, revision, productOrder, problems }: EngineResults): string {
-  return `# What a step costs on each tensor engine
+  return `# What a training step costs
 
 Made by \`${command}\` at revision ${revision}; ${machine}.
 
-One \`ddpStep\` with metric \`kronecker\` and coupling \`feedback\`, without transport, upload and the client's passes: medians over
-rounds in which the engines take turns. The ratio is to the first engine's mean. The peak is the engine's own rate for a product of
-order ${String(productOrder)}, timed between the steps; a step's share of it is that of steps without refresh, whose operations are counted as
-in [bench/engine/problem.ts](../../bench/engine/problem.ts).
+One whole step on a batch in memory: forward and backward pass, optimizer, and for DDPNOpt the second forward pass. Metric
+\`kronecker\`, coupling \`feedback\`, full batch coupling, refreshed every ${String(problems[0]?.refreshEvery ?? 0)} steps. Medians over rounds of as many steps in which
+the contenders take turns; ratios are to the same step in PyTorch. The peak is the contender's own rate for a product of order
+${String(productOrder)}, timed between the rounds; a step's share of it is that of steps without refresh, whose operations are counted as in
+[bench/engine/problem.ts](../../bench/engine/problem.ts). Only the ratios within a table mean anything: the machine is shared.
 ${problems.map(renderProblem).join('')}`;
 }
 
-function renderProblem({ name, refreshEvery, rounds, operations, contenders }: ProblemResult): string {
-  const [first] = contenders;
+function renderProblem({ name, rounds, operations, contenders }: ProblemResult): string {
+  const peer = contenders.find((contender) => contender.name === 'DDPNOpt, PyTorch') ?? contenders[0];
   const rows = contenders.map(({ name: contender, step, refreshStep, mean, peak, peakShare }) => [
     contender,
     step.toFixed(1),
     refreshStep.toFixed(1),
     mean.toFixed(1),
-    (mean / (first?.mean ?? Number.NaN)).toFixed(2),
+    (mean / (peer?.mean ?? Number.NaN)).toFixed(2),
     `${(peak / 1e9).toFixed(0)} GFLOP/s`,
-    `${(100 * peakShare).toFixed(0)} %`,
+    peakShare === null ? '' : `${(100 * peakShare).toFixed(0)} %`,
   ]);
+  const counted =
+    operations === null
+      ? ''
+      : ` ${(operations.step / 1e6).toFixed(0)} million operations a step, ${(operations.refresh / 1e6).toFixed(0)} million more with a refresh.`;
   return `
 ## ${name}
 
-A refresh every ${String(refreshEvery)} steps; ${String(rounds)} rounds of as many; ${(operations.step / 1e6).toFixed(0)} million operations a step, ${(operations.refresh / 1e6).toFixed(0)} million more with a refresh.
+${String(rounds)} rounds.${counted}
 
-${markdownTable(['engine', 'step, ms', 'with refresh, ms', 'mean, ms', 'ratio', 'peak', 'share of it'], rows)}
+${markdownTable(['step by', 'ms', 'with refresh, ms', 'mean, ms', 'ratio', 'peak', 'share of it'], rows)}
 `;
 }
