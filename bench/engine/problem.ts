@@ -56,8 +56,8 @@ export function hostedDefinition(model: ModelInput): HostedDefinition {
  *     X T_a, G T_g            2B(n² + c²)
  *     Gram matrices           2B²(n + c)
  *     Cholesky factor of S    B³/3
- *     Xᵀ diag(κ) G            2Bnc
- *     T_a … T_gᵀ              4nc(n + c)
+ *     (X T_a)ᵀ diag(κ) G T_g  2Bnc
+ *     T_a … T_gᵀ              2n² min(B, c) + 2c² min(B, n)
  *
  * and, every `REFRESH_EVERY` steps, L and L⁻¹ of both factors, ⅔(n³ + c³). Symmetric products count in full.
  */
@@ -68,7 +68,8 @@ export function operations({ model, batch: B }: Problem): { readonly step: numbe
   let step = 3 * 2 * passCost(definition.model, definition.optimizer, B).forwardWork;
   let refresh = 0;
   for (const { inputs: n, outputs: c } of layers.map(layerSizes)) {
-    step += 4 * B * (n * n + c * c) + 2 * B * B * (n + c) + B ** 3 / 3 + 2 * B * n * c + 4 * n * c * (n + c);
+    step += 4 * B * (n * n + c * c) + 2 * B * B * (n + c) + B ** 3 / 3 + 2 * B * n * c;
+    step += 2 * n * n * Math.min(B, c) + 2 * c * c * Math.min(B, n);
     refresh += (2 / 3) * (n ** 3 + c ** 3);
   }
   return { step, refresh };

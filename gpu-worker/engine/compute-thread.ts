@@ -55,7 +55,8 @@ export async function startComputeThread(options: ThreadOptions): Promise<Comput
   const engine = await new Promise<EngineName>((resolve, reject) => {
     failed.catch((cause: unknown) => {
       const reason = cause instanceof Error ? cause.message : String(cause);
-      const engine = options.engine === null ? 'no tensor engine loads' : `the tensor engine "${options.engine}" does not load`;
+      const engine =
+        options.engine === null ? 'no tensor engine loads' : `the tensor engine "${options.engine}" does not load`;
       reject(new Error(`${engine}: ${reason}`, { cause }));
     });
     thread.on('message', (response: Response) => {

@@ -8,6 +8,7 @@
  * computed.
  */
 import type { Engine, Tensor } from '../../tensor/engine.ts';
+import { transformedWeightedSum, weightedSum, type PerSampleGradients } from '../layers/per-sample-gradients.ts';
 
 export interface InverseMetric {
   /** T_a, [n, n'] with n' ≤ n; null for I. */
@@ -26,6 +27,29 @@ export function applyInverse(engine: Engine, { input, output, weights }: Inverse
   let result = matrix;
   if (input !== null) result = matMul(input, result, { transposeLeft: true });
   if (output !== null) result = matMul(result, output);
+  if (weights !== null) result = multiply(result, weights);
+  if (input !== null) result = matMul(input, result);
+  if (output !== null) result = matMul(result, output, { transposeRight: true });
+  return result;
+}
+
+/**
+ * P⁻¹ Jᵀκ, [n, c], from J (T_a ⊗ T_g): what is left is (T_a ⊗ T_g) diag(w).
+ *
+ * @param transformed J in the coordinates of the metric
+ * @param coefficients κ, [R]
+ */
+export function preconditionedSum(
+  engine: Engine,
+  { input, output, weights }: InverseMetric,
+  transformed: PerSampleGradients,
+  coefficients: Tensor,
+): Tensor {
+  if (transformed.kind !== 'explicit' && weights === null) {
+    return transformedWeightedSum(engine, transformed, coefficients, input, output);
+  }
+  const { matMul, multiply } = engine;
+  let result = weightedSum(engine, transformed, coefficients);
   if (weights !== null) result = multiply(result, weights);
   if (input !== null) result = matMul(input, result);
   if (output !== null) result = matMul(result, output, { transposeRight: true });

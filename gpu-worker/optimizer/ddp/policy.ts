@@ -9,8 +9,8 @@
  * second forward pass it is known when that pass reaches the stage; without one it is 0 or predicted linearly.
  */
 import type { Engine, Tensor } from '../../tensor/engine.ts';
-import { applyInverse, type InverseMetric } from '../curvature/inverse-metric.ts';
-import { timesChange, weightedSum } from '../layers/per-sample-gradients.ts';
+import { preconditionedSum, type InverseMetric } from '../curvature/inverse-metric.ts';
+import { timesChange } from '../layers/per-sample-gradients.ts';
 import { coefficients, type CoefficientSolver } from './coefficients.ts';
 import type { BlockExpansion } from './value-recursion.ts';
 
@@ -34,8 +34,8 @@ export interface Policy {
  */
 export function controlChange(engine: Engine, policy: Policy, predictedChange: Tensor | null): Tensor[] {
   const kappa = coefficients(engine, policy.solver, predictedChange);
-  return policy.blocks.map(({ columns, inverse, plainStep }) => {
-    const correction = applyInverse(engine, inverse, weightedSum(engine, columns, kappa)); // P⁻¹Jᵀκ
+  return policy.blocks.map(({ transformed, inverse, plainStep }) => {
+    const correction = preconditionedSum(engine, inverse, transformed, kappa); // P⁻¹Jᵀκ
     const change = engine.multiply(correction, -policy.learningRate);
     return plainStep === null ? change : engine.subtract(change, plainStep);
   });

@@ -218,13 +218,54 @@ export function timesChange(engine: Engine, gradients: PerSampleGradients, chang
 
 /** Jᵀκ as a matrix [n, c]: one re-weighted weight-gradient product, aᵀ diag(κ) g. */
 export function weightedSum(engine: Engine, gradients: PerSampleGradients, weights: Tensor): Tensor {
-  const { matMul, multiply, reshape, sum } = engine;
-  if (gradients.kind === 'explicit') return sum(multiply(gradients.gradients, perRow(engine, weights, 3)), 0);
-  const { input, output } = gradients;
-  const weighted = sumColumns(engine, multiply(output, perRow(engine, weights, output.shape.length)), size(input, 0));
-  const flat = (tensor: Tensor): Tensor =>
-    reshape(tensor, [tensor.shape.slice(0, -1).reduce((product, length) => product * length, 1), size(tensor, -1)]);
-  return matMul(flat(input), flat(weighted), { transposeLeft: true });
+  if (gradients.kind === 'explicit') {
+    return engine.sum(engine.multiply(gradients.gradients, perRow(engine, weights, 3)), 0);
+  }
+  return engine.matMul(flatInput(engine, gradients), weightedOutput(engine, gradients, weights), {
+    transposeLeft: true,
+  });
+}
+
+/**
+ * L (Jᵀκ) Rᵀ for matrices L [m, n] and R [k, c], or null for I: each is applied where the product with it is the smaller one, to the
+ * B·P inputs or outputs or to the matrix that their product is.
+ */
+export function transformedWeightedSum(
+  engine: Engine,
+  gradients: Factored,
+  weights: Tensor,
+  left: Tensor | null,
+  right: Tensor | null,
+): Tensor {
+  const { matMul } = engine;
+  let input = flatInput(engine, gradients);
+  let output = weightedOutput(engine, gradients, weights);
+  const [rows, n] = [size(input, 0), size(input, 1)];
+  const leftFirst = left !== null && rows < size(output, 1);
+  const rightFirst = right !== null && rows < n;
+  if (leftFirst) input = matMul(input, left, { transposeRight: true });
+  if (rightFirst) output = matMul(output, right, { transposeRight: true });
+  let result = matMul(input, output, { transposeLeft: true });
+  if (left !== null && !leftFirst) result = matMul(left, result);
+  if (right !== null && !rightFirst) result = matMul(result, right, { transposeRight: true });
+  return result;
+}
+
+/** a, [B·P, n]. */
+function flatInput(engine: Engine, { input }: Factored): Tensor {
+  return flatRows(engine, input);
+}
+
+/** diag(κ) g with the columns of a sample added up, [B·P, c]. */
+function weightedOutput(engine: Engine, { input, output }: Factored, weights: Tensor): Tensor {
+  const weighted = engine.multiply(output, perRow(engine, weights, output.shape.length));
+  return flatRows(engine, sumColumns(engine, weighted, size(input, 0)));
+}
+
+/** [..., n] → [rows, n]. */
+function flatRows(engine: Engine, tensor: Tensor): Tensor {
+  const rows = tensor.shape.slice(0, -1).reduce((product, length) => product * length, 1);
+  return engine.reshape(tensor, [rows, size(tensor, -1)]);
 }
 
 /** Σ_r h_r J_r² / B, elementwise, as a matrix [n, c]. */
