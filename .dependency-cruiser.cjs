@@ -40,7 +40,7 @@ module.exports = {
     only(
       'bench-engine',
       '^bench/engine/',
-      ['bench/', 'gpu-worker/(optimizer|model|tensor|training)/', 'shared/', '(fs|url|child_process)'],
+      ['bench/', 'gpu-worker/(optimizer|model|tensor|training)/', 'shared/', '(child_process|fs|os|url)'],
       'measures below the service',
     ),
     only(
