@@ -31,8 +31,11 @@ export function stateBytes(definition: SessionDefinition): number {
     case 'layers':
       return optimizerStateBytes(definition);
     case 'hosted': {
-      const layers = modelStages(definition.model).map(({ layer }) => layer);
-      return 4 * parameterCount(layers) + optimizerStateBytes({ layers, optimizer: definition.optimizer });
+      const { model, optimizer } = definition;
+      const layers = modelStages(model).map(({ layer }) => layer);
+      // Weights, and those of the step before where a rule judges it.
+      const copies = optimizer.learningRate.kind === 'levenberg-marquardt' ? 2 : 1;
+      return copies * 4 * parameterCount(layers) + optimizerStateBytes({ layers, optimizer });
     }
   }
 }

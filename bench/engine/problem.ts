@@ -6,7 +6,8 @@ import { seededRandom } from '../../shared/random.ts';
 
 /** Steps between two factorisations of the Kronecker factors. */
 export const REFRESH_EVERY = 10;
-export const LEARNING_RATE = 0.1;
+/** So small that training on random labels does not diverge, which takes as long as any other. */
+export const LEARNING_RATE = 1e-4;
 
 export interface Batch {
   /** [B, …], row-major. */

@@ -194,7 +194,11 @@ def main() -> None:
         # Whatever goes wrong is the asker's to know; the process lives on for the next request.
         except Exception as error:
             reply = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(reply), flush=True)
+        try:
+            line = json.dumps(reply, allow_nan=False)
+        except ValueError:
+            line = json.dumps({"error": "the training diverged: a loss is not a finite number"})
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

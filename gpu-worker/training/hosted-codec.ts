@@ -63,7 +63,7 @@ function decode(
     assertEach(weights, (value) => value >= 0, {
       code: 'invalid_parameter',
       rule: 'a number of at least 0',
-      remedy: 'Weigh a sample with 0 to leave it out.',
+      remedy: 'Weigh a sample with 0 to take it out of the loss.',
     });
   }
   return {
