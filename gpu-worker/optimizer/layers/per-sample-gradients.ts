@@ -90,11 +90,10 @@ export function transformGradients(
   inputTransform: Tensor | null,
   outputTransform: Tensor | null,
 ): PerSampleGradients {
-  if (gradients.kind === 'explicit') {
-    if (inputTransform !== null || outputTransform !== null) {
-      throw new TypeError('explicit gradients have no factors to transform');
-    }
-    return gradients;
+  if (inputTransform === null && outputTransform === null) return gradients;
+  if (gradients.kind === 'explicit') throw new TypeError('explicit gradients have no factors to transform');
+  if (gradients.kind === 'positions' && isSmallerExplicit(gradients)) {
+    return transformExplicit(engine, gradients, inputTransform, outputTransform);
   }
   const along = (tensor: Tensor, transform: Tensor | null): Tensor =>
     transform === null ? tensor : timesLastAxis(engine, tensor, transform);
@@ -103,6 +102,34 @@ export function transformGradients(
     input: along(gradients.input, inputTransform),
     output: along(gradients.output, outputTransform),
   };
+}
+
+/**
+ * Whether a row takes fewer numbers than its factors, as those of a convolution with many positions do: then it is less work to
+ * multiply the factors first and to transform their product.
+ */
+function isSmallerExplicit({ input, output }: Factored): boolean {
+  const rows = size(output, 0);
+  const [n, c] = [size(input, -1), size(output, -1)];
+  const positions = input.shape.slice(1, -1).reduce((product, length) => product * length, 1);
+  return rows * n * c < positions * (size(input, 0) * n + rows * c);
+}
+
+function transformExplicit(
+  engine: Engine,
+  gradients: Factored,
+  inputTransform: Tensor | null,
+  outputTransform: Tensor | null,
+): PerSampleGradients {
+  const { reshape, transpose } = engine;
+  const [n, c] = blockShape(gradients);
+  const rows = size(gradients.output, 0);
+  let result = reshape(explicitMatrix(engine, gradients, { begin: 0, width: c }), [rows, n, c]);
+  if (outputTransform !== null) result = timesLastAxis(engine, result, outputTransform);
+  if (inputTransform !== null) {
+    result = transpose(timesLastAxis(engine, transpose(result, [0, 2, 1]), inputTransform), [0, 2, 1]);
+  }
+  return { kind: 'explicit', gradients: result };
 }
 
 /** Outputs [begin, begin + width) of the block. */
