@@ -19,6 +19,8 @@ import { SessionRegistry } from './session/registry.ts';
 import { ENGINE_NAMES, type EngineName } from './tensor/engine.ts';
 
 const SWEEP_MILLISECONDS = 10_000;
+/** Time for answers that are on their way when the worker has failed. */
+const LAST_ANSWERS_MILLISECONDS = 1000;
 const QUEUE_LIMITS = { perSession: 4, total: 256 };
 
 const environmentSchema = z.object({
@@ -72,7 +74,15 @@ function report({ error, ...rest }: { event: string; requestId?: string; error: 
 function fail(): void {
   process.exitCode = 1;
   stop();
+  // What is still being uploaded would wait for ever: there is nobody left to compute it.
+  setTimeout(() => {
+    server.closeAllConnections();
+  }, LAST_ANSWERS_MILLISECONDS).unref();
 }
+
+const sweep = setInterval(() => {
+  sessions.removeExpired();
+}, SWEEP_MILLISECONDS);
 
 const listener = getRequestListener(app.fetch);
 const server = createServer((request, response) => void listener(request, response));
@@ -87,10 +97,6 @@ try {
   process.stderr.write(`cannot serve at ${at}:${String(wanted)} (${reason}); set DDPNOPT_WORKER_PORT to a free port\n`);
   process.exit(1);
 }
-const sweep = setInterval(() => {
-  sessions.removeExpired();
-}, SWEEP_MILLISECONDS);
-
 function stop(): void {
   clearInterval(sweep);
   if (process.connected) process.disconnect();

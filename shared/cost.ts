@@ -150,27 +150,38 @@ export function stepCost(
   };
 }
 
-/** What the passes of one hosted step through the model take. */
+/** Passes through a hosted model whose activations or gradients are held at once. */
+export interface Passes {
+  readonly forward: number;
+  /** One for the loss, and one per column of the terminal curvature that is not the loss. */
+  readonly backward: number;
+}
+
+export const PREDICTION_PASSES: Passes = { forward: 1, backward: 0 };
+
+/** Of one step: the last step's judgement and lookahead's interpolation take a third forward pass. */
+export function trainingPasses({ learningRate, lookahead, terminalCurvature }: Optimizer): Passes {
+  const hasThird = learningRate.kind === 'levenberg-marquardt' || lookahead !== null;
+  return { forward: hasThird ? 3 : 2, backward: 1 + sentColumns(terminalCurvature) };
+}
+
+/** What passes through a hosted model take. */
 export interface PassCost {
-  /**
-   * Bytes of activations and of their gradients, in float32: two forward passes, and one backward pass per column; and what the
-   * layer that takes most holds besides while it is computed.
-   */
+  /** Bytes of activations and of their gradients, in float32; and what the layer that takes most holds besides while it is computed. */
   readonly activationBytes: number;
-  /** Multiplications of one forward pass. */
+  /** Multiplications of one forward pass, and additions of windows back to where they were taken from. */
   readonly forwardWork: number;
 }
 
-export function passCost(model: Model, optimizer: Optimizer, batch: number): PassCost {
+export function passCost(model: Model, { forward, backward }: Passes, batch: number): PassCost {
   const placed = placeLayers(model.input, model.layers);
   const layers = flattened(placed);
   const sum = (term: (layer: PlacedLayer) => number): number => layers.reduce((total, layer) => total + term(layer), 0);
-  const columns = Math.max(1, sentColumns(optimizer.terminalCurvature));
   const residuals = placed.reduce((total, { kind, output }) => total + (kind === 'residual' ? elements(output) : 0), 0);
   const kept = elements(model.input) + sum(keptElements) + residuals;
-  const besides = Math.max(...layers.map((layer) => temporaryElements(layer, columns)));
+  const besides = Math.max(...layers.map((layer) => temporaryElements(layer, backward)));
   return {
-    activationBytes: 4 * batch * ((2 + columns) * kept + besides),
+    activationBytes: 4 * batch * ((forward + backward) * kept + besides),
     forwardWork: batch * sum(layerWork),
   };
 }
@@ -203,10 +214,13 @@ function layerWork({ layer, input, output }: PlacedLayer): number {
     case 'dense':
       return elements(output) * (input.at(-1) ?? 1);
     case 'conv2d':
-      return (elements(output) * layer.kernel[0] * layer.kernel[1] * (input.at(-1) ?? 1)) / layer.groups;
+      return (
+        (elements(output) * layer.kernel[0] * layer.kernel[1] * (input.at(-1) ?? 1)) / layer.groups +
+        layer.kernel[0] * layer.kernel[1] * elements(input)
+      );
     case 'max-pooling':
     case 'average-pooling':
-      return elements(output) * layer.window[0] * layer.window[1];
+      return layer.window[0] * layer.window[1] * (elements(output) + elements(input));
     default:
       return elements(output);
   }

@@ -33,6 +33,10 @@ export const hostedDefinitionSchema = z
       context.addIssue({ code: 'custom', path: [...path], message });
     }
     const layers = modelStages(model).map(({ layer }) => layer);
+    if (layers.length > LIMITS.layers) {
+      const message = `the model has ${String(layers.length)} layers with parameters; at most ${String(LIMITS.layers)} are taken`;
+      context.addIssue({ code: 'custom', path: ['model', 'layers'], message });
+    }
     const parameters = parameterCount(layers);
     if (parameters > LIMITS.modelParameters) {
       const message = `the model has ${String(parameters)} parameters; at most ${String(LIMITS.modelParameters)} are held. Use narrower layers`;

@@ -31,6 +31,10 @@ export const LIMITS = {
   genericParameters: 1_048_576,
   /** Parameters of a hosted model: its weights travel in one body. */
   modelParameters: 25_000_000,
+  /** Numbers in all centres of a max-Mahalanobis-centre loss together, classes times outputs. */
+  centreNumbers: 1_000_000,
+  /** Classes of a max-Mahalanobis-centre loss, whose centres take the cube of it to make. */
+  centreClasses: 1024,
   /** Bytes of activations and their gradients in one hosted step. */
   activationBytes: 1_500_000_000,
   /** Multiplications of one forward pass of a hosted model on one batch. */

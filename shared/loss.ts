@@ -60,7 +60,11 @@ const multiMarginSchema = z
 const maxMahalanobisCentreSchema = z
   .strictObject({
     kind: z.literal('max-mahalanobis-centre'),
-    classes: z.int().min(2).max(LIMITS.features).meta({ description: 'L, at most one more than outputs', example: 10 }),
+    classes: z
+      .int()
+      .min(2)
+      .max(LIMITS.centreClasses)
+      .meta({ description: 'L, at most one more than outputs', example: 10 }),
     scale: finite.gt(0).max(1e6).default(10).meta({ description: 'C_MM, the length of every centre' }),
     classWeights: classWeightsSchema,
   })
@@ -106,6 +110,10 @@ export function lossProblems(
   const problems = [];
   if (loss.kind === 'max-mahalanobis-centre' && loss.classes > outputs + 1) {
     const message = `${String(loss.classes)} centres do not fit into ${String(outputs)} outputs; at most ${String(outputs + 1)} do. Give the last layer more outputs`;
+    problems.push({ path: ['loss', 'classes'], message });
+  }
+  if (loss.kind === 'max-mahalanobis-centre' && loss.classes * outputs > LIMITS.centreNumbers) {
+    const message = `${String(loss.classes)} centres of ${String(outputs)} numbers are too many; at most ${String(LIMITS.centreNumbers)} numbers are held`;
     problems.push({ path: ['loss', 'classes'], message });
   }
   const classes = classCount(loss, outputs);

@@ -377,7 +377,10 @@ export const optimizerSchema = z
       .gt(0)
       .nullable()
       .default(null)
-      .meta({ description: 'Largest Euclidean norm of the update over all layers; with an update reply' }),
+      .meta({
+        description:
+          'Largest Euclidean norm of the update over all layers, before decoupled weight decay and lookahead; with an update reply',
+      }),
     maximumPredictedDecrease: finite
       .gt(0)
       .nullable()

@@ -3,7 +3,7 @@
  * definition, which both the edge (before it forwards a body) and the worker (before it computes) apply.
  */
 import { convolutionGeometry } from './convolution.ts';
-import { passCost, stepCost } from './cost.ts';
+import { passCost, PREDICTION_PASSES, stepCost, trainingPasses, type Passes } from './cost.ts';
 import { ProblemError } from './errors.ts';
 import { checkTensors, type ExpectedTensor } from './expected-tensor.ts';
 import type { HostedDefinition } from './hosted-definition.ts';
@@ -217,7 +217,7 @@ export function checkStepHeader(header: SafetensorsHeader, definition: StepDefin
  */
 export function checkPredictionHeader(header: SafetensorsHeader, definition: HostedStepDefinition): number {
   const { batch } = checkTensors(header, predictionTensors(definition), 'a prediction of this session');
-  checkStepSize(HOSTED_TENSOR.samples, batch, (samples) => passExcess(definition, samples));
+  checkStepSize(HOSTED_TENSOR.samples, batch, (samples) => passExcess(definition, PREDICTION_PASSES, samples));
   return batch;
 }
 
@@ -264,16 +264,18 @@ function layersExcess(
   return null;
 }
 
-function hostedExcess({ model, optimizer, ...rest }: HostedStepDefinition, batch: number): string | null {
+function hostedExcess({ model, optimizer }: HostedStepDefinition, batch: number): string | null {
   const stages = modelStages(model);
   const positions = new Map(stages.map((stage) => [stage.layer.name, stage.positions]));
   const layers = stages.map(({ layer }) => layer);
-  return passExcess({ model, optimizer, ...rest }, batch) ?? layersExcess({ layers, optimizer }, batch, positions);
+  return (
+    passExcess({ model }, trainingPasses(optimizer), batch) ?? layersExcess({ layers, optimizer }, batch, positions)
+  );
 }
 
 /** Of the passes through the model. */
-function passExcess({ model, optimizer }: HostedStepDefinition, batch: number): string | null {
-  const { activationBytes, forwardWork } = passCost(model, optimizer, batch);
+function passExcess({ model }: Pick<HostedStepDefinition, 'model'>, passes: Passes, batch: number): string | null {
+  const { activationBytes, forwardWork } = passCost(model, passes, batch);
   if (activationBytes > LIMITS.activationBytes)
     return `${String(activationBytes)} bytes of activations and their gradients, more than ${String(LIMITS.activationBytes)}`;
   if (forwardWork > LIMITS.forwardWork) {

@@ -62,7 +62,8 @@ async function measure(task: Problem, contenders: readonly Contender[], rounds: 
       const refreshStep = median(refreshSteps);
       const mean = (refreshStep + (REFRESH_EVERY - 1) * step) / REFRESH_EVERY;
       const peak = median(peaks);
-      const isOurs = name.startsWith('DDPNOpt');
+      // The peer makes its products in another way, which is not counted.
+      const isOurs = !name.endsWith('PyTorch');
       const share = counted === null || !isOurs ? null : counted.step / (step / 1000) / peak;
       return { name, step, refreshStep, mean, peak, peakShare: share };
     }),

@@ -1,5 +1,5 @@
 /** What every contender trains: a network on random batches of one size, and what a step of that costs in operations. */
-import { layerSizes, passCost } from '../../shared/cost.ts';
+import { layerSizes, passCost, PREDICTION_PASSES } from '../../shared/cost.ts';
 import { hostedDefinitionSchema, type HostedDefinition } from '../../shared/hosted-definition.ts';
 import { modelStages, type ModelInput } from '../../shared/model.ts';
 import { seededRandom } from '../../shared/random.ts';
@@ -66,7 +66,7 @@ export function operations({ model, batch: B }: Problem): { readonly step: numbe
   const definition = hostedDefinition(model);
   const layers = modelStages(definition.model).map(({ layer }) => layer);
   if (layers.some(({ kind }) => kind !== 'dense')) return null;
-  let step = 3 * 2 * passCost(definition.model, definition.optimizer, B).forwardWork;
+  let step = 3 * 2 * passCost(definition.model, PREDICTION_PASSES, B).forwardWork;
   let refresh = 0;
   for (const { inputs: n, outputs: c } of layers.map(layerSizes)) {
     step += 4 * B * (n * n + c * c) + 2 * B * B * (n + c) + B ** 3 / 3 + 2 * B * n * c;

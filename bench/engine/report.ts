@@ -12,7 +12,7 @@ export interface ContenderResult {
   readonly mean: number;
   /** Median rate of a large product, operations a second. */
   readonly peak: number;
-  /** Share of the contender's own rate for a large product that a DDPNOpt step without refresh reaches; null where it is not counted. */
+  /** Share of the contender's own rate for a large product that a step without refresh reaches; null where its operations are not counted. */
   readonly peakShare: number | null;
 }
 

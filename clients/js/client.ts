@@ -31,7 +31,7 @@ export class DdpnoptClient {
     options: RequestOptions = {},
   ): Promise<HostedTrainingSession> {
     refuseMode(definition, 'hosted', 'createSession');
-    return this.#inHostedMode(await this.#create({ mode: 'hosted', ...definition }, options));
+    return this.#inHostedMode(await this.#create({ ...definition, mode: 'hosted' }, options));
   }
 
   /** Takes up a session that exists, at the step where the service stands. @throws DdpnoptError, ConnectionError, TypeError */

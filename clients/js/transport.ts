@@ -49,7 +49,7 @@ export async function complete<Result>(read: () => Promise<Result>): Promise<Res
   try {
     return await read();
   } catch (cause) {
-    if (cause instanceof Error && cause.name === 'AbortError') throw cause;
+    if (cause instanceof Error && (cause.name === 'AbortError' || cause.name === 'TimeoutError')) throw cause;
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw new ConnectionError(`the answer is incomplete, or not from the service: ${reason}`, { cause });
   }

@@ -26,7 +26,8 @@ export interface StackOptions {
 /** Which engine computes, in words, and how to get a faster one where there is one to get. */
 export function describeEngine({ engine }: Pick<LocalStack, 'engine'>): string {
   const isForced = (process.env['DDPNOPT_ENGINE'] ?? '') !== '';
-  if (engine !== 'wasm' || isForced || process.platform !== 'linux') return `engine: ${engine}`;
+  if (engine !== 'wasm' || isForced || process.platform !== 'linux' || process.arch !== 'x64')
+    return `engine: ${engine}`;
   return `engine: ${engine} (npm run native builds a faster one)`;
 }
 

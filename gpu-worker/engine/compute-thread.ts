@@ -1,5 +1,5 @@
 /** The compute thread from the main thread's side: requests are answered while it computes. */
-import { Worker } from 'node:worker_threads';
+import { SHARE_ENV, Worker } from 'node:worker_threads';
 import type { EngineName } from '../tensor/engine.ts';
 import type { Compute } from './compute.ts';
 import {
@@ -26,7 +26,11 @@ interface Call {
 
 /** Starts the thread and waits until its tensor engine is loaded. @throws Error if that fails */
 export async function startComputeThread(options: ThreadOptions): Promise<ComputeThread> {
-  const thread = new Worker(new URL('./thread.ts', import.meta.url), { workerData: options });
+  const thread = new Worker(new URL('./thread.ts', import.meta.url), {
+    workerData: options,
+    // TensorFlow reads its settings from the process's own environment, of which a thread would otherwise get a copy.
+    env: SHARE_ENV,
+  });
   const calls = new Map<number, Call>();
   let lastCall = 0;
   let stopping = false;

@@ -125,6 +125,8 @@ export function uncheckedStep(
     const rowWeights = repeatColumns(engine, h, B * Math.max(1, sentColumns(optimizer.terminalCurvature)));
 
     // Control metric R_t = P_t/η_t of every stage from this batch's statistics, and the expansion in its coordinates.
+    // A refresh is judged at once, so what it stands on is computed at once too, and once.
+    if (refreshes(optimizer.metric, state.step)) engine.evaluate([gradients, rowWeights]);
     const updates = gradients.map(({ D, J }, t) =>
       J.map((columns, block) =>
         updateMetric(

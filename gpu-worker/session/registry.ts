@@ -55,7 +55,7 @@ export class SessionRegistry {
     try {
       await session.use(() => session.open());
     } catch (error) {
-      this.#sessions.delete(id);
+      if (this.#sessions.get(id) === session) this.#sessions.delete(id);
       throw error;
     }
     return session;

@@ -1,6 +1,6 @@
 /**
- * The seam to the tensor libraries. Everything above it computes with this interface alone; below it stand TensorFlow.js and a
- * float64 reference.
+ * The seam to the tensor libraries. Everything above it computes with this interface alone; below it stand TensorFlow,
+ * TensorFlow.js on WebAssembly, and a float64 reference.
  *
  * Matrices are row-major. Elementwise operations broadcast as in NumPy. No operation changes its arguments.
  */

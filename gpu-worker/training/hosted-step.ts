@@ -154,11 +154,12 @@ export function hostedStep(
     const finiteWeights = engine.isFinite([...tensorsIn(weights, engine.isTensor)]);
     engine.evaluate([next, expansion.values, lossesAfter, terminalWeights, finite, finiteWeights]);
     assertFinite(engine, layers, finite);
+    const lossBefore = mean(engine.read(expansion.values));
     const lossAfter = mean(engine.read(lossesAfter));
-    assertWeightsFinite(engine, finiteWeights, lossAfter);
+    assertWeightsFinite(engine, finiteWeights, lossBefore, lossAfter);
     return {
       state: next,
-      lossBefore: mean(engine.read(expansion.values)),
+      lossBefore,
       lossAfter,
       terminalWeights,
       learningRate: result.learningRate,
@@ -290,10 +291,10 @@ function at<Item>(items: readonly Item[], index: number): Item {
 }
 
 /** Refuses a step that ends outside floating point, before it replaces the state. */
-function assertWeightsFinite(engine: Engine, finiteWeights: Tensor, lossAfter: number): void {
-  if (Number.isFinite(lossAfter) && engine.read(finiteWeights)[0] === 1) return;
+function assertWeightsFinite(engine: Engine, finiteWeights: Tensor, lossBefore: number, lossAfter: number): void {
+  if (Number.isFinite(lossBefore) && Number.isFinite(lossAfter) && engine.read(finiteWeights)[0] === 1) return;
   throw new ProblemError('numerical_failure', {
-    detail: `The loss after the step is ${String(lossAfter)}: the step overflows ${engine.precision}.`,
+    detail: `The loss is ${String(lossBefore)} before the step and ${String(lossAfter)} after it: the step overflows ${engine.precision}.`,
     remedy: 'Check the scale of the inputs, or lower the learning rate.',
   });
 }

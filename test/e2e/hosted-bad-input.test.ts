@@ -219,7 +219,12 @@ const DEFINITIONS: readonly BadDefinition[] = [
     param: 'optimizer.momentum',
     mentions: ['0.5', 'take another coupling'],
   },
-  { title: 'a fractional seed', definition: { ...HOSTED, seed: 1.5 }, param: 'seed', mentions: ['1.5', 'int'] },
+  {
+    title: 'a fractional seed',
+    definition: { ...HOSTED, seed: 1.5 },
+    param: 'seed',
+    mentions: ['1.5', 'whole number'],
+  },
   { title: 'a seed beyond 32 bits', definition: { ...HOSTED, seed: 2 ** 32 }, param: 'seed', mentions: ['4294967296'] },
 ];
 

@@ -136,6 +136,24 @@ describe.skipIf(file === null)('graphs on TensorFlow', () => {
     expectSame((engine, { P, v }: { P: Tensor; v: Tensor }) => OPERATIONS[operation]!(engine, P, v), uploadInputs);
   });
 
+  it('a chain of ten thousand operations is one graph', () => {
+    const engine = createDeferredEngine(eager, compile);
+    const value = engine.scope(() => {
+      let tensor = engine.tensor([0], [1]);
+      for (let i = 0; i < 10_000; i++) tensor = engine.add(tensor, 1);
+      return engine.read(tensor)[0];
+    });
+    expect(value).toBe(10_000);
+  });
+
+  it('more constants than are kept: none is freed before the operation that takes it', () => {
+    const row = eager.tensor(new Float32Array(2000), [2000]);
+    for (let length = 1; length <= 2000; length++) {
+      expect(eager.scope(() => eager.slice(row, 0, 0, length).shape)).toEqual([length]);
+    }
+    eager.dispose([row]);
+  });
+
   it('numbers that were equal when the graph was made may differ later', () => {
     const engine = createDeferredEngine(eager, compile);
     const polynomial = (a: number, b: number, c: number): number | undefined =>

@@ -44,6 +44,20 @@ describe('a definition that cannot be is refused', () => {
     expect(error!.issues[0]!.path.join('.')).toBe(path);
   });
 
+  it('more centres than are held, and more layers with parameters than are taken', () => {
+    const issueOf = (definition: object): string =>
+      hostedDefinitionSchema.safeParse({ mode: 'hosted', ...definition }).error!.issues[0]!.message;
+    const wide = { input: [1], layers: [{ kind: 'dense', name: 'a', outputs: 2000 }] };
+    const centres = { kind: 'max-mahalanobis-centre', classes: 1000 };
+    expect(issueOf({ model: wide, loss: centres })).toMatch(/1000 centres of 2000 numbers.*1000000/);
+    const block = (b: number) => ({
+      kind: 'residual',
+      layers: Array.from({ length: 60 }, (_, i) => ({ kind: 'dense', name: `d${String(b)}-${String(i)}`, outputs: 1 })),
+    });
+    const deep = { input: [1], layers: Array.from({ length: 9 }, (_, b) => block(b)) };
+    expect(issueOf({ model: deep, loss: { kind: 'mse' } })).toMatch(/540 layers with parameters; at most 512/);
+  });
+
   it('lookahead with feedback is taken: it works on the weights', () => {
     expect(
       hostedDefinitionSchema.safeParse({ mode: 'hosted', model, loss, optimizer: { lookahead: {} } }).success,
@@ -76,7 +90,7 @@ describe('a step that overflows', () => {
         },
       },
       1e3,
-      /The loss after the step is Infinity.*float32/,
+      /The loss is .* before the step and Infinity after it.*float32/,
     ],
   ];
   it.each(cases)('%s is refused, and frees what it made', (_, definition, size, message) => {

@@ -1,6 +1,6 @@
 /** A step that would take more than a worker can give is refused from its header. */
 import { describe, expect, it } from 'vitest';
-import { passCost } from '../../shared/cost.ts';
+import { passCost, PREDICTION_PASSES, trainingPasses } from '../../shared/cost.ts';
 import { LIMITS } from '../../shared/limits.ts';
 import type { SafetensorsHeader } from '../../shared/safetensors.ts';
 import { layersDefinitionSchema, type LayersDefinition } from '../../shared/layers-definition.ts';
@@ -79,11 +79,27 @@ describe('the batch', () => {
   });
 });
 
+it.each([
+  [{}, { forward: 2, backward: 1 }],
+  [{ terminalCurvature: { kind: 'sampled-fisher' } }, { forward: 2, backward: 2 }],
+  [{ terminalCurvature: { kind: 'gauss-newton', columns: 3 } }, { forward: 2, backward: 4 }],
+  [{ learningRate: { kind: 'levenberg-marquardt' } }, { forward: 3, backward: 1 }],
+  [{ lookahead: {} }, { forward: 3, backward: 1 }],
+] as const)('a step with %j takes %j passes', (optimizer, passes) => {
+  expect(trainingPasses(optimizerSchema.parse(optimizer))).toEqual(passes);
+});
+
+it('counts a window as often as it is added back to the image', () => {
+  const layers = [{ kind: 'max-pooling', window: [512, 512] }, { kind: 'flatten' }, { kind: 'dense', name: 'out', outputs: 2 }] as const; // prettier-ignore
+  const model = modelSchema.parse({ input: [512, 512, 1], layers: [...layers] });
+  expect(passCost(model, PREDICTION_PASSES, 1).forwardWork).toBeGreaterThan(512 ** 4);
+});
+
 describe('the passes of a hosted model', () => {
   const image = [32, 32, 16] as [number, number, number];
   const activationBytes = (layers: ModelInput['layers'], batch: number): number => {
     const optimizer = optimizerSchema.parse({ terminalCurvature: { kind: 'gradient' } });
-    return passCost(modelSchema.parse({ input: image, layers: [...layers, ...HEAD] }), optimizer, batch)
+    return passCost(modelSchema.parse({ input: image, layers: [...layers, ...HEAD] }), trainingPasses(optimizer), batch)
       .activationBytes;
   };
   const HEAD = [{ kind: 'flatten' }, { kind: 'dense', name: 'out', outputs: 2 }] as const;

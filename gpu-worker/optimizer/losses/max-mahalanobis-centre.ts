@@ -14,13 +14,24 @@ import { squaredError } from './squared-error.ts';
  */
 export function maxMahalanobisCentre(
   engine: Engine,
-  { scale, classes }: MaxMahalanobisCentre,
+  loss: MaxMahalanobisCentre,
   output: Tensor,
   labels: Tensor,
 ): LossExpansion {
   const [, features = 1] = output.shape;
-  const centres = engine.tensor(maxMahalanobisCentres(classes, features, scale), [classes, features]);
+  const centres = engine.tensor(centresOf(loss, features), [loss.classes, features]);
   return squaredError(engine, output, engine.matMul(labels, centres));
+}
+
+/** Made once for every loss, since they do not change while it trains. */
+const known = new WeakMap<MaxMahalanobisCentre, Float64Array>();
+
+function centresOf(loss: MaxMahalanobisCentre, features: number): Float64Array {
+  const centres = known.get(loss);
+  if (centres?.length === loss.classes * features) return centres;
+  const made = maxMahalanobisCentres(loss.classes, features, loss.scale);
+  known.set(loss, made);
+  return made;
 }
 
 /**

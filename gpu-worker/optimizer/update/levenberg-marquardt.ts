@@ -35,7 +35,7 @@ export function judgedLearningRate(
   predicted: number,
   actual: number,
 ): number {
-  if (!(predicted < 0)) return learningRate;
+  if (!(Number.isFinite(predicted) && predicted < 0)) return learningRate;
   const ratio = actual / predicted;
   if (ratio > high) return Math.min(maximum, learningRate * factor);
   if (ratio < low) return Math.max(minimum, learningRate / factor);

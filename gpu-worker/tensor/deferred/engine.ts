@@ -223,9 +223,10 @@ export function createDeferredEngine(engine: Engine, compile: Compile): Engine {
       let kept = new Set<Tensor>();
       try {
         const result = compute();
-        kept = tensorsIn(result, isTensor);
+        const found = tensorsIn(result, isTensor);
         // Nothing stays pending outside: what it needs may be freed there.
-        if (outer === null) evaluate([...kept].map(own));
+        if (outer === null) evaluate([...found].map(own));
+        kept = found;
         return result;
       } finally {
         scope = outer;

@@ -73,7 +73,7 @@ export class Programs {
     const inputs = layout.inputs.map(upload);
     const results =
       layout.steps.length < FEWEST_OPERATIONS
-        ? this.#engine.scope(() => perform(layout, inputs, layout.numbers))
+        ? this.#engine.scope(() => perform(this.#engine, layout, inputs, layout.numbers))
         : this.#run(layout, inputs);
     for (const [index, tensor] of pending.entries()) {
       const result = results[index];
@@ -89,14 +89,16 @@ export class Programs {
     let program = this.#programs.get(layout.text);
     if (program === undefined) {
       const computation: Computation = (given) =>
-        perform(layout, given.slice(0, tensors.length), given.slice(tensors.length));
+        perform(this.#engine, layout, given.slice(0, tensors.length), given.slice(tensors.length));
       program = this.#compile(computation, inputs);
     }
     const oldest = remember(this.#programs, layout.text, program, REMEMBERED);
     oldest?.dispose();
-    const results = program.run(inputs);
-    this.#engine.dispose(surplus);
-    return results;
+    try {
+      return program.run(inputs);
+    } finally {
+      this.#engine.dispose(surplus);
+    }
   }
 
   /** A scalar on the device. */
@@ -119,10 +121,16 @@ function remember<Value>(entries: Map<string, Value>, key: string, value: Value,
   return oldest[1];
 }
 
-/** Operation by operation. */
-function perform({ steps, outputs }: Layout, inputs: readonly Tensor[], numbers: readonly Operand[]): Tensor[] {
+/** Operation by operation; what no later operation needs is freed on the way. */
+function perform(
+  engine: Engine,
+  { steps, outputs }: Layout,
+  inputs: readonly Tensor[],
+  numbers: readonly Operand[],
+): Tensor[] {
   const results: (readonly Tensor[])[] = [];
-  for (const { operation, operands } of steps) {
+  const needed = lastUses(steps, outputs);
+  for (const [step, { operation, operands }] of steps.entries()) {
     const values = operands.map((place): Operand => {
       switch (place.kind) {
         case 'input':
@@ -134,8 +142,22 @@ function perform({ steps, outputs }: Layout, inputs: readonly Tensor[], numbers:
       }
     });
     results.push(operation.perform(values));
+    for (const done of needed.get(step) ?? []) engine.dispose(at(results, done));
   }
   return outputs.map(([step, result]) => at(at(results, step), result));
+}
+
+/** By step, the steps whose results it is the last to need; those that have an output are needed to the end. */
+function lastUses(steps: readonly Step[], outputs: Layout['outputs']): ReadonlyMap<number, readonly number[]> {
+  const last = new Map<number, number>();
+  for (const [step, { operands }] of steps.entries()) {
+    last.set(step, step);
+    for (const place of operands) if (place.kind === 'result') last.set(place.step, step);
+  }
+  for (const [step] of outputs) last.delete(step);
+  const byStep = new Map<number, number[]>();
+  for (const [step, user] of last) byStep.set(user, [...(byStep.get(user) ?? []), step]);
+  return byStep;
 }
 
 function layOut(pending: readonly DeferredTensor[]): Layout {

@@ -24,17 +24,26 @@ export interface GraphDefinition {
 export function graphDefinition(inputs: readonly GraphNode[], outputs: readonly NodeOutput[]): GraphDefinition {
   const names = new Map<GraphNode, string>();
   const nodes: Uint8Array[] = [];
-  const nameOf = (output: NodeOutput): string => `${define(output.node)}:${String(output.index)}`;
+  const nameOf = ({ node, index }: NodeOutput): string => {
+    const name = names.get(node);
+    if (name === undefined) throw new TypeError('a node that stands before one it depends on');
+    return `${name}:${String(index)}`;
+  };
 
-  function define(node: GraphNode): string {
-    const known = names.get(node);
-    if (known !== undefined) return known;
-    // A node stands after those it depends on, so that a name is found when it is needed.
-    const dependencies = node.kind === 'operation' ? node.inputs.map(nameOf) : [];
+  // A node stands after those it depends on; without recursion, which a long chain would exhaust.
+  const stack = [...outputs.map(({ node }) => node).toReversed(), ...inputs.toReversed()];
+  for (let node = stack.at(-1); node !== undefined; node = stack.at(-1)) {
+    const dependencies = node.kind === 'operation' ? node.inputs : [];
+    const missing = names.has(node) ? [] : dependencies.filter((each) => !names.has(each.node));
+    if (missing.length > 0) {
+      stack.push(...missing.map((each) => each.node).toReversed());
+      continue;
+    }
+    stack.pop();
+    if (names.has(node)) continue;
     const name = `n${String(names.size)}`;
     names.set(node, name);
-    nodes.push(nodeMessage(name, node, dependencies));
-    return name;
+    nodes.push(nodeMessage(name, node, dependencies.map(nameOf))); // prettier-ignore
   }
 
   const inputNames = inputs.map((node) => nameOf({ node, index: 0 }));

@@ -14,6 +14,8 @@ export class TensorFlowTensors {
   /** What the innermost scope has made so far; null outside any. */
   #scope: TensorFlowTensor[] | null = null;
   readonly #constants = new Map<string, TensorFlowTensor>();
+  /** Constants beyond those that are kept, which the next operation may still take. */
+  #surplus: TensorFlowTensor[] = [];
 
   constructor(binding: TensorFlowBinding) {
     this.binding = binding;
@@ -49,15 +51,14 @@ export class TensorFlowTensors {
     const key = `${String(type)} [${shape.join()}] ${values.map((value) => (Object.is(value, -0) ? '-0' : value)).join()}`;
     const array = (): Float32Array | Int32Array =>
       type === DATA_TYPES.float32 ? Float32Array.from(values) : Int32Array.from(values);
-    let tensor = this.#constants.get(key);
-    if (tensor === undefined) {
-      tensor = new TensorFlowTensor(this.#create(array(), shape));
-      this.#constants.set(key, tensor);
-      const [oldest] = this.#constants;
-      if (this.#constants.size > KEPT_CONSTANTS && oldest !== undefined) {
-        this.#constants.delete(oldest[0]);
-        this.#free(oldest[1]);
-      }
+    const tensor = this.#constants.get(key) ?? new TensorFlowTensor(this.#create(array(), shape));
+    // The one used last goes last.
+    this.#constants.delete(key);
+    this.#constants.set(key, tensor);
+    const [oldest] = this.#constants;
+    if (this.#constants.size > KEPT_CONSTANTS && oldest !== undefined) {
+      this.#constants.delete(oldest[0]);
+      this.#surplus.push(oldest[1]);
     }
     this.recording?.constant(tensor, array);
     return tensor;
@@ -88,6 +89,8 @@ export class TensorFlowTensors {
     const descriptions = this.binding.executeOp(operation, attributes, inputs.map(idOf), outputs);
     const results = descriptions.map((description) => this.adopt(description));
     this.recording?.operation(operation, attributes, inputs, results);
+    for (const constant of this.#surplus) this.#free(constant);
+    this.#surplus = [];
     return results;
   }
 
