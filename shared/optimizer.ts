@@ -373,14 +373,10 @@ export const optimizerSchema = z
       .nullable()
       .default(null)
       .meta({ description: 'Slow weights (Zhang, Lucas, Hinton & Ba, 2019); null for none; with an update reply' }),
-    maximumNorm: finite
-      .gt(0)
-      .nullable()
-      .default(null)
-      .meta({
-        description:
-          'Largest Euclidean norm of the update over all layers, before decoupled weight decay and lookahead; with an update reply',
-      }),
+    maximumNorm: finite.gt(0).nullable().default(null).meta({
+      description:
+        'Largest Euclidean norm of the update over all layers, before decoupled weight decay and lookahead; with an update reply',
+    }),
     maximumPredictedDecrease: finite
       .gt(0)
       .nullable()

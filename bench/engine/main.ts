@@ -2,7 +2,7 @@
  * npm run bench:engine: what a training step costs on every tensor engine that is here and in PyTorch, in one run in which they
  * take turns. Writes docs/results/engine.json and engine.md after every problem.
  *
- * usage: npm run bench:engine [-- --quick], which leaves the large problems out
+ * usage: npm run bench:engine [-- --quick | --all]: without the large problems, or with one that takes long
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
@@ -19,7 +19,7 @@ const FOLDER = new URL('../../docs/results/', import.meta.url);
 /** Rounds of ten steps, after one that warms up. */
 const ROUNDS = { small: 7, large: 3 } as const;
 
-const isQuick = process.argv.includes('--quick');
+const heaviest = process.argv.includes('--quick') ? 0 : process.argv.includes('--all') ? 2 : 1;
 const threads = availableParallelism();
 // The float64 reference is there to be right, not fast.
 const engines = presentEngines().filter((name) => name !== 'reference');
@@ -70,15 +70,19 @@ async function measure(task: Problem, contenders: readonly Contender[], rounds: 
   };
 }
 
-const small = (['mlp-256', 'cnn-32'] as const).flatMap((network) =>
-  [128, 512].map((batch) => ({ task: problem(network, NETWORKS[network], batch), isLarge: network === 'cnn-32' })),
-);
-const large = [{ task: problem('mlp-1024', NETWORKS['mlp-1024'], 1024), isLarge: true }];
-const tasks = [...small, ...large].filter(({ isLarge }) => !(isQuick && isLarge));
+/** What is trained: 0 with --quick, 1 by default too, 2 with --all only. */
+const tasks = [
+  { task: problem('mlp-256', NETWORKS['mlp-256'], 128), weight: 0 },
+  { task: problem('mlp-256', NETWORKS['mlp-256'], 512), weight: 0 },
+  { task: problem('cnn-32', NETWORKS['cnn-32'], 128), weight: 1 },
+  { task: problem('mlp-1024', NETWORKS['mlp-1024'], 1024), weight: 1 },
+  { task: problem('cnn-32', NETWORKS['cnn-32'], 512), weight: 2 },
+].filter(({ weight }) => weight <= heaviest);
 
 const { machine, revision } = provenance('');
 const problems: ProblemResult[] = [];
-for (const { task, isLarge } of tasks) {
+for (const { task, weight } of tasks) {
+  const isLarge = weight > 0;
   // wasm would take minutes for a round of a large problem.
   const names = engines.filter((name) => !(isLarge && name === 'wasm'));
   const contenders = [...names.map(engineContender), ...peers];
