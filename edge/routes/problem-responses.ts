@@ -6,6 +6,25 @@ interface ProblemResponse {
   content: Record<string, { schema: typeof problemSchema }>;
 }
 
+/** What can be wrong with a body of tensors, in a step as in a prediction. */
+export const TENSOR_BODY_PROBLEMS = [
+  'truncated_body',
+  'length_required',
+  'body_too_large',
+  'unsupported_media_type',
+  'invalid_parameter',
+  'invalid_header',
+  'length_mismatch',
+  'unknown_tensor',
+  'missing_tensor',
+  'dtype_unsupported',
+  'shape_mismatch',
+  'non_finite_value',
+  'invalid_index',
+  'step_too_large',
+  'queue_full',
+] as const satisfies readonly ProblemCode[];
+
 /** One response per status, which lists the codes that come with it. */
 export function problemResponses(...codes: readonly ProblemCode[]): Record<string, ProblemResponse> {
   const responses: Record<string, ProblemResponse> = {};

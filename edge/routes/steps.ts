@@ -10,7 +10,7 @@ import { definitionOf } from '../forward/session-definitions.ts';
 import { StreamedBody } from '../forward/streamed-body.ts';
 import { callWorker, relay } from '../forward/worker.ts';
 import { acceptBody } from '../middleware/content.ts';
-import { problemResponses } from './problem-responses.ts';
+import { problemResponses, TENSOR_BODY_PROBLEMS } from './problem-responses.ts';
 import { safetensorsBody } from './safetensors-body.ts';
 import { sessionIdParameter } from './sessions.ts';
 
@@ -68,26 +68,12 @@ const putStep = createRoute({
   responses: {
     200: { description: REPLY_TENSORS, content: reply },
     ...problemResponses(
-      'truncated_body',
+      ...TENSOR_BODY_PROBLEMS,
       'session_not_found',
       'reply_not_retained',
-      'length_required',
       'step_out_of_order',
-      'body_too_large',
-      'unsupported_media_type',
-      'invalid_parameter',
-      'invalid_header',
-      'length_mismatch',
-      'unknown_tensor',
-      'missing_tensor',
-      'dtype_unsupported',
-      'shape_mismatch',
-      'non_finite_value',
-      'invalid_index',
       'step_conflict',
       'numerical_failure',
-      'step_too_large',
-      'queue_full',
       'worker_protocol',
       'worker_unavailable',
     ),
