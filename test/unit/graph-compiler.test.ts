@@ -6,7 +6,7 @@ import { createDeferredEngine } from '../../gpu-worker/tensor/deferred/engine.ts
 import type { Compile } from '../../gpu-worker/tensor/deferred/programs.ts';
 import { tensorsIn, type Engine, type Tensor } from '../../gpu-worker/tensor/engine.ts';
 import { findBinding, loadBinding } from '../../gpu-worker/tensor/tensorflow/binding.ts';
-import { createTensorFlowEngine } from '../../gpu-worker/tensor/tensorflow/operations.ts';
+import { createTensorFlowEngine, type TensorFlowEngine } from '../../gpu-worker/tensor/tensorflow/operations.ts';
 import { seededRandom } from '../../shared/random.ts';
 
 /** Every operation of the seam that makes tensors, on a positive definite matrix P [n, n] and a vector v [n] of positive numbers. */
@@ -90,9 +90,8 @@ const file = findBinding();
 
 describe.skipIf(file === null)('graphs on TensorFlow', () => {
   // Skipped tests are collected, too, and then there is nothing to load.
-  const native = file === null ? null : createTensorFlowEngine(loadBinding(file));
-  const eager = native?.engine as Engine;
-  const compile = native?.compile as Compile;
+  const { engine: eager, compile } =
+    file === null ? ({} as TensorFlowEngine) : createTensorFlowEngine(loadBinding(file));
 
   const hostOf = (engine: Engine, value: unknown): { shape: readonly number[]; values: number[] }[] =>
     [...tensorsIn(value, engine.isTensor)].map((tensor) => ({ shape: tensor.shape, values: [...engine.read(tensor)] }));
