@@ -97,6 +97,7 @@ try {
   process.stderr.write(`cannot serve at ${at}:${String(wanted)} (${reason}); set DDPNOPT_WORKER_PORT to a free port\n`);
   process.exit(1);
 }
+
 function stop(): void {
   clearInterval(sweep);
   if (process.connected) process.disconnect();

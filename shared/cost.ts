@@ -1,9 +1,10 @@
 /** What a session and a step take, so that neither can ask for more than a worker can give. */
+import { elementCount } from './shape.ts';
 import { convolutionGeometry } from './convolution.ts';
 import type { Layer } from './layer.ts';
 import { LIMITS } from './limits.ts';
 import type { Model } from './model.ts';
-import { placeLayers, type PlacedLayer, type Shape } from './model-shapes.ts';
+import { placeLayers, type PlacedLayer } from './model-shapes.ts';
 import { flattened } from './model-stages.ts';
 import { sentColumns, type Optimizer } from './optimizer.ts';
 
@@ -177,8 +178,11 @@ export function passCost(model: Model, { forward, backward }: Passes, batch: num
   const placed = placeLayers(model.input, model.layers);
   const layers = flattened(placed);
   const sum = (term: (layer: PlacedLayer) => number): number => layers.reduce((total, layer) => total + term(layer), 0);
-  const residuals = placed.reduce((total, { kind, output }) => total + (kind === 'residual' ? elements(output) : 0), 0);
-  const kept = elements(model.input) + sum(keptElements) + residuals;
+  const residuals = placed.reduce(
+    (total, { kind, output }) => total + (kind === 'residual' ? elementCount(output) : 0),
+    0,
+  );
+  const kept = elementCount(model.input) + sum(keptElements) + residuals;
   const besides = Math.max(...layers.map((layer) => temporaryElements(layer, backward)));
   return {
     activationBytes: 4 * batch * ((forward + backward) * kept + besides),
@@ -188,7 +192,7 @@ export function passCost(model: Model, { forward, backward }: Passes, batch: num
 
 /** What one pass keeps of a layer: its output, and of dropout what is dropped. */
 function keptElements({ layer, output }: PlacedLayer): number {
-  return layer.kind === 'dropout' ? 2 * elements(output) : elements(output);
+  return layer.kind === 'dropout' ? 2 * elementCount(output) : elementCount(output);
 }
 
 /** What a layer holds for one sample while its output or its gradient is computed. */
@@ -197,31 +201,27 @@ function temporaryElements({ layer, output }: PlacedLayer, columns: number): num
     case 'max-pooling':
     case 'average-pooling':
       // What every element of the window sees, the largest so far, and the gradients of each.
-      return layer.window[0] * layer.window[1] * elements(output) * (2 + columns);
+      return layer.window[0] * layer.window[1] * elementCount(output) * (2 + columns);
     default:
       // gelu, which has most: the error function and the density, step by step.
-      return elements(output) * (5 + columns);
+      return elementCount(output) * (5 + columns);
   }
-}
-
-function elements(shape: Shape): number {
-  return shape.reduce((product, length) => product * length, 1);
 }
 
 /** Multiplications of one sample's way through a layer. */
 function layerWork({ layer, input, output }: PlacedLayer): number {
   switch (layer.kind) {
     case 'dense':
-      return elements(output) * (input.at(-1) ?? 1);
+      return elementCount(output) * (input.at(-1) ?? 1);
     case 'conv2d':
       return (
-        (elements(output) * layer.kernel[0] * layer.kernel[1] * (input.at(-1) ?? 1)) / layer.groups +
-        layer.kernel[0] * layer.kernel[1] * elements(input)
+        (elementCount(output) * layer.kernel[0] * layer.kernel[1] * (input.at(-1) ?? 1)) / layer.groups +
+        layer.kernel[0] * layer.kernel[1] * elementCount(input)
       );
     case 'max-pooling':
     case 'average-pooling':
-      return layer.window[0] * layer.window[1] * (elements(output) + elements(input));
+      return layer.window[0] * layer.window[1] * (elementCount(output) + elementCount(input));
     default:
-      return elements(output);
+      return elementCount(output);
   }
 }

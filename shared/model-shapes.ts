@@ -1,4 +1,5 @@
 /** How shapes propagate through a hosted model. A shape is that of one sample: [n], [S, n] or [height, width, channels]. */
+import { elementCount } from './shape.ts';
 import { convolutionGeometry, type AxisGeometry } from './convolution.ts';
 import { LIMITS } from './limits.ts';
 import type { ModelLayer, PoolingLayer, Residual } from './model-layer.ts';
@@ -106,7 +107,7 @@ function outputShape(layer: ModelLayer, input: Shape, refuse: (reason: string) =
       return [rows.outputs, columns.outputs, channels];
     }
     case 'flatten':
-      return [input.reduce((product, length) => product * length, 1)];
+      return [elementCount(input)];
     case 'relu':
     case 'tanh':
     case 'sigmoid':

@@ -1,4 +1,5 @@
 /** The stages of a hosted model: its layers with parameters, with the sizes that their inputs give them. */
+import { elementCount } from './shape.ts';
 import type { Layer } from './layer.ts';
 import type { Initialization } from './model-layer.ts';
 import type { Placed, PlacedLayer } from './model-shapes.ts';
@@ -37,7 +38,7 @@ export function stageOf({ layer, input, output }: PlacedLayer): Stage | null {
       if (!layer.affine) return null;
       const features = output.at(-1) ?? 1;
       const sequence = output.length > 1;
-      const positions = output.slice(0, -1).reduce((product, length) => product * length, 1);
+      const positions = elementCount(output.slice(0, -1));
       return {
         layer: { name: layer.name, kind: 'scale-shift', features, shift: true, sequence },
         initialization: 'he-normal',

@@ -5,6 +5,7 @@
  * The reader checks a header against the announced length of the whole body, without the body: the edge needs no more than
  * the first bytes of a stream to accept or refuse it.
  */
+import { elementCount } from './shape.ts';
 import { LIMITS } from './limits.ts';
 import { ProblemError, type ProblemCode } from './errors.ts';
 
@@ -227,11 +228,6 @@ function parseEntry(name: string, value: unknown): TensorEntry {
     );
   }
   return { name, dtype, shape, begin, end };
-}
-
-/** Number of elements of a shape; 1 for a scalar's empty shape. */
-function elementCount(shape: readonly number[]): number {
-  return shape.reduce((product, size) => product * size, 1);
 }
 
 /** A shape as texts show it: [128, 64]. */

@@ -1,4 +1,5 @@
 /** What every contender trains: a network on random batches of one size, and what a step of that costs in operations. */
+import { elementCount } from '../../shared/shape.ts';
 import { layerSizes, passCost, PREDICTION_PASSES } from '../../shared/cost.ts';
 import { hostedDefinitionSchema, type HostedDefinition } from '../../shared/hosted-definition.ts';
 import { modelStages, type ModelInput } from '../../shared/model.ts';
@@ -6,7 +7,7 @@ import { seededRandom } from '../../shared/random.ts';
 
 /** Steps between two factorisations of the Kronecker factors. */
 export const REFRESH_EVERY = 10;
-/** So small that training on random labels does not diverge, which takes as long as any other. */
+/** Small, because with random labels nothing is learned, and K-FAC of the CNN diverges at 0.1. */
 export const LEARNING_RATE = 1e-4;
 
 export interface Batch {
@@ -27,7 +28,7 @@ export interface Problem {
 /** Random samples: what a step costs does not depend on them. */
 export function problem(name: string, model: ModelInput, batch: number): Problem {
   const random = seededRandom(1);
-  const size = model.input.reduce<number>((product, length) => product * length, 1);
+  const size = elementCount(model.input);
   const batches = Array.from({ length: REFRESH_EVERY }, () => ({
     inputs: Float32Array.from({ length: batch * size }, () => Math.max(0, 2 * random() - 1)),
     labels: Float32Array.from({ length: batch }, () => Math.floor(10 * random())),

@@ -1,4 +1,5 @@
 /** A session in hosted mode: the service runs model, loss and optimizer; the caller sends mini-batches. */
+import { elementCount } from '../../shared/shape.ts';
 import { HOSTED_TENSOR } from '../../shared/hosted-tensors.ts';
 import { truthKind } from '../../shared/loss.ts';
 import { modelOutputs } from '../../shared/model.ts';
@@ -84,7 +85,7 @@ export class HostedTrainingSession extends ClientSession<HostedSession> {
 
   #samples(x: TensorValues): NamedTensor {
     const { input } = this.session.model;
-    const size = input.reduce<number>((product, length) => product * length, 1);
+    const size = elementCount(input);
     return { name: HOSTED_TENSOR.samples, shape: [rows(HOSTED_TENSOR.samples, x, size), ...input], values: x };
   }
 

@@ -2,6 +2,7 @@
  * One step through the service: forward and backward here, curvature and policy there, and the policy applied in a second
  * forward pass, in which each layer reacts to what the layers before it just changed.
  */
+import { at } from '../../shared/at.ts';
 import type { ParameterChanges, TrainingSession } from '../js/index.ts';
 import type { MiniBatch } from './data.ts';
 import { affine, type DenseParameters, type MultilayerPerceptron } from './multilayer-perceptron.ts';
@@ -91,12 +92,6 @@ function addChange(layer: DenseParameters, changes: ParameterChanges): void {
 function add(parameter: Float32Array, change: ArrayLike<number> | undefined): void {
   if (change?.length !== parameter.length) throw new RangeError('a change of another shape than its parameter');
   for (const [index, value] of parameter.entries()) parameter[index] = value + (change[index] ?? 0);
-}
-
-function at<Item>(items: readonly Item[], t: number): Item {
-  const item = items[t];
-  if (item === undefined) throw new RangeError(`there is no layer ${String(t)}`);
-  return item;
 }
 
 function find<Item>(items: ReadonlyMap<string, Item>, layer: string): Item {

@@ -102,7 +102,7 @@ async function orEnd(reading: Promise<ReadableStreamReadResult<Uint8Array>>): Pr
 function truncated(received: number, announced: number): ProblemError {
   return new ProblemError('truncated_body', {
     detail: `The body ended after ${String(received)} of ${String(announced)} bytes.`,
-    remedy: 'Send the same step again.',
+    remedy: 'Send the same request again.',
   });
 }
 

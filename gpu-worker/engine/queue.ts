@@ -42,7 +42,7 @@ export class ComputeQueue {
     if (jobs.length >= this.#limits.perSession || this.#length >= this.#limits.total) {
       return Promise.reject(
         new ProblemError('queue_full', {
-          detail: `${String(jobs.length)} steps of this session and ${String(this.#length)} of all sessions are waiting.`,
+          detail: `${String(jobs.length)} requests of this session and ${String(this.#length)} of all sessions are waiting.`,
           remedy: 'Send the next step of a session after the reply to the one before, and retry this one in a second.',
         }),
       );

@@ -6,6 +6,7 @@
  * alone: row i of the pullback is the gradient in x_i of the sum of that column over the batch. Summed over the batch it is exact,
  * and so is the mean gradient; the split among samples is by input rather than by loss.
  */
+import { elementCount } from '../../shared/shape.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
 import type { Differentiable } from './pullback.ts';
 
@@ -19,7 +20,7 @@ export interface ChannelStatistics {
 function axes(x: Tensor): readonly [number, number, number] {
   const [batch = 1] = x.shape;
   const channels = x.shape.at(-1) ?? 1;
-  const size = x.shape.reduce((product, length) => product * length, 1);
+  const size = elementCount(x.shape);
   return [batch, size / (batch * channels), channels];
 }
 

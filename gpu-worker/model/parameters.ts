@@ -1,4 +1,5 @@
 /** Parameters of a model's stages: their shapes, how they begin, and how a step changes them. */
+import { elementCount } from '../../shared/shape.ts';
 import type { Initialization } from '../../shared/model-layer.ts';
 import type { Stage, StageLayer } from '../../shared/model-stages.ts';
 import { gaussian, type Random } from '../../shared/random.ts';
@@ -31,7 +32,7 @@ function initialParameters(engine: Engine, { layer, initialization }: Stage, ran
   if (layer.kind === 'scale-shift') return { scale: constant(1, layer.features), shift: constant(0, layer.features) };
   const { shape, fanIn, fanOut } = kernelOf(layer);
   const draw = drawer(initialization, fanIn, fanOut, random);
-  const size = shape.reduce((product, length) => product * length, 1);
+  const size = elementCount(shape);
   const weight = engine.tensor(Float64Array.from({ length: size }, draw), shape);
   return layer.bias ? { weight, bias: constant(0, layer.outputs) } : { weight };
 }

@@ -4,6 +4,7 @@
  * Axes: B samples; R = B·r rows, r per sample and sample by sample, so that the same product serves loss gradients (r = 1) and
  * the columns of the terminal curvature.
  */
+import { elementCount } from '../../shared/shape.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
 
 /** Row by row, f_xᵀ g: [R, …output] → [R, …input]. */
@@ -21,7 +22,7 @@ export function timesPerSample(engine: Engine, rows: Tensor, perSample: Tensor):
   const [rowCount = 1] = rows.shape;
   const [batch = 1, ...rest] = perSample.shape;
   if (rowCount === batch) return multiply(rows, perSample);
-  const size = rest.reduce((product, length) => product * length, 1);
+  const size = elementCount(rest);
   const bySample = reshape(rows, [batch, rowCount / batch, size]);
   return reshape(multiply(bySample, reshape(perSample, [batch, 1, size])), rows.shape);
 }
@@ -29,6 +30,6 @@ export function timesPerSample(engine: Engine, rows: Tensor, perSample: Tensor):
 /** ⟨g, v⟩ of each row g with its sample's v: [R, …], [B, …] → [R]. */
 export function rowDots(engine: Engine, rows: Tensor, perSample: Tensor): Tensor {
   const [rowCount = 1, ...rest] = rows.shape;
-  const size = rest.reduce((product, length) => product * length, 1);
+  const size = elementCount(rest);
   return engine.sum(engine.reshape(timesPerSample(engine, rows, perSample), [rowCount, size]), 1);
 }

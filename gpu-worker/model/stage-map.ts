@@ -3,6 +3,7 @@ import { convolutionGeometry } from '../../shared/convolution.ts';
 import type { Conv2dLayer } from '../../shared/layer.ts';
 import type { StageLayer } from '../../shared/model-stages.ts';
 import { patches } from '../optimizer/layers/conv2d.ts';
+import { timesLastAxis } from '../optimizer/layers/per-sample-gradients.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
 import { sumWindowViews } from '../tensor/windows.ts';
 import { parameter, type StageParameters } from './parameters.ts';
@@ -16,10 +17,10 @@ export function stageMap(engine: Engine, layer: StageLayer, parameters: StagePar
       const weight = parameter(layer, parameters, 'weight');
       return {
         value: engine.scope(() => {
-          const z = timesLastAxis(engine, x, weight, false);
+          const z = timesLastAxis(engine, x, weight);
           return layer.bias ? add(z, parameter(layer, parameters, 'bias')) : z;
         }),
-        pullback: (rows) => timesLastAxis(engine, rows, weight, true),
+        pullback: (rows) => timesLastAxis(engine, rows, weight, { transposeRight: true }),
       };
     }
     case 'scale-shift': {
@@ -40,15 +41,6 @@ export function stageMap(engine: Engine, layer: StageLayer, parameters: StagePar
       return { ...z, value };
     }
   }
-}
-
-/** [..., n] · W, or [..., c] · Wᵀ, for W [n, c]. */
-function timesLastAxis(engine: Engine, tensor: Tensor, weight: Tensor, transposeRight: boolean): Tensor {
-  const { matMul, reshape } = engine;
-  const outer = tensor.shape.slice(0, -1);
-  const flat = reshape(tensor, [outer.reduce((product, length) => product * length, 1), tensor.shape.at(-1) ?? 1]);
-  const product = matMul(flat, weight, { transposeRight });
-  return reshape(product, [...outer, product.shape[1] ?? 1]);
 }
 
 /** @param weight [kh, kw, C/G, c] @param x [B, H, W, C] */
@@ -73,7 +65,7 @@ function convolution(engine: Engine, layer: Conv2dLayer, weight: Tensor, x: Tens
   const value = groups.map(({ kernel, group }) =>
     engine.scope(() => {
       const seen = patches(engine, layer, slice(x, 3, group * channels, channels));
-      return reshape(timesLastAxis(engine, seen, kernel, false), [batch, down.outputs, across.outputs, outputs]);
+      return reshape(timesLastAxis(engine, seen, kernel), [batch, down.outputs, across.outputs, outputs]);
     }),
   );
   return {
@@ -83,7 +75,7 @@ function convolution(engine: Engine, layer: Conv2dLayer, weight: Tensor, x: Tens
       const inputs = groups.map(({ kernel, group }) =>
         engine.scope(() => {
           const gradient = slice(rows, 3, group * outputs, outputs);
-          const seen = reshape(timesLastAxis(engine, gradient, kernel, true), [
+          const seen = reshape(timesLastAxis(engine, gradient, kernel, { transposeRight: true }), [
             rowCount,
             down.outputs,
             across.outputs,

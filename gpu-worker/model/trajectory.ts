@@ -1,4 +1,5 @@
 /** The forward pass of a program, keeping what the backward pass needs, and the backward pass. */
+import { elementCount } from '../../shared/shape.ts';
 import type { Random } from '../../shared/random.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
 import { activation } from './activation.ts';
@@ -127,7 +128,7 @@ function stage(engine: Engine, operation: StageOperation, parameters: StageParam
 /** The shape in which a layer takes its input: a scale and shift takes images as positions. */
 function layerShape({ layer, input }: StageOperation): readonly number[] {
   if (layer.kind !== 'scale-shift' || input.length < 3) return input;
-  return [input.slice(0, -1).reduce((product, length) => product * length, 1), layer.features];
+  return [elementCount(input.slice(0, -1)), layer.features];
 }
 
 function map(engine: Engine, { layer, output }: MapOperation, index: number, mode: Mode, x: Tensor): Differentiable {

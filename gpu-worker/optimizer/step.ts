@@ -9,6 +9,7 @@
  *
  * Weight decay as a running cost belongs to the recursion, decoupled weight decay to what follows it.
  */
+import { at } from '../../shared/at.ts';
 import { ProblemError } from '../../shared/errors.ts';
 import type { Layer } from '../../shared/layer.ts';
 import { sentColumns, type LearningRate, type LevenbergMarquardt, type Optimizer } from '../../shared/optimizer.ts';
@@ -384,12 +385,6 @@ function preconditionedGradient(
   if (terms.length === 0) return null;
   const gradient = terms.reduce((sum, term) => engine.add(sum, term));
   return engine.multiply(applyInverse(engine, inverse, gradient), learningRate);
-}
-
-function at<Item>(items: readonly Item[], index: number): Item {
-  const item = items[index];
-  if (item === undefined) throw new RangeError(`there is no element ${String(index)} among ${String(items.length)}`);
-  return item;
 }
 
 /** Per layer whether its state, its expansion and its change are finite, a scalar 1 or 0. */

@@ -81,7 +81,7 @@ function truncated(received: number, announced: number, cause: unknown): Problem
     'truncated_body',
     {
       detail: `The body ended after ${String(received)} of ${String(announced)} bytes.`,
-      remedy: 'Send the same step again.',
+      remedy: 'Send the same request again.',
     },
     { cause },
   );

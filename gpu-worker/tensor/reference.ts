@@ -2,6 +2,7 @@
  * The reference engine: float64 on the host, in plain loops. Slow and exact; it shows what the float32 engines round, and lets
  * the dense oracle judge the step to 1e-10.
  */
+import { elementCount } from '../../shared/shape.ts';
 import { tensorsIn, type Engine, type Operand, type Tensor } from './engine.ts';
 import { erf } from './error-function.ts';
 import { hostLinearAlgebra } from './host-linear-algebra.ts';
@@ -11,7 +12,7 @@ class ReferenceTensor {
   readonly values: Float64Array<ArrayBuffer>;
 
   constructor(shape: readonly number[], values: Float64Array<ArrayBuffer>) {
-    const size = shape.reduce((product, length) => product * length, 1);
+    const size = elementCount(shape);
     if (values.length !== size)
       throw new RangeError(`shape [${shape.join(', ')}] does not hold ${String(values.length)} values`);
     this.shape = shape;
@@ -65,7 +66,7 @@ export function createReferenceEngine(): Engine {
     );
     const aStrides = broadcastStrides(a.shape, shape);
     const bStrides = broadcastStrides(b.shape, shape);
-    const values = new Float64Array(shape.reduce((product, size) => product * size, 1));
+    const values = new Float64Array(elementCount(shape));
     for (let index = 0; index < values.length; index++) {
       let rest = index;
       let aIndex = 0;
@@ -100,7 +101,7 @@ export function createReferenceEngine(): Engine {
   ): Tensor {
     const from = own(tensor);
     const index = new Array<number>(shape.length).fill(0);
-    const values = new Float64Array(shape.reduce((product, size) => product * size, 1));
+    const values = new Float64Array(elementCount(shape));
     for (let position = 0; position < values.length; position++) {
       const subscripts = source(index);
       if (subscripts === null) values[position] = otherwise;
@@ -131,8 +132,8 @@ export function createReferenceEngine(): Engine {
     const { shape, values } = own(tensor);
     const length = shape[axis];
     if (length === undefined) throw new RangeError(`[${shape.join(', ')}] has no axis ${String(axis)}`);
-    const inner = shape.slice(axis + 1).reduce((product, size) => product * size, 1);
-    const outer = shape.slice(0, axis).reduce((product, size) => product * size, 1);
+    const inner = elementCount(shape.slice(axis + 1));
+    const outer = elementCount(shape.slice(0, axis));
     const result = new Float64Array(outer * inner).fill(initial);
     values.forEach((value, index) => {
       const target = Math.floor(index / (length * inner)) * inner + (index % inner);
@@ -167,7 +168,7 @@ export function createReferenceEngine(): Engine {
       if (inner !== (transposeRight ? b.columns : b.rows) || a.outer.join() !== b.outer.join()) {
         throw new RangeError(`cannot multiply [${left.shape.join(', ')}] and [${right.shape.join(', ')}]`);
       }
-      const count = a.outer.reduce((product, size) => product * size, 1);
+      const count = elementCount(a.outer);
       const values = new Float64Array(count * rows * columns);
       for (let s = 0; s < count; s++) {
         for (let i = 0; i < rows; i++) {
@@ -210,9 +211,9 @@ export function createReferenceEngine(): Engine {
       if (first === undefined) throw new RangeError('nothing to concatenate');
       const sizes = tensors.map(({ shape }) => shape[axis] ?? 0);
       const shape = first.shape.with(axis, sizes.reduce((sum, size) => sum + size, 0)); // prettier-ignore
-      const inner = shape.slice(axis + 1).reduce((product, size) => product * size, 1);
-      const outer = shape.slice(0, axis).reduce((product, size) => product * size, 1);
-      const values = new Float64Array(shape.reduce((product, size) => product * size, 1));
+      const inner = elementCount(shape.slice(axis + 1));
+      const outer = elementCount(shape.slice(0, axis));
+      const values = new Float64Array(elementCount(shape));
       let position = 0;
       for (let block = 0; block < outer; block++) {
         for (const [index, tensor] of tensors.entries()) {

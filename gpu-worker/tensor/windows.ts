@@ -1,4 +1,5 @@
 /** Sliding windows over images [B, H, W, C], for convolutions and pooling, and their adjoint. */
+import { elementCount } from '../../shared/shape.ts';
 import type { AxisGeometry } from '../../shared/convolution.ts';
 import type { Engine, Tensor } from './engine.ts';
 
@@ -60,8 +61,8 @@ function spread(engine: Engine, tensor: Tensor, axis: number, begin: number, str
   const used = (size - 1) * stride + 1;
   let apart = tensor;
   if (stride > 1 && size > 1) {
-    const outer = tensor.shape.slice(0, axis).reduce((product, n) => product * n, 1);
-    const inner = tensor.shape.slice(axis + 1).reduce((product, n) => product * n, 1);
+    const outer = elementCount(tensor.shape.slice(0, axis));
+    const inner = elementCount(tensor.shape.slice(axis + 1));
     const split = pad(reshape(tensor, [outer, size, 1, inner]), [[0, 0], [0, 0], [0, stride - 1], [0, 0]]); // prettier-ignore
     apart = slice(reshape(split, tensor.shape.with(axis, size * stride)), axis, 0, used);
   }

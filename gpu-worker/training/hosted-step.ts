@@ -4,6 +4,7 @@
  *
  *     û_t = u_t + δu_t(s_t),   s_t = G_tᵀ (x̂_t − x_t),   x̂_{t+1} = f_t(x̂_t, û_t),   x̂_0 = x_0
  */
+import { at } from '../../shared/at.ts';
 import { ProblemError } from '../../shared/errors.ts';
 import type { HostedDefinition } from '../../shared/hosted-definition.ts';
 import { judgesLastStep, type Lookahead, type TerminalCurvature } from '../../shared/optimizer.ts';
@@ -282,12 +283,6 @@ function runningStatistics(
       add(multiply(at(state.statistics, index)[key], decay), multiply(at(statistics, index)[key], 1 - decay));
     return { mean: average('mean'), variance: average('variance') };
   });
-}
-
-function at<Item>(items: readonly Item[], index: number): Item {
-  const item = items[index];
-  if (item === undefined) throw new RangeError(`there is no element ${String(index)} among ${String(items.length)}`);
-  return item;
 }
 
 /** Refuses a step that ends outside floating point, before it replaces the state. */

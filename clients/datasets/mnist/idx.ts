@@ -2,6 +2,7 @@
  * IDX, the file format of MNIST: two zero bytes, the type of the elements, the number of axes, the length of each axis (big-endian,
  * four bytes), and the elements, the last axis fastest. Only unsigned bytes are read.
  */
+import { elementCount } from '../../../shared/shape.ts';
 import { gunzipSync } from 'node:zlib';
 
 const UNSIGNED_BYTE = 0x08;
@@ -26,7 +27,7 @@ export function parseIdx(file: Uint8Array, name: string): IdxArray {
   }
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const shape = Array.from({ length: axes }, (_, axis) => view.getUint32(4 + 4 * axis));
-  const size = shape.reduce((product, length) => product * length, 1);
+  const size = elementCount(shape);
   if (bytes.length !== header + size) {
     throw new Error(
       `${name} has ${String(bytes.length - header)} elements, not the ${String(size)} of its shape [${shape.join(', ')}]`,

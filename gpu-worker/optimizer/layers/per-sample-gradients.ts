@@ -5,6 +5,7 @@
  * n inputs, the bias counted; c outputs. A row's gradient is Σ_p a_ip ⊗ g_rp, an n×c matrix. It is kept in factors as long as
  * possible, since a row of a dense layer then takes n + c numbers instead of n·c.
  */
+import { elementCount } from '../../../shared/shape.ts';
 import type { Engine, Tensor } from '../../tensor/engine.ts';
 
 export type PerSampleGradients =
@@ -49,11 +50,15 @@ function sumColumns(engine: Engine, perRow: Tensor, batch: number): Tensor {
   return engine.sum(engine.reshape(perRow, [batch, rows / batch, ...rest]), 1);
 }
 
-/** A matrix applied to the last axis: [..., n] · [n, k] → [..., k]. */
-function timesLastAxis(engine: Engine, tensor: Tensor, matrix: Tensor): Tensor {
-  const outer = tensor.shape.slice(0, -1);
-  const flat = engine.reshape(tensor, [outer.reduce((product, length) => product * length, 1), size(tensor, -1)]);
-  return engine.reshape(engine.matMul(flat, matrix), [...outer, size(matrix, -1)]);
+/** A matrix applied to the last axis: [..., n] · [n, k] → [..., k], or transposed first. */
+export function timesLastAxis(
+  engine: Engine,
+  tensor: Tensor,
+  matrix: Tensor,
+  product: { readonly transposeRight?: boolean } = {},
+): Tensor {
+  const result = engine.matMul(flatRows(engine, tensor), matrix, product);
+  return engine.reshape(result, [...tensor.shape.slice(0, -1), size(result, -1)]);
 }
 
 /** A tensor [R] shaped to multiply the rows of a tensor of the given rank. */
@@ -68,7 +73,7 @@ const LONGEST_SUM = 1024;
 function rowSums(engine: Engine, tensor: Tensor): Tensor {
   const { add, reshape, slice, sum } = engine;
   const [rows = 1, ...rest] = tensor.shape;
-  const length = rest.reduce((product, size) => product * size, 1);
+  const length = elementCount(rest);
   const flat = reshape(tensor, [rows, length]);
   const parts = Math.floor(length / LONGEST_SUM);
   if (parts < 2) return sum(flat, 1);
@@ -111,7 +116,7 @@ export function transformGradients(
 function isSmallerExplicit({ input, output }: Factored): boolean {
   const rows = size(output, 0);
   const [n, c] = [size(input, -1), size(output, -1)];
-  const positions = input.shape.slice(1, -1).reduce((product, length) => product * length, 1);
+  const positions = elementCount(input.shape.slice(1, -1));
   return rows * n * c < positions * (size(input, 0) * n + rows * c);
 }
 
@@ -291,7 +296,7 @@ function weightedOutput(engine: Engine, { input, output }: Factored, weights: Te
 
 /** [..., n] → [rows, n]. */
 function flatRows(engine: Engine, tensor: Tensor): Tensor {
-  const rows = tensor.shape.slice(0, -1).reduce((product, length) => product * length, 1);
+  const rows = elementCount(tensor.shape.slice(0, -1));
   return engine.reshape(tensor, [rows, size(tensor, -1)]);
 }
 

@@ -3,6 +3,7 @@
  *
  * Axes: B samples, C outputs, r columns of curvature per sample (r = C for every loss here).
  */
+import { elementCount } from '../../../shared/shape.ts';
 import type { Random } from '../../../shared/random.ts';
 import type { Engine, Tensor } from '../../tensor/engine.ts';
 
@@ -22,7 +23,7 @@ export interface LossExpansion {
 
 /** [B, C] of numbers from a stream, one sample after the other. */
 export function randomMatrix(engine: Engine, shape: readonly number[], draw: () => number): Tensor {
-  const size = shape.reduce((product, length) => product * length, 1);
+  const size = elementCount(shape);
   return engine.tensor(Float64Array.from({ length: size }, draw), shape);
 }
 

@@ -1,4 +1,5 @@
 /** Limits on the update as a whole: its norm, and the change of the loss it predicts. Both scale all layers alike. */
+import { elementCount } from '../../../shared/shape.ts';
 import type { Engine, Tensor } from '../../tensor/engine.ts';
 
 type Changes = readonly (readonly Tensor[])[];
@@ -7,7 +8,7 @@ type Changes = readonly (readonly Tensor[])[];
 export function clipNorm(engine: Engine, changes: Changes, maximumNorm: number): Tensor[][] {
   const { add, divide, maximum, minimum, multiply, reshape, sqrt, square, sum } = engine;
   const squares = changes.flat().map((change) => {
-    const length = change.shape.reduce((product, size) => product * size, 1);
+    const length = elementCount(change.shape);
     return sum(reshape(square(change), [length]), 0);
   });
   const norm = sqrt(squares.reduce((total, term) => add(total, term)));

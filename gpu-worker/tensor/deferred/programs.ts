@@ -5,6 +5,7 @@
  * its operands, which are inputs of the program, too. So equal computations run the same program whatever has been computed
  * before, and give the same results to the last bit.
  */
+import { at } from '../../../shared/at.ts';
 import type { Engine, Operand, Tensor } from '../engine.ts';
 import type { DeferredTensor, Operation } from './tensor.ts';
 
@@ -219,12 +220,6 @@ function textOf(place: Place): string {
     case 'result':
       return `${String(place.step)}.${String(place.index)}`;
   }
-}
-
-function at<Item>(items: readonly Item[], index: number): Item {
-  const item = items[index];
-  if (item === undefined) throw new RangeError(`there is no element ${String(index)} among ${String(items.length)}`);
-  return item;
 }
 
 function stepOf(steps: ReadonlyMap<Operation, number>, operation: Operation): number {

@@ -1,4 +1,5 @@
 /** Shapes of results, known before anything is computed. */
+import { elementCount } from '../../../shared/shape.ts';
 
 export type Shape = readonly number[];
 
@@ -37,7 +38,7 @@ function lastTwo(shape: Shape, isTransposed: boolean): readonly [number, number]
 
 /** @throws RangeError if the sizes differ */
 export function reshapedShape(from: Shape, to: Shape): Shape {
-  if (elements(from) !== elements(to)) {
+  if (elementCount(from) !== elementCount(to)) {
     throw new RangeError(`[${from.join(', ')}] does not reshape to [${to.join(', ')}]`);
   }
   return [...to];
@@ -49,8 +50,4 @@ export function concatenatedShape(shapes: readonly Shape[], axis: number): Shape
     axis,
     shapes.reduce((sum, shape) => sum + (shape[axis] ?? 0), 0),
   );
-}
-
-function elements(shape: Shape): number {
-  return shape.reduce((product, length) => product * length, 1);
 }
