@@ -7,7 +7,7 @@ import { seededRandom } from '../../shared/random.ts';
 
 /** Steps between two factorisations of the Kronecker factors. */
 export const REFRESH_EVERY = 10;
-/** Small, because with random labels nothing is learned, and K-FAC of the CNN diverges at 0.1. */
+/** At 0.1 a peer diverges on the CNN's random labels, and a loss that is no number ends its answer. */
 export const LEARNING_RATE = 1e-4;
 
 export interface Batch {
