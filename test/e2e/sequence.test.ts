@@ -153,7 +153,7 @@ describe('at the same time', () => {
     for (const answer of answers) {
       const code = codeOf(answer);
       expect(['applied', 'step_conflict', 'queue_full']).toContain(code);
-      if (code === 'queue_full') expectProblem(answer, { status: 429, code, mentions: ['4 steps'] });
+      if (code === 'queue_full') expectProblem(answer, { status: 429, code, mentions: ['4 requests'] });
     }
     expect(answers.filter(({ status }) => status === 200)).toHaveLength(1);
     expect((await heavy).status).toBe(200);
