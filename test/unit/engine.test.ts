@@ -2,8 +2,18 @@
  * Every operation of every tensor engine: small results by hand, and random tensors against the definition, subscript by subscript.
  */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { allFinite, tensorsIn, type Engine, type Operand, type Tensor } from '../../gpu-worker/tensor/engine.ts';
+import { createDeferredEngine } from '../../gpu-worker/tensor/deferred/engine.ts';
+import {
+  allFinite,
+  tensorsIn,
+  type Engine,
+  type EngineName,
+  type Operand,
+  type Tensor,
+} from '../../gpu-worker/tensor/engine.ts';
 import { loadEngine, presentEngines } from '../../gpu-worker/tensor/index.ts';
+import { findBinding, loadBinding } from '../../gpu-worker/tensor/tensorflow/binding.ts';
+import { createTensorFlowEngine } from '../../gpu-worker/tensor/tensorflow/operations.ts';
 import { mulberry32 } from '../oracle/network.ts';
 
 type Shape = readonly number[];
@@ -103,8 +113,35 @@ function transposed(host: Host): Host {
   return fromEntries(shape, (index) => entry(host, [...index.slice(0, -2), index.at(-1)!, index.at(-2)!]));
 }
 
-describe.each(presentEngines())('engine %s', async (name) => {
-  const engine = await loadEngine(name);
+/** On a GPU, and with npm's binding, TensorFlow computes without OpenBLAS. */
+async function withoutOpenblas(file: string): Promise<Engine> {
+  const { engine, compile } = createTensorFlowEngine(loadBinding(file), 'tensorflow');
+  return Promise.resolve(createDeferredEngine(engine, compile));
+}
+
+const binding = findBinding();
+const SUBJECTS: readonly { label: string; name: EngineName; load: () => Promise<Engine> }[] = [
+  ...presentEngines().map((name) => ({ label: name, name, load: () => loadEngine(name) })),
+  ...(binding === null
+    ? []
+    : [{ label: 'tensorflow without OpenBLAS', name: 'tensorflow' as const, load: () => withoutOpenblas(binding) }]),
+];
+
+/** M Mᵀ. */
+function gram({ shape: [rows = 0, columns = 0], values }: Host): Host {
+  const result: number[] = [];
+  for (let i = 0; i < rows; i++) {
+    for (let j = 0; j < rows; j++) {
+      let sum = 0;
+      for (let k = 0; k < columns; k++) sum += values[i * columns + k]! * values[j * columns + k]!;
+      result.push(sum);
+    }
+  }
+  return { shape: [rows, rows], values: result };
+}
+
+describe.each(SUBJECTS)('engine $label', async ({ name, load }) => {
+  const engine = await load();
   const tolerance = engine.precision === 'float64' ? 1e-12 : 2e-6;
 
   let before: number;
@@ -134,9 +171,9 @@ describe.each(presentEngines())('engine %s', async (name) => {
     expect(actual.shape).toEqual(expected.shape);
     expect(actual.values.length).toBe(expected.values.length);
     const scale = Math.max(1, ...expected.values.map(Math.abs));
-    for (const [i, value] of expected.values.entries()) {
-      expect(Math.abs(actual.values[i]! - value) / scale).toBeLessThan(within);
-    }
+    // A NaN is not within anything.
+    const outside = expected.values.findIndex((value, i) => !(Math.abs(actual.values[i]! - value) / scale < within));
+    expect(outside, `entry ${String(outside)}: ${String(actual.values[outside])}`).toBe(-1);
   }
 
   it('says what it is', () => {
@@ -222,6 +259,20 @@ describe.each(presentEngines())('engine %s', async (name) => {
           expectClose(compute(inputs, (a, b) => engine.matMul(a, b, options)), expected); // prettier-ignore
         }
       }
+    });
+
+    it.each<[rows: number, columns: number]>([
+      [1, 1],
+      [3, 4],
+      [33, 7],
+      [300, 200],
+    ])('%i×%i with itself', (rows, columns) => {
+      const matrix = randomHost([rows, columns]);
+      const byRows = compute([matrix], (X) => engine.matMul(X, X, { transposeRight: true }));
+      expectClose(byRows, gram(matrix));
+      const byColumns = compute([matrix], (X) => engine.matMul(X, X, { transposeLeft: true }));
+      expectClose(byColumns, gram(transposed(matrix)));
+      expect(transposed(byRows)).toEqual(byRows);
     });
 
     it('refuses what does not fit', () => {

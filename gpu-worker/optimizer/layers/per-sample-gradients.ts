@@ -341,12 +341,13 @@ export function kroneckerFactors(
 
 /** Γ of one batch. */
 export function outputFactorOf(engine: Engine, gradients: Factored, rowWeights: Tensor): Tensor {
-  const { divide, matMul, multiply, reshape } = engine;
+  const { divide, matMul, multiply, reshape, sqrt } = engine;
   const { input, output } = gradients;
   const positions = positionsOf(gradients);
-  const g = reshape(output, [size(output, 0) * positions, size(output, -1)]);
-  const weighted = reshape(multiply(output, perRow(engine, rowWeights, output.shape.length)), g.shape);
-  return divide(matMul(weighted, g, { transposeLeft: true }), size(input, 0) * positions);
+  // The weights' roots on both sides: a matrix times its own transpose, of which an engine may compute one half.
+  const scaled = multiply(output, perRow(engine, sqrt(rowWeights), output.shape.length));
+  const g = reshape(scaled, [size(output, 0) * positions, size(output, -1)]);
+  return divide(matMul(g, g, { transposeLeft: true }), size(input, 0) * positions);
 }
 
 /** P. */
