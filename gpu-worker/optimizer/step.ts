@@ -16,8 +16,8 @@ import { sentColumns, type LearningRate, type LevenbergMarquardt, type Optimizer
 import { groupFactors } from '../../shared/parameter-groups.ts';
 import { TENSOR } from '../../shared/step.ts';
 import { tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
-import { applyInverse, type InverseMetric } from './curvature/inverse-metric.ts';
-import { inverseMetric, refreshes, updateMetric, type MetricUpdate } from './curvature/metric.ts';
+import { applyInverse, type Preconditioner } from './curvature/inverse-metric.ts';
+import { preconditioner, refreshes, updateMetric } from './curvature/metric.ts';
 import { biasCorrectedShare } from './curvature/moving-average.ts';
 import { prepareSolver } from './ddp/coefficients.ts';
 import { lessDecay, openLoopChanges, type Policy, type PolicyBlock } from './ddp/policy.ts';
@@ -144,7 +144,8 @@ export function uncheckedStep(
       const layer = at(layers, t);
       const decay = layerDecay(engine, optimizer, layer, at(batch.layers, t).parameters, state.step);
       const { learningRateFactor } = groupFactors(optimizer.groups, layer.name);
-      return expandStage(engine, { D, J }, at(updates, t), decay, learningRateFactor, B);
+      const inverses = at(updates, t).map(({ state }) => preconditioner(optimizer.metric, state, t === 0));
+      return expandStage(engine, { D, J }, inverses, decay, learningRateFactor, B);
     });
     const { learningRate, leverage } = chooseLearningRate(
       engine,
@@ -223,13 +224,13 @@ type Stage = Omit<Policy, 'solver'>;
 function expandStage(
   engine: Engine,
   { D, J }: LayerGradients,
-  updates: readonly MetricUpdate[],
+  preconditioners: readonly Preconditioner[],
   { costGradients, decoupled }: LayerDecay,
   learningRate: number,
   batch: number,
 ): Stage {
   const blocks = J.map((columns, block): PolicyBlock => {
-    const inverse = inverseMetric(at(updates, block).state);
+    const inverse = at(preconditioners, block);
     const transformed = transformGradients(engine, columns, inverse.input, inverse.output);
     const lossGradients = D === J ? null : at(D, block);
     const costGradient = costGradients === null ? null : at(costGradients, block);
@@ -373,7 +374,7 @@ function preconditionedGradient(
   engine: Engine,
   lossGradients: PerSampleGradients | null,
   costGradient: Tensor | null,
-  inverse: InverseMetric,
+  inverse: Preconditioner,
   learningRate: number,
   batch: number,
 ): Tensor | null {

@@ -15,9 +15,11 @@ export interface Tensor {
 
 export type Operand = Tensor | number;
 
-interface Product {
+export interface Product {
   readonly transposeLeft?: boolean;
   readonly transposeRight?: boolean;
+  /** The operand that is upper triangular before any transposition: an engine may pass over what lies below its diagonal. */
+  readonly upperTriangular?: 'left' | 'right';
 }
 
 /** Best first. */

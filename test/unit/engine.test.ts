@@ -275,6 +275,29 @@ describe.each(SUBJECTS)('engine $label', async ({ name, load }) => {
       expect(transposed(byRows)).toEqual(byRows);
     });
 
+    it.each<[n: number, m: number]>([
+      [1, 1],
+      [4, 3],
+      [40, 130],
+      [130, 40],
+    ])('of an upper triangular matrix of order %i and one with %i rows or columns', (n, m) => {
+      const T = fromEntries([n, n], ([i, j]) => (j! < i! ? 0 : Math.fround(random() - 0.5)));
+      const [X, Y] = [randomHost([m, n]), randomHost([n, m])];
+      const right = { upperTriangular: 'right' } as const;
+      expectClose(compute([X, T], (x, t) => engine.matMul(x, t, right)), product(X, T)); // prettier-ignore
+      const timesTransposed = compute([X, T], (x, t) => engine.matMul(x, t, { ...right, transposeRight: true }));
+      expectClose(timesTransposed, product(X, transposed(T)));
+      const transposedTimes = compute([Y, T], (y, t) => engine.matMul(y, t, { ...right, transposeLeft: true }));
+      expectClose(transposedTimes, product(transposed(Y), T));
+      const left = { upperTriangular: 'left' } as const;
+      expectClose(
+        compute([T, Y], (t, y) => engine.matMul(t, y, left)),
+        product(T, Y),
+      );
+      const leftTransposed = compute([T, Y], (t, y) => engine.matMul(t, y, { ...left, transposeLeft: true }));
+      expectClose(leftTransposed, product(transposed(T), Y));
+    });
+
     it('refuses what does not fit', () => {
       const [left, right] = [randomHost([2, 3]), randomHost([2, 3])];
       expect(() => compute([left, right], (a, b) => engine.matMul(a, b))).toThrow();

@@ -39,7 +39,12 @@ export function updateEkfac(
   const factors = averageFactors(engine, metric, state, columns, rowWeights, step);
   const basis: Basis = state !== null && !refresh ? state : eigenbasis(engine, factors);
   const { inputBasis, outputBasis } = basis;
-  const rotated = transformGradients(engine, columns, inputBasis, outputBasis);
+  const rotated = transformGradients(
+    engine,
+    columns,
+    { matrix: inputBasis, isUpperTriangular: false },
+    { matrix: outputBasis, isUpperTriangular: false },
+  );
   const observed = secondMoment(engine, rotated, rowWeights, batch);
   const average = movingAverage(engine, basis.secondMoment, observed, metric.decay);
   const weights = engine.divide(1, engine.add(average, metric.damping));

@@ -9,7 +9,9 @@
  */
 import type { Engine, Tensor } from '../../tensor/engine.ts';
 import { transformedWeightedSum, weightedSum, type PerSampleGradients } from '../layers/per-sample-gradients.ts';
+import { timesTransform, transformTimes, type Transform } from '../layers/transform.ts';
 
+/** As the optimizer's state holds it. */
 export interface InverseMetric {
   /** T_a, [n, n'] with n' ≤ n; null for I. */
   readonly input: Tensor | null;
@@ -21,16 +23,21 @@ export interface InverseMetric {
 
 export const IDENTITY_METRIC: InverseMetric = { input: null, output: null, weights: null };
 
+/** P⁻¹ with what is known of the shape of its factors. */
+export interface Preconditioner {
+  readonly input: Transform | null;
+  readonly output: Transform | null;
+  readonly weights: Tensor | null;
+}
+
 /** P⁻¹ M for a matrix M [n, c] of the block's shape. */
-export function applyInverse(engine: Engine, { input, output, weights }: InverseMetric, matrix: Tensor): Tensor {
+export function applyInverse(engine: Engine, { input, output, weights }: Preconditioner, matrix: Tensor): Tensor {
   const { matMul, multiply } = engine;
   let result = matrix;
-  if (input !== null) result = matMul(input, result, { transposeLeft: true });
-  if (output !== null) result = matMul(result, output);
+  if (input !== null) result = matMul(input.matrix, result, { transposeLeft: true });
+  if (output !== null) result = timesTransform(engine, result, output);
   if (weights !== null) result = multiply(result, weights);
-  if (input !== null) result = matMul(input, result);
-  if (output !== null) result = matMul(result, output, { transposeRight: true });
-  return result;
+  return applyTransforms(engine, result, input, output);
 }
 
 /**
@@ -41,17 +48,19 @@ export function applyInverse(engine: Engine, { input, output, weights }: Inverse
  */
 export function preconditionedSum(
   engine: Engine,
-  { input, output, weights }: InverseMetric,
+  { input, output, weights }: Preconditioner,
   transformed: PerSampleGradients,
   coefficients: Tensor,
 ): Tensor {
   if (transformed.kind !== 'explicit' && weights === null) {
     return transformedWeightedSum(engine, transformed, coefficients, input, output);
   }
-  const { matMul, multiply } = engine;
-  let result = weightedSum(engine, transformed, coefficients);
-  if (weights !== null) result = multiply(result, weights);
-  if (input !== null) result = matMul(input, result);
-  if (output !== null) result = matMul(result, output, { transposeRight: true });
-  return result;
+  const sum = weightedSum(engine, transformed, coefficients);
+  return applyTransforms(engine, weights === null ? sum : engine.multiply(sum, weights), input, output);
+}
+
+/** T_a M T_gᵀ. */
+function applyTransforms(engine: Engine, matrix: Tensor, input: Transform | null, output: Transform | null): Tensor {
+  const left = input === null ? matrix : transformTimes(engine, input, matrix);
+  return output === null ? left : timesTransform(engine, left, output, { transposeRight: true });
 }

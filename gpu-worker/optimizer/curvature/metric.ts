@@ -6,7 +6,8 @@ import type { PerSampleGradients } from '../layers/per-sample-gradients.ts';
 import type { DiagonalState, EkfacState, KroneckerState, MetricState } from '../state.ts';
 import { updateAdaptive, updateDiagonalFisher } from './diagonal.ts';
 import { updateEkfac } from './ekfac.ts';
-import { IDENTITY_METRIC, type InverseMetric } from './inverse-metric.ts';
+import type { Transform } from '../layers/transform.ts';
+import { IDENTITY_METRIC, type InverseMetric, type Preconditioner } from './inverse-metric.ts';
 import { updateKronecker, type FactoredGradients, type FrozenInputFactor } from './kronecker.ts';
 
 /** The statistics of one batch for one parameter block. */
@@ -126,6 +127,20 @@ function frozenFactor({ firstInputFactor }: KroneckerMetric, isFirstLayer: boole
 /** Whether the step with this sequence number refreshes the metric's factorisations. */
 export function refreshes(metric: ControlMetric, step: number): boolean {
   return (metric.kind === 'kronecker' || metric.kind === 'ekfac') && step % metric.refreshEvery === 0;
+}
+
+/** P⁻¹ of one block, as the state after this step has it. */
+export function preconditioner(metric: ControlMetric, state: MetricState, isFirstLayer: boolean): Preconditioner {
+  const { input, output, weights } = inverseMetric(state);
+  const isKronecker = metric.kind === 'kronecker' && state.kind === 'kronecker';
+  const transform = (matrix: Tensor | null, isUpperTriangular: boolean): Transform | null =>
+    matrix === null ? null : { matrix, isUpperTriangular };
+  return {
+    // A frozen factor's root has eigenvectors for columns.
+    input: transform(input, isKronecker && frozenFactor(metric, isFirstLayer) === null),
+    output: transform(output, isKronecker),
+    weights,
+  };
 }
 
 /** P⁻¹ of one block. */

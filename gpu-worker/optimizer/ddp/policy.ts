@@ -9,14 +9,15 @@
  * second forward pass it is known when that pass reaches the stage; without one it is 0 or predicted linearly.
  */
 import type { Engine, Tensor } from '../../tensor/engine.ts';
-import { preconditionedSum, type InverseMetric } from '../curvature/inverse-metric.ts';
+import { preconditionedSum, type Preconditioner } from '../curvature/inverse-metric.ts';
 import { timesChange } from '../layers/per-sample-gradients.ts';
+import { timesTransform, type Transform } from '../layers/transform.ts';
 import { coefficients, type CoefficientSolver } from './coefficients.ts';
 import type { BlockExpansion } from './value-recursion.ts';
 
 /** One parameter block of a policy. */
 export interface PolicyBlock extends BlockExpansion {
-  readonly inverse: InverseMetric;
+  readonly inverse: Preconditioner;
   /** λ(η/η_peak)u of decoupled weight decay, [n, c], no part of δu_t(s_t); null for none. */
   readonly decoupledDecay: Tensor | null;
 }
@@ -95,16 +96,15 @@ function plusPrediction(
  * @throws TypeError if the layer or its metric has no such factors
  */
 export function metricWeighted(engine: Engine, { blocks, learningRate }: Policy): { input: Tensor; output: Tensor } {
-  const { matMul, multiply } = engine;
   const [block, ...others] = blocks;
   if (block?.transformed.kind !== 'outer' || block.weights !== null || others.length > 0) {
     throw new TypeError('this policy has no sample factors');
   }
   const { input, output } = block.transformed;
-  const back = (tensor: Tensor, transform: Tensor | null): Tensor =>
-    transform === null ? tensor : matMul(tensor, transform, { transposeRight: true });
+  const back = (tensor: Tensor, transform: Transform | null): Tensor =>
+    transform === null ? tensor : timesTransform(engine, tensor, transform, { transposeRight: true });
   return {
     input: back(input, block.inverse.input),
-    output: multiply(back(output, block.inverse.output), learningRate),
+    output: engine.multiply(back(output, block.inverse.output), learningRate),
   };
 }

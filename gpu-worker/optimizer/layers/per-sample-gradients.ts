@@ -6,7 +6,8 @@
  * possible, since a row of a dense layer then takes n + c numbers instead of n·c.
  */
 import { elementCount } from '../../../shared/shape.ts';
-import type { Engine, Tensor } from '../../tensor/engine.ts';
+import type { Engine, Product, Tensor } from '../../tensor/engine.ts';
+import { timesTransform, transformTimes, type Transform } from './transform.ts';
 
 export type PerSampleGradients =
   /** One position: a [B, n] and g [R, c]. */
@@ -51,14 +52,13 @@ function sumColumns(engine: Engine, perRow: Tensor, batch: number): Tensor {
 }
 
 /** A matrix applied to the last axis: [..., n] · [n, k] → [..., k], or transposed first. */
-export function timesLastAxis(
-  engine: Engine,
-  tensor: Tensor,
-  matrix: Tensor,
-  product: { readonly transposeRight?: boolean } = {},
-): Tensor {
+export function timesLastAxis(engine: Engine, tensor: Tensor, matrix: Tensor, product: Product = {}): Tensor {
   const result = engine.matMul(flatRows(engine, tensor), matrix, product);
   return engine.reshape(result, [...tensor.shape.slice(0, -1), size(result, -1)]);
+}
+
+function transformLastAxis(engine: Engine, tensor: Tensor, { matrix, isUpperTriangular }: Transform): Tensor {
+  return timesLastAxis(engine, tensor, matrix, isUpperTriangular ? { upperTriangular: 'right' } : {});
 }
 
 /** A tensor [R] shaped to multiply the rows of a tensor of the given rank. */
@@ -92,16 +92,16 @@ function rowSums(engine: Engine, tensor: Tensor): Tensor {
 export function transformGradients(
   engine: Engine,
   gradients: PerSampleGradients,
-  inputTransform: Tensor | null,
-  outputTransform: Tensor | null,
+  inputTransform: Transform | null,
+  outputTransform: Transform | null,
 ): PerSampleGradients {
   if (inputTransform === null && outputTransform === null) return gradients;
   if (gradients.kind === 'explicit') throw new TypeError('explicit gradients have no factors to transform');
   if (gradients.kind === 'positions' && isSmallerExplicit(gradients)) {
     return transformExplicit(engine, gradients, inputTransform, outputTransform);
   }
-  const along = (tensor: Tensor, transform: Tensor | null): Tensor =>
-    transform === null ? tensor : timesLastAxis(engine, tensor, transform);
+  const along = (tensor: Tensor, transform: Transform | null): Tensor =>
+    transform === null ? tensor : transformLastAxis(engine, tensor, transform);
   return {
     kind: gradients.kind,
     input: along(gradients.input, inputTransform),
@@ -123,16 +123,16 @@ function isSmallerExplicit({ input, output }: Factored): boolean {
 function transformExplicit(
   engine: Engine,
   gradients: Factored,
-  inputTransform: Tensor | null,
-  outputTransform: Tensor | null,
+  inputTransform: Transform | null,
+  outputTransform: Transform | null,
 ): PerSampleGradients {
   const { reshape, transpose } = engine;
   const [n, c] = blockShape(gradients);
   const rows = size(gradients.output, 0);
   let result = reshape(explicitMatrix(engine, gradients, { begin: 0, width: c }), [rows, n, c]);
-  if (outputTransform !== null) result = timesLastAxis(engine, result, outputTransform);
+  if (outputTransform !== null) result = transformLastAxis(engine, result, outputTransform);
   if (inputTransform !== null) {
-    result = transpose(timesLastAxis(engine, transpose(result, [0, 2, 1]), inputTransform), [0, 2, 1]);
+    result = transpose(transformLastAxis(engine, transpose(result, [0, 2, 1]), inputTransform), [0, 2, 1]);
   }
   return { kind: 'explicit', gradients: result };
 }
@@ -266,20 +266,19 @@ export function transformedWeightedSum(
   engine: Engine,
   gradients: Factored,
   weights: Tensor,
-  left: Tensor | null,
-  right: Tensor | null,
+  left: Transform | null,
+  right: Transform | null,
 ): Tensor {
-  const { matMul } = engine;
   let input = flatInput(engine, gradients);
   let output = weightedOutput(engine, gradients, weights);
   const [rows, n] = [size(input, 0), size(input, 1)];
   const leftFirst = left !== null && rows < size(output, 1);
   const rightFirst = right !== null && rows < n;
-  if (leftFirst) input = matMul(input, left, { transposeRight: true });
-  if (rightFirst) output = matMul(output, right, { transposeRight: true });
-  let result = matMul(input, output, { transposeLeft: true });
-  if (left !== null && !leftFirst) result = matMul(left, result);
-  if (right !== null && !rightFirst) result = matMul(result, right, { transposeRight: true });
+  if (leftFirst) input = timesTransform(engine, input, left, { transposeRight: true });
+  if (rightFirst) output = timesTransform(engine, output, right, { transposeRight: true });
+  let result = engine.matMul(input, output, { transposeLeft: true });
+  if (left !== null && !leftFirst) result = transformTimes(engine, left, result);
+  if (right !== null && !rightFirst) result = timesTransform(engine, result, right, { transposeRight: true });
   return result;
 }
 

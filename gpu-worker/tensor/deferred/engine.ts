@@ -149,9 +149,9 @@ export function createDeferredEngine(engine: Engine, compile: Compile): Engine {
     sqrt: unary('sqrt'),
     square: unary('square'),
     matMul: (left, right, product = {}) => {
-      const { transposeLeft = false, transposeRight = false } = product;
+      const { transposeLeft = false, transposeRight = false, upperTriangular = 'neither' } = product;
       const shape = productShape(left.shape, right.shape, transposeLeft, transposeRight);
-      const text = `matMul ${String(transposeLeft)} ${String(transposeRight)}`;
+      const text = `matMul ${String(transposeLeft)} ${String(transposeRight)} ${upperTriangular}`;
       return record(text, [own(left), own(right)], shape, ([a, b]) => engine.matMul(asTensor(a), asTensor(b), product));
     },
     sum: reduction('sum'),

@@ -3,7 +3,7 @@
  *
  * Factorisations are computed in float64 between two casts: in float32 a hosted Gauss–Newton step leaves the oracle by 1.6e-4.
  */
-import type { Engine, Tensor } from '../engine.ts';
+import type { Engine, Product, Tensor } from '../engine.ts';
 import { boolean, FLOAT32, integer, LOGICAL_REDUCTION, RESHAPE, SLICE, type } from './attributes.ts';
 import { DATA_TYPES } from './binding.ts';
 import { made, orderOf, own, type TensorFlowTensor } from './tensor.ts';
@@ -15,6 +15,8 @@ export interface LinearAlgebra extends Pick<
 > {
   /** X → X Xᵀ, or XᵀX with its left factor transposed. */
   readonly gram: (matrix: Tensor, transposeLeft: boolean) => Tensor;
+  /** Any product of two matrices. */
+  readonly product: (left: Tensor, right: Tensor, product: Product) => Tensor;
 }
 
 const { float32, float64, int32 } = DATA_TYPES;
@@ -41,6 +43,14 @@ export function allFinite(tensors: TensorFlowTensors, tensor: TensorFlowTensor):
     int32,
   );
   return tensors.execute('All', LOGICAL_REDUCTION, tensors.execute('IsFinite', [type('T', tensor.type)], tensor), axes);
+}
+
+/** Whatever is known of the operands. */
+export function matrixProduct(tensors: TensorFlowTensors): LinearAlgebra['product'] {
+  return (left, right, { transposeLeft = false, transposeRight = false }) => {
+    const attributes = [...FLOAT32, boolean('transpose_a', transposeLeft), boolean('transpose_b', transposeRight)];
+    return made(tensors.execute('MatMul', attributes, own(left), own(right)));
+  };
 }
 
 export function tensorflowLinearAlgebra(tensors: TensorFlowTensors): LinearAlgebra {
@@ -87,11 +97,10 @@ export function tensorflowLinearAlgebra(tensors: TensorFlowTensors): LinearAlgeb
     return join(0, join(1, A, filled([first, rest], 0)), join(1, execute('Neg', FLOAT64, X), C));
   };
 
+  const product = matrixProduct(tensors);
   return {
-    gram: (matrix, transposeLeft) => {
-      const attributes = [...FLOAT32, boolean('transpose_a', transposeLeft), boolean('transpose_b', !transposeLeft)];
-      return made(execute('MatMul', attributes, own(matrix), own(matrix)));
-    },
+    gram: (matrix, transposeLeft) => product(matrix, matrix, { transposeLeft, transposeRight: !transposeLeft }),
+    product,
     cholesky: (matrix) => {
       orderOf(matrix);
       return composed(() => {

@@ -3,9 +3,9 @@
  * (kernels/linear_algebra.cc). All take and give float32; factorisations are computed in float64 and NaN throughout where there is
  * none.
  */
-import type { Tensor } from '../engine.ts';
+import type { Product, Tensor } from '../engine.ts';
 import { DATA_TYPES, type TensorFlowBinding } from './binding.ts';
-import type { LinearAlgebra } from './linear-algebra.ts';
+import { matrixProduct, type LinearAlgebra } from './linear-algebra.ts';
 import { made, orderOf, own } from './tensor.ts';
 import type { TensorFlowTensors } from './tensors.ts';
 
@@ -16,6 +16,9 @@ const OPERATIONS = {
   choleskySolve: 'DdpnoptCholeskySolve',
   inverseCholesky: 'DdpnoptInverseCholesky',
   eigenSymmetric: 'DdpnoptEigenSymmetric',
+  timesUpper: 'DdpnoptTimesUpper',
+  timesUpperTransposed: 'DdpnoptTimesUpperTransposed',
+  upperTimes: 'DdpnoptUpperTimes',
 } as const;
 
 /** Whether the binding has the operations, and tensors lie where they can be used: on the CPU. */
@@ -33,12 +36,26 @@ export function hasOpenblas(binding: TensorFlowBinding): boolean {
   }
 }
 
+/** The operation for a product with a triangular matrix; null where there is none. */
+function triangularProduct({ transposeLeft = false, transposeRight = false, upperTriangular }: Product): string | null {
+  if (transposeLeft) return null;
+  if (upperTriangular === 'right') return transposeRight ? OPERATIONS.timesUpperTransposed : OPERATIONS.timesUpper;
+  return upperTriangular === 'left' && !transposeRight ? OPERATIONS.upperTimes : null;
+}
+
 export function openblas(tensors: TensorFlowTensors): LinearAlgebra {
   const ofMatrix = (operation: string) => (matrix: Tensor) => {
     orderOf(matrix);
     return made(tensors.execute(operation, [], own(matrix)));
   };
+  const general = matrixProduct(tensors);
   return {
+    product: (left, right, product) => {
+      const operation = triangularProduct(product);
+      return operation === null
+        ? general(left, right, product)
+        : made(tensors.execute(operation, [], own(left), own(right)));
+    },
     gram: (matrix, transposeLeft) =>
       made(tensors.execute(transposeLeft ? OPERATIONS.gramOfColumns : OPERATIONS.gramOfRows, [], own(matrix))),
     cholesky: ofMatrix(OPERATIONS.cholesky),

@@ -80,12 +80,14 @@ export function createTensorFlowEngine(
     maximum: binary('Maximum'),
     sqrt: unary('Sqrt'),
     square: unary('Square'),
-    matMul: (left, right, { transposeLeft = false, transposeRight = false } = {}) => {
-      const isStack = left.shape.length > 2;
-      if (left === right && transposeLeft !== transposeRight && !isStack) return matrices.gram(left, transposeLeft);
-      const names = isStack ? (['adj_x', 'adj_y'] as const) : (['transpose_a', 'transpose_b'] as const);
-      const attributes = [...FLOAT32, boolean(names[0], transposeLeft), boolean(names[1], transposeRight)];
-      return made(execute(isStack ? 'BatchMatMulV2' : 'MatMul', attributes, own(left), own(right)));
+    matMul: (left, right, product = {}) => {
+      const { transposeLeft = false, transposeRight = false } = product;
+      if (left.shape.length > 2) {
+        const attributes = [...FLOAT32, boolean('adj_x', transposeLeft), boolean('adj_y', transposeRight)];
+        return made(execute('BatchMatMulV2', attributes, own(left), own(right)));
+      }
+      if (left === right && transposeLeft !== transposeRight) return matrices.gram(left, transposeLeft);
+      return matrices.product(left, right, product);
     },
     sum: reduction('Sum'),
     reshape: (tensor, shape) => made(reshaped(own(tensor), shape)),

@@ -246,6 +246,47 @@ void symmetricProduct(Call& call, bool transposed) {
   });
 }
 
+// Ranges of [0, size) among threads.
+void inRanges(double work, int size, const std::function<void(int begin, int count)>& task) {
+  inParallel(work, size / 32, [&](int part, int parts) {
+    const auto at = [&](int index) { return static_cast<int>(static_cast<int64_t>(size) * index / parts); };
+    task(at(part), at(part + 1) - at(part));
+  });
+}
+
+// X [m, n], T [n, n] upper triangular → X T or X Tᵀ [m, n].
+void timesUpper(Call& call, bool transposed) {
+  const Call::Input factor = call.input(0);
+  const Call::Input triangle = call.square(1);
+  const int n = triangle.rows;
+  if (factor.columns != n) throw std::invalid_argument("the inner dimensions differ");
+  float* result = call.output(0, {factor.rows, n});
+  inRanges(0.5 * factor.rows * n * n, factor.rows, [&](int begin, int count) {
+    const size_t offset = static_cast<size_t>(begin) * n;
+    std::copy_n(factor.values + offset, static_cast<size_t>(count) * n, result + offset);
+    OPENBLAS(cblas_strmm)(CblasRowMajor, CblasRight, CblasUpper, transposed ? CblasTrans : CblasNoTrans, CblasNonUnit,
+                          count, n, 1, triangle.values, n, result + offset, n);
+  });
+}
+
+// T [n, n] upper triangular, X [n, m] → T X [n, m].
+void upperTimes(Call& call) {
+  const Call::Input triangle = call.square(0);
+  const Call::Input factor = call.input(1);
+  const int n = triangle.rows;
+  const int m = factor.columns;
+  if (factor.rows != n) throw std::invalid_argument("the inner dimensions differ");
+  float* result = call.output(0, {n, m});
+  inRanges(0.5 * n * n * m, m, [&](int begin, int count) {
+    for (int row = 0; row < n; row++) {
+      const size_t offset = static_cast<size_t>(row) * m + begin;
+      std::copy_n(factor.values + offset, count, result + offset);
+    }
+    OPENBLAS(cblas_strmm)(CblasRowMajor, CblasLeft, CblasUpper, CblasNoTrans, CblasNonUnit, n, count, 1,
+                          triangle.values, n, result + begin, m);
+  });
+}
+
 template <void (*compute)(Call&)>
 void run(void*, TF_OpKernelContext* context) {
   try {
@@ -260,6 +301,8 @@ void run(void*, TF_OpKernelContext* context) {
 
 void gramOfRows(Call& call) { symmetricProduct(call, false); }
 void gramOfColumns(Call& call) { symmetricProduct(call, true); }
+void timesUpperAsIs(Call& call) { timesUpper(call, false); }
+void timesUpperTransposed(Call& call) { timesUpper(call, true); }
 
 void unknownShape(TF_ShapeInferenceContext* context, TF_Status* status) {
   TF_ShapeInferenceContextSetUnknownShape(context, status);
@@ -287,6 +330,10 @@ const bool registered = [] {
   registerOperation("DdpnoptEigenSymmetric", {"matrix: float"}, {"values: float", "vectors: float"}, run<eigenSymmetric>);
   registerOperation("DdpnoptGramOfRows", {"matrix: float"}, {"product: float"}, run<gramOfRows>);
   registerOperation("DdpnoptGramOfColumns", {"matrix: float"}, {"product: float"}, run<gramOfColumns>);
+  registerOperation("DdpnoptTimesUpper", {"left: float", "triangle: float"}, {"product: float"}, run<timesUpperAsIs>);
+  registerOperation("DdpnoptTimesUpperTransposed", {"left: float", "triangle: float"}, {"product: float"},
+                    run<timesUpperTransposed>);
+  registerOperation("DdpnoptUpperTimes", {"triangle: float", "right: float"}, {"product: float"}, run<upperTimes>);
   return true;
 }();
 
