@@ -15,9 +15,13 @@ interface ProblemKind {
 export const PROBLEMS = {
   malformed_json: { status: 400, title: 'The body is not JSON', retryable: false },
   truncated_body: { status: 400, title: 'The body is shorter than announced', retryable: true },
+  client_disconnected: { status: 400, title: 'The client went away before its turn came', retryable: true },
   route_not_found: { status: 404, title: 'No such resource', retryable: false },
   session_not_found: { status: 404, title: 'No such session', retryable: false },
   not_hosted: { status: 409, title: 'The service does not hold this session’s model', retryable: false },
+  step_cancelled: { status: 409, title: 'The step was cancelled while it waited', retryable: false },
+  step_in_progress: { status: 409, title: 'The step is being computed', retryable: false },
+  step_applied: { status: 409, title: 'The step has been applied', retryable: false },
   method_not_allowed: { status: 405, title: 'This resource has no such method', retryable: false },
   reply_not_retained: { status: 410, title: 'The reply of this step is no longer kept', retryable: false },
   length_required: { status: 411, title: 'The length of the body is missing', retryable: false },

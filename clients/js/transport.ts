@@ -3,7 +3,7 @@ import { isProblem, problemSchema } from '../../shared/errors.ts';
 import { ConnectionError, DdpnoptError } from './errors.ts';
 
 export interface RequestOptions {
-  /** Cancels the request. */
+  /** Aborts the request; what it waited for is not computed if its turn had not come. */
   readonly signal?: AbortSignal;
 }
 

@@ -59,23 +59,46 @@ export function createWorkerApp({ sessions, engineName, reportDefect }: WorkerSe
   app.put('/sessions/:id/steps/:n', async (c) => {
     const session = sessions.get(parseSessionId(c.req.param('id')));
     const n = parseStepNumber(c.req.param('n'));
-    session.admit(n);
-    return answer(c, await session.use(() => withBody(c.env.incoming, (body) => session.step(n, body))));
+    const request = abortedWithConnection(c);
+    const work = (): Promise<Answer> => withBody(c.env.incoming, (body) => session.step(n, body, request.signal));
+    return answer(c, await session.useForStep(n, request, work));
   });
   app.get('/sessions/:id/steps/:n', (c) => {
     return answer(c, sessions.get(parseSessionId(c.req.param('id'))).storedReply(parseStepNumber(c.req.param('n'))));
   });
 
+  app.delete('/sessions/:id/steps/:n', (c) => {
+    sessions.get(parseSessionId(c.req.param('id'))).cancel(parseStepNumber(c.req.param('n')));
+    return c.body(null, 204);
+  });
+
   app.get('/sessions/:id/weights', async (c) => {
     const session = sessions.get(parseSessionId(c.req.param('id')));
-    return answer(c, await session.use(() => session.weights()));
+    const { signal } = abortedWithConnection(c);
+    return answer(c, await session.use(() => session.weights(signal)));
   });
   app.post('/sessions/:id/predictions', async (c) => {
     const session = sessions.get(parseSessionId(c.req.param('id')));
-    return answer(c, await session.use(() => withBody(c.env.incoming, ({ bytes }) => session.predict(bytes))));
+    const { signal } = abortedWithConnection(c);
+    const work = (): Promise<Answer> => withBody(c.env.incoming, ({ bytes }) => session.predict(bytes, signal));
+    return answer(c, await session.use(work));
   });
 
   return app;
+}
+
+/** Aborts when the connection closes, unless the answer is complete by then. */
+function abortedWithConnection(c: Context<WorkerEnv>): AbortController {
+  const controller = new AbortController();
+  c.env.outgoing.once('close', () => {
+    controller.abort(
+      new ProblemError('client_disconnected', {
+        detail: 'The connection was closed while the request waited; nothing was changed.',
+        remedy: 'Send the same request again.',
+      }),
+    );
+  });
+  return controller;
 }
 
 function answer(c: Context<WorkerEnv>, { contentType, body }: Answer): Response {
