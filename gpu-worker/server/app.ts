@@ -2,19 +2,28 @@
 import type { HttpBindings } from '@hono/node-server';
 import { Hono, type Context } from 'hono';
 import { internalProblem, PROBLEM_CONTENT_TYPE, ProblemError, RETRY_AFTER_SECONDS } from '../../shared/errors.ts';
-import { LIMITS } from '../../shared/limits.ts';
 import { parseSessionId, sessionDefinitionSchema } from '../../shared/session.ts';
 import { parseStepNumber } from '../../shared/step.ts';
 import { parseDocument } from '../../shared/validation.ts';
 import type { SessionRegistry } from '../session/registry.ts';
+import type { UndeliveredAnswers } from '../session/undelivered-answers.ts';
 import type { Answer } from '../training/trainer.ts';
 import { bodyReader } from './body.ts';
 
 export interface WorkerServices {
   readonly sessions: SessionRegistry;
+  readonly undelivered: UndeliveredAnswers;
+  readonly limits: WorkerLimits;
   readonly engineName: string;
   /** Reports a defect: something thrown that is no answer to the client. */
   readonly reportDefect: (error: unknown, requestId: string) => void;
+}
+
+export interface WorkerLimits {
+  /** Bytes of request bodies held at once, from their arrival to the end of the work on them. */
+  readonly bodyBytesInMemory: number;
+  /** Milliseconds in which not a byte of a body has come in or an answer has gone out, after which the connection is broken off. */
+  readonly stallMilliseconds: number;
 }
 
 interface WorkerEnv {
@@ -23,9 +32,21 @@ interface WorkerEnv {
 
 const REQUEST_ID = 'x-request-id';
 
-export function createWorkerApp({ sessions, engineName, reportDefect }: WorkerServices): Hono<WorkerEnv> {
+export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
+  const { sessions, undelivered, limits, engineName, reportDefect } = services;
   const app = new Hono<WorkerEnv>();
-  const withBody = bodyReader(LIMITS.bodyBytesInMemory);
+  const withBody = bodyReader(limits.bodyBytesInMemory, limits.stallMilliseconds);
+
+  /** Sends an answer, which counts as undelivered until the client has read it or is gone. */
+  function answer(c: Context<WorkerEnv>, { contentType, body }: Answer): Response {
+    const { outgoing } = c.env;
+    if (!outgoing.destroyed) {
+      outgoing.once('close', undelivered.hold(body));
+      // Nobody listens: the server closes the connection.
+      outgoing.setTimeout(limits.stallMilliseconds);
+    }
+    return c.body(body, 200, { 'content-type': contentType });
+  }
 
   app.onError((error, c) => {
     const requestId = c.req.header(REQUEST_ID) ?? 'none';
@@ -99,10 +120,6 @@ function abortedWithConnection(c: Context<WorkerEnv>): AbortController {
     );
   });
   return controller;
-}
-
-function answer(c: Context<WorkerEnv>, { contentType, body }: Answer): Response {
-  return c.body(body, 200, { 'content-type': contentType });
 }
 
 function parseJson(bytes: Uint8Array): unknown {

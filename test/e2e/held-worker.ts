@@ -10,8 +10,10 @@ import type { Compute } from '../../gpu-worker/engine/compute.ts';
 import { ComputeQueue } from '../../gpu-worker/engine/queue.ts';
 import { createWorkerApp } from '../../gpu-worker/server/app.ts';
 import { SessionRegistry } from '../../gpu-worker/session/registry.ts';
+import { UndeliveredAnswers } from '../../gpu-worker/session/undelivered-answers.ts';
 import { createReferenceEngine } from '../../gpu-worker/tensor/reference.ts';
 import { Trainers } from '../../gpu-worker/training/trainers.ts';
+import { LIMITS } from '../../shared/limits.ts';
 
 export interface HeldWorker {
   readonly url: string;
@@ -27,7 +29,15 @@ export interface HeldWorker {
   readonly stop: () => Promise<void>;
 }
 
-export async function startHeldWorker(): Promise<HeldWorker> {
+/**
+ * @param limits that differ from the worker's own
+ * @param wantedPort 0 takes a free one
+ */
+export async function startHeldWorker(
+  limits: Partial<Record<'bodyBytesInMemory' | 'undeliveredBytes' | 'stallMilliseconds', number>> = {},
+  wantedPort = 0,
+): Promise<HeldWorker> {
+  const { undeliveredBytes, ...others } = { ...LIMITS, ...limits };
   const trainers = new Trainers(createReferenceEngine());
   const computed: string[] = [];
   let held = Promise.resolve();
@@ -49,10 +59,14 @@ export async function startHeldWorker(): Promise<HeldWorker> {
     },
   };
   const queue = new ComputeQueue({ perSession: 4, total: 16 });
-  const sessions = new SessionRegistry({ compute: device, queue, now: Date.now }, 8);
+  const undelivered = new UndeliveredAnswers(undeliveredBytes);
+  const resources = { compute: undelivered.limiting(device), queue, now: Date.now };
+  const sessions = new SessionRegistry(resources, 8);
   const defects: unknown[] = [];
   const app = createWorkerApp({
     sessions,
+    undelivered,
+    limits: others,
     engineName: device.engine,
     reportDefect: (error) => defects.push(error),
   });
@@ -65,7 +79,7 @@ export async function startHeldWorker(): Promise<HeldWorker> {
     response.once('close', () => open.delete(name));
     void listener(request, response);
   });
-  server.listen(0, '127.0.0.1');
+  server.listen(wantedPort, '127.0.0.1');
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
   return {
