@@ -1,6 +1,6 @@
 /** Which tensor engines this machine has, and loading them. */
 import { ENGINE_NAMES, type Engine, type EngineName } from './engine.ts';
-import { findBinding, loadBinding } from './tensorflow/binding.ts';
+import { findBinding, loadBinding, type TensorFlowBinding } from './tensorflow/binding.ts';
 
 /** The engines that are there, best first. Whether TensorFlow's libraries fit the machine shows when it is loaded. */
 export function presentEngines(): EngineName[] {
@@ -17,7 +17,7 @@ export async function loadEngine(name: EngineName): Promise<Engine> {
       }
       const { createTensorFlowEngine } = await import('./tensorflow/operations.ts');
       const { createDeferredEngine } = await import('./deferred/engine.ts');
-      const { engine, compile } = createTensorFlowEngine(loadBinding(file));
+      const { engine, compile } = createTensorFlowEngine(loadTensorFlow(file));
       return createDeferredEngine(engine, compile);
     }
     case 'wasm': {
@@ -37,6 +37,15 @@ export async function loadEngine(name: EngineName): Promise<Engine> {
   }
 }
 
+function loadTensorFlow(file: string): TensorFlowBinding {
+  try {
+    return loadBinding(file);
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new Error(`the tensorflow engine does not load: ${reason}`, { cause });
+  }
+}
+
 /**
  * Loads TensorFlow if it is there and fits the machine, else wasm.
  *
@@ -47,7 +56,7 @@ export async function loadBestEngine(report: (reason: string) => void): Promise<
     try {
       return await loadEngine('tensorflow');
     } catch (error) {
-      report(`the tensorflow engine does not load: ${error instanceof Error ? error.message : String(error)}`);
+      report(error instanceof Error ? error.message : String(error));
     }
   }
   return loadEngine('wasm');
