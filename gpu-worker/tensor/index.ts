@@ -7,8 +7,13 @@ export function presentEngines(): EngineName[] {
   return ENGINE_NAMES.filter((name) => name !== 'tensorflow' || findBinding() !== null);
 }
 
-/** Loads an engine. @throws Error in words for the user if it is not there or does not load */
-export async function loadEngine(name: EngineName): Promise<Engine> {
+/**
+ * Loads an engine.
+ *
+ * @param report hears what the engine cannot do as fast as it should, and why
+ * @throws Error in words for the user if it is not there or does not load
+ */
+export async function loadEngine(name: EngineName, report: (reason: string) => void = warn): Promise<Engine> {
   switch (name) {
     case 'tensorflow': {
       const file = findBinding();
@@ -18,7 +23,7 @@ export async function loadEngine(name: EngineName): Promise<Engine> {
       const { createTensorFlowEngine } = await import('./tensorflow/operations.ts');
       const { createDeferredEngine } = await import('./deferred/engine.ts');
       const { engine, compile } = createTensorFlowEngine(loadTensorFlow(file));
-      return createDeferredEngine(engine, compile);
+      return createDeferredEngine(engine, compile, report);
     }
     case 'wasm': {
       const tf = await import('@tensorflow/tfjs-core');
@@ -46,15 +51,19 @@ function loadTensorFlow(file: string): TensorFlowBinding {
   }
 }
 
+function warn(reason: string): void {
+  process.emitWarning(reason);
+}
+
 /**
  * Loads TensorFlow if it is there and fits the machine, else wasm.
  *
- * @param report hears why TensorFlow is there and cannot be used
+ * @param report hears why TensorFlow is there and cannot be used, and what {@link loadEngine} reports
  */
 export async function loadBestEngine(report: (reason: string) => void): Promise<Engine> {
   if (presentEngines().includes('tensorflow')) {
     try {
-      return await loadEngine('tensorflow');
+      return await loadEngine('tensorflow', report);
     } catch (error) {
       report(error instanceof Error ? error.message : String(error));
     }
