@@ -109,7 +109,7 @@ const deleteStep = createRoute({
   description:
     'Takes step n out of the queue; whoever waits for its reply is answered `step_cancelled`, and the session is as it was. The answer ' +
     'is the same if no step n waits, or waits any more. A step that is being computed, or is applied already, is left as it is. ' +
-    'A client that closes the connection of its waiting request cancels it, too, unless another one waits for the same step.',
+    'When the service learns that the client of a waiting request is gone, it cancels it, too, unless another one waits for the same step.',
   request: { params: stepParameters },
   responses: {
     204: { description: 'Step n does not wait and is not applied' },

@@ -8,7 +8,7 @@ export class UndeliveredAnswers {
   readonly #connections = new Map<ArrayBuffer, number>();
   #bytes = 0;
 
-  /** @param limit bytes of answers from which on no more are computed; the ones that are on their way then come on top of it */
+  /** @param limit bytes of answers from which on no more are computed; what has just been computed by then comes on top of it */
   constructor(limit: number) {
     this.#limit = limit;
   }
