@@ -11,11 +11,13 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { getRequestListener } from '@hono/node-server';
 import * as z from 'zod';
+import { LIMITS } from '../shared/limits.ts';
 import type { ProcessReady } from '../shared/service-process.ts';
 import { startComputeThread, type ComputeThread } from './engine/compute-thread.ts';
 import { ComputeQueue } from './engine/queue.ts';
 import { createWorkerApp } from './server/app.ts';
 import { SessionRegistry } from './session/registry.ts';
+import { UndeliveredAnswers } from './session/undelivered-answers.ts';
 import { ENGINE_NAMES, type EngineName } from './tensor/engine.ts';
 
 const SWEEP_MILLISECONDS = 10_000;
@@ -50,9 +52,13 @@ const configuration = environment.data;
 
 const { compute, failed, stop: stopComputing } = await startComputing(configuration.DDPNOPT_ENGINE ?? null);
 const queue = new ComputeQueue(QUEUE_LIMITS);
-const sessions = new SessionRegistry({ compute, queue, now: Date.now }, configuration.DDPNOPT_MAX_SESSIONS);
+const undelivered = new UndeliveredAnswers(LIMITS.undeliveredBytes);
+const resources = { compute: undelivered.limiting(compute), queue, now: Date.now };
+const sessions = new SessionRegistry(resources, configuration.DDPNOPT_MAX_SESSIONS);
 const app = createWorkerApp({
   sessions,
+  undelivered,
+  limits: LIMITS,
   engineName: compute.engine,
   reportDefect: (error, requestId) => {
     report({ event: 'defect', requestId, error });
@@ -86,7 +92,7 @@ const sweep = setInterval(() => {
 
 const listener = getRequestListener(app.fetch);
 const server = createServer((request, response) => void listener(request, response));
-// A slow upload is the edge's to limit: it knows the client.
+// A slow upload may take its time, as long as something comes.
 server.requestTimeout = 0;
 server.listen(configuration.DDPNOPT_WORKER_PORT, configuration.DDPNOPT_WORKER_HOST);
 try {

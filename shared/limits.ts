@@ -6,6 +6,10 @@ export const LIMITS = {
   bodyBytes: 100_000_000,
   /** Bytes of request bodies that a worker holds at once, from their arrival to the end of their step. */
   bodyBytesInMemory: 1_000_000_000,
+  /** Bytes of answers that clients have not read yet, from which on a worker computes no more of them. */
+  undeliveredBytes: 1_000_000_000,
+  /** Milliseconds in which not a byte of a body has come in or an answer has gone out, after which the worker breaks off. */
+  stallMilliseconds: 60_000,
   /** Bytes of the JSON header of a safetensors body: about 5,000 tensors. */
   headerBytes: 1_048_576,
   /** Bytes of the JSON document that creates a session. */

@@ -51,7 +51,7 @@ export class TrainingSession extends ClientSession<LayersSession> {
    *
    * After a DdpnoptError the step has not been counted: correct the input, or send it again. After a ConnectionError or an abort
    * it may have been: call `step` with the same input again, which the service applies only once, or `resynchronise` to give the
-   * step up.
+   * step up. `cancelStep` takes back a step that waits for its turn.
    *
    * @throws DdpnoptError, ConnectionError
    */

@@ -31,6 +31,16 @@ export abstract class ClientSession<Description extends Session> {
     return readSession(await this.transport.request('GET', this.path, options));
   }
 
+  /**
+   * Cancels the step that is under way if it still waits for its turn: `step` then throws `step_cancelled`, and the step can be
+   * taken again, with the same input or another. Where no step waits nothing happens.
+   *
+   * @throws DdpnoptError `step_in_progress`, `step_applied`: it is too late, the reply will come; ConnectionError
+   */
+  async cancelStep(options: RequestOptions = {}): Promise<void> {
+    await this.transport.request('DELETE', `${this.path}/steps/${String(this.#nextStep)}`, options);
+  }
+
   /** Deletes the session. @throws DdpnoptError, ConnectionError */
   async delete(options: RequestOptions = {}): Promise<void> {
     await this.transport.request('DELETE', this.path, options);

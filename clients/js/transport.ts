@@ -3,7 +3,7 @@ import { isProblem, problemSchema } from '../../shared/errors.ts';
 import { ConnectionError, DdpnoptError } from './errors.ts';
 
 export interface RequestOptions {
-  /** Cancels the request. */
+  /** Gives the request up. What it asked for may be done all the same, unless the service learns in time that nobody waits. */
   readonly signal?: AbortSignal;
 }
 

@@ -30,7 +30,14 @@ const getWeights = createRoute({
         'the number of steps taken, `step`.',
       content: safetensorsBody,
     },
-    ...problemResponses('session_not_found', 'not_hosted', 'queue_full', 'worker_protocol', 'worker_unavailable'),
+    ...problemResponses(
+      'session_not_found',
+      'not_hosted',
+      'queue_full',
+      'memory_full',
+      'worker_protocol',
+      'worker_unavailable',
+    ),
   },
 });
 

@@ -23,6 +23,7 @@ export const TENSOR_BODY_PROBLEMS = [
   'invalid_index',
   'step_too_large',
   'queue_full',
+  'memory_full',
 ] as const satisfies readonly ProblemCode[];
 
 /** One response per status, which lists the codes that come with it. */

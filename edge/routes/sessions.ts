@@ -38,6 +38,7 @@ const createSession = createRoute({
       'unsupported_media_type',
       'invalid_parameter',
       'queue_full',
+      'memory_full',
       'session_limit_reached',
       'worker_protocol',
       'worker_unavailable',

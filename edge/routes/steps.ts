@@ -1,4 +1,4 @@
-/** PUT and GET /v1/sessions/{id}/steps/{n}. */
+/** PUT, GET and DELETE /v1/sessions/{id}/steps/{n}. */
 import { createRoute, type OpenAPIHono } from '@hono/zod-openapi';
 import * as z from 'zod';
 import { LIMITS } from '../../shared/limits.ts';
@@ -70,6 +70,7 @@ const putStep = createRoute({
     ...problemResponses(
       ...TENSOR_BODY_PROBLEMS,
       'session_not_found',
+      'step_cancelled',
       'reply_not_retained',
       'step_out_of_order',
       'step_conflict',
@@ -100,6 +101,30 @@ const getStep = createRoute({
   },
 });
 
+const deleteStep = createRoute({
+  method: 'delete',
+  tags: ['Steps'],
+  path: '/v1/sessions/{id}/steps/{n}',
+  summary: 'Cancel a step that waits',
+  description:
+    'Takes step n out of the queue; whoever waits for its reply is answered `step_cancelled`, and the session is as it was. The answer ' +
+    'is the same if no step n waits, or waits any more. A step that is being computed, or is applied already, is left as it is. ' +
+    'When the service learns that the client of a waiting request is gone, it cancels it, too, unless another one waits for the same step.',
+  request: { params: stepParameters },
+  responses: {
+    204: { description: 'Step n does not wait and is not applied' },
+    ...problemResponses(
+      'session_not_found',
+      'step_in_progress',
+      'step_applied',
+      'step_out_of_order',
+      'invalid_parameter',
+      'worker_protocol',
+      'worker_unavailable',
+    ),
+  },
+});
+
 export function registerSteps(app: OpenAPIHono<EdgeEnv>): void {
   app.openapi(putStep, async (c) => {
     const { id: idText, n } = c.req.valid('param');
@@ -116,5 +141,11 @@ export function registerSteps(app: OpenAPIHono<EdgeEnv>): void {
     const { id: idText, n } = c.req.valid('param');
     const id = parseSessionId(idText);
     return relay(c, await callWorker(c, id, `/steps/${String(parseStepNumber(n))}`, { method: 'GET' }));
+  });
+
+  app.openapi(deleteStep, async (c) => {
+    const { id, n } = c.req.valid('param');
+    await callWorker(c, parseSessionId(id), `/steps/${String(parseStepNumber(n))}`, { method: 'DELETE' });
+    return c.body(null, 204);
   });
 }

@@ -59,9 +59,8 @@ export async function startComputeThread(options: ThreadOptions): Promise<Comput
   const engine = await new Promise<EngineName>((resolve, reject) => {
     failed.catch((cause: unknown) => {
       const reason = cause instanceof Error ? cause.message : String(cause);
-      const engine =
-        options.engine === null ? 'no tensor engine loads' : `the tensor engine "${options.engine}" does not load`;
-      reject(new Error(`${engine}: ${reason}`, { cause }));
+      // The reason names an engine that was asked for.
+      reject(new Error(options.engine === null ? `no tensor engine loads: ${reason}` : reason, { cause }));
     });
     thread.on('message', (response: Response) => {
       if (response.kind === 'ready') {

@@ -35,9 +35,11 @@ export class ComputeQueue {
   /**
    * Runs a job in the session's turn.
    *
-   * @throws ProblemError `queue_full`, at once, if the session or the worker has too many jobs waiting
+   * @param signal takes the job out of the queue while it waits; once it runs, it runs to its end
+   * @throws ProblemError `queue_full`, at once, if the session or the worker has too many jobs waiting; the signal's reason
    */
-  run<Result>(session: string, compute: () => Result | Promise<Result>): Promise<Result> {
+  run<Result>(session: string, compute: () => Result | Promise<Result>, signal?: AbortSignal): Promise<Result> {
+    if (signal?.aborted === true) return Promise.reject(asError(signal.reason));
     const jobs = this.#waiting.get(session) ?? [];
     if (jobs.length >= this.#limits.perSession || this.#length >= this.#limits.total) {
       return Promise.reject(
@@ -48,13 +50,20 @@ export class ComputeQueue {
       );
     }
     return new Promise<Result>((resolve, reject) => {
-      jobs.push(async () => {
+      const job = async (): Promise<void> => {
+        signal?.removeEventListener('abort', leave);
         try {
           resolve(await compute());
         } catch (error) {
-          reject(error instanceof Error ? error : new Error(String(error)));
+          reject(asError(error));
         }
-      });
+      };
+      const leave = (): void => {
+        this.#remove(session, job);
+        reject(asError(signal?.reason));
+      };
+      signal?.addEventListener('abort', leave, { once: true });
+      jobs.push(job);
       this.#waiting.set(session, jobs);
       this.#length++;
       if (!this.#running) {
@@ -69,6 +78,14 @@ export class ComputeQueue {
     this.#running = false;
   }
 
+  #remove(session: string, job: Job): void {
+    const jobs = (this.#waiting.get(session) ?? []).filter((other) => other !== job);
+    // Whoever has nothing waiting has no turn.
+    if (jobs.length === 0) this.#waiting.delete(session);
+    else this.#waiting.set(session, jobs);
+    this.#length--;
+  }
+
   /** Takes the first job of the session whose turn it is. */
   #next(): Job | undefined {
     const turn = this.#waiting.entries().next();
@@ -81,4 +98,8 @@ export class ComputeQueue {
     this.#length--;
     return job;
   }
+}
+
+function asError(reason: unknown): Error {
+  return reason instanceof Error ? reason : new Error(String(reason));
 }

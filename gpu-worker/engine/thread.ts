@@ -7,7 +7,7 @@ import { toFailure, type Request, type Response, type Results, type ThreadOption
 if (parentPort === null) throw new Error('this file runs as a worker thread');
 const port = parentPort;
 const { engine: wanted } = workerData as ThreadOptions;
-const engine = wanted === null ? await loadBestEngine(warn) : await loadEngine(wanted);
+const engine = wanted === null ? await loadBestEngine(warn) : await loadEngine(wanted, warn);
 const trainers = new Trainers(engine);
 
 function warn(text: string): void {

@@ -2,19 +2,28 @@
 import type { HttpBindings } from '@hono/node-server';
 import { Hono, type Context } from 'hono';
 import { internalProblem, PROBLEM_CONTENT_TYPE, ProblemError, RETRY_AFTER_SECONDS } from '../../shared/errors.ts';
-import { LIMITS } from '../../shared/limits.ts';
 import { parseSessionId, sessionDefinitionSchema } from '../../shared/session.ts';
 import { parseStepNumber } from '../../shared/step.ts';
 import { parseDocument } from '../../shared/validation.ts';
 import type { SessionRegistry } from '../session/registry.ts';
+import type { UndeliveredAnswers } from '../session/undelivered-answers.ts';
 import type { Answer } from '../training/trainer.ts';
 import { bodyReader } from './body.ts';
 
 export interface WorkerServices {
   readonly sessions: SessionRegistry;
+  readonly undelivered: UndeliveredAnswers;
+  readonly limits: WorkerLimits;
   readonly engineName: string;
   /** Reports a defect: something thrown that is no answer to the client. */
   readonly reportDefect: (error: unknown, requestId: string) => void;
+}
+
+export interface WorkerLimits {
+  /** Bytes of request bodies held at once, from their arrival to the end of the work on them. */
+  readonly bodyBytesInMemory: number;
+  /** Milliseconds in which not a byte of a body has come in or an answer has gone out, after which the connection is broken off. */
+  readonly stallMilliseconds: number;
 }
 
 interface WorkerEnv {
@@ -23,9 +32,21 @@ interface WorkerEnv {
 
 const REQUEST_ID = 'x-request-id';
 
-export function createWorkerApp({ sessions, engineName, reportDefect }: WorkerServices): Hono<WorkerEnv> {
+export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
+  const { sessions, undelivered, limits, engineName, reportDefect } = services;
   const app = new Hono<WorkerEnv>();
-  const withBody = bodyReader(LIMITS.bodyBytesInMemory);
+  const withBody = bodyReader(limits.bodyBytesInMemory, limits.stallMilliseconds);
+
+  /** Sends an answer, which counts as undelivered until the client has read it or is gone. */
+  function answer(c: Context<WorkerEnv>, { contentType, body }: Answer): Response {
+    const { outgoing } = c.env;
+    if (!outgoing.destroyed) {
+      outgoing.once('close', undelivered.hold(body));
+      // Nobody listens: the server closes the connection.
+      outgoing.setTimeout(limits.stallMilliseconds);
+    }
+    return c.body(body, 200, { 'content-type': contentType });
+  }
 
   app.onError((error, c) => {
     const requestId = c.req.header(REQUEST_ID) ?? 'none';
@@ -59,27 +80,46 @@ export function createWorkerApp({ sessions, engineName, reportDefect }: WorkerSe
   app.put('/sessions/:id/steps/:n', async (c) => {
     const session = sessions.get(parseSessionId(c.req.param('id')));
     const n = parseStepNumber(c.req.param('n'));
-    session.admit(n);
-    return answer(c, await session.use(() => withBody(c.env.incoming, (body) => session.step(n, body))));
+    const request = abortedWithConnection(c);
+    const work = (): Promise<Answer> => withBody(c.env.incoming, (body) => session.step(n, body, request.signal));
+    return answer(c, await session.useForStep(n, request, work));
   });
   app.get('/sessions/:id/steps/:n', (c) => {
     return answer(c, sessions.get(parseSessionId(c.req.param('id'))).storedReply(parseStepNumber(c.req.param('n'))));
   });
 
+  app.delete('/sessions/:id/steps/:n', (c) => {
+    sessions.get(parseSessionId(c.req.param('id'))).cancel(parseStepNumber(c.req.param('n')));
+    return c.body(null, 204);
+  });
+
   app.get('/sessions/:id/weights', async (c) => {
     const session = sessions.get(parseSessionId(c.req.param('id')));
-    return answer(c, await session.use(() => session.weights()));
+    const { signal } = abortedWithConnection(c);
+    return answer(c, await session.use(() => session.weights(signal)));
   });
   app.post('/sessions/:id/predictions', async (c) => {
     const session = sessions.get(parseSessionId(c.req.param('id')));
-    return answer(c, await session.use(() => withBody(c.env.incoming, ({ bytes }) => session.predict(bytes))));
+    const { signal } = abortedWithConnection(c);
+    const work = (): Promise<Answer> => withBody(c.env.incoming, ({ bytes }) => session.predict(bytes, signal));
+    return answer(c, await session.use(work));
   });
 
   return app;
 }
 
-function answer(c: Context<WorkerEnv>, { contentType, body }: Answer): Response {
-  return c.body(body, 200, { 'content-type': contentType });
+/** Aborts when the connection closes, unless the answer is complete by then. */
+function abortedWithConnection(c: Context<WorkerEnv>): AbortController {
+  const controller = new AbortController();
+  c.env.outgoing.once('close', () => {
+    controller.abort(
+      new ProblemError('client_disconnected', {
+        detail: 'The connection was closed while the request waited; nothing was changed.',
+        remedy: 'Send the same request again.',
+      }),
+    );
+  });
+  return controller;
 }
 
 function parseJson(bytes: Uint8Array): unknown {

@@ -14,24 +14,26 @@ export interface Body {
  * Reads bodies within a common budget of memory.
  *
  * @param budget bytes of all bodies that are being read or worked on
+ * @param stallMilliseconds without a byte, after which the connection is broken off
  * @returns reads a request's body, and holds its share of the budget until the work on it is done. It throws ProblemError
- *   `length_required`, `body_too_large`, `queue_full` if the budget is used up, or `truncated_body` if the sender stops early
+ *   `length_required`, `body_too_large`, `memory_full` if the budget is used up, or `truncated_body` if the sender stops early
  */
 export function bodyReader(
   budget: number,
+  stallMilliseconds: number,
 ): <Result>(request: IncomingMessage, work: (body: Body) => Result | Promise<Result>) => Promise<Result> {
   let held = 0;
   return async (request, work) => {
     const length = announcedLength(request);
     if (held + length > budget) {
-      throw new ProblemError('queue_full', {
+      throw new ProblemError('memory_full', {
         detail: `Bodies of ${String(held)} bytes are being worked on; with this one they would exceed ${String(budget)}.`,
         remedy: 'Send the same request again in a second.',
       });
     }
     held += length;
     try {
-      return await work(await read(request, length));
+      return await work(await read(request, length, stallMilliseconds));
     } finally {
       held -= length;
     }
@@ -58,10 +60,12 @@ function announcedLength(request: IncomingMessage): number {
   return length;
 }
 
-async function read(request: IncomingMessage, length: number): Promise<Body> {
+async function read(request: IncomingMessage, length: number, stallMilliseconds: number): Promise<Body> {
   const bytes = new Uint8Array(length);
   const hash = createHash('sha256');
   let position = 0;
+  // Whoever sends nothing more would hold its share of the budget for ever. Nobody listens: the server closes the connection.
+  request.setTimeout(stallMilliseconds);
   try {
     for await (const chunk of request as AsyncIterable<Uint8Array>) {
       bytes.set(chunk, position);
@@ -71,6 +75,9 @@ async function read(request: IncomingMessage, length: number): Promise<Body> {
   } catch (cause) {
     // The sender went away: an answer can reach nobody, but the request must end as any other.
     throw truncated(position, length, cause);
+  } finally {
+    // It may have to wait for its turn, as long as that takes.
+    request.setTimeout(0);
   }
   if (position !== length) throw truncated(position, length, undefined);
   return { bytes, digest: hash.digest('hex') };

@@ -14,6 +14,7 @@ import {
 import type { Compute } from '../engine/compute.ts';
 import type { ComputeQueue } from '../engine/queue.ts';
 import type { Answer } from '../training/trainer.ts';
+import { SharedJob } from './shared-job.ts';
 
 /** The body of a step with its SHA-256, in hexadecimal. */
 export interface StepBody {
@@ -47,7 +48,10 @@ export class TrainingSession {
   #lastReply: RetainedReply | null = null;
   #closed = false;
   /** Steps in the queue, by number and digest: a copy waits with the first one and takes no place of its own. */
-  readonly #waiting = new Map<string, Promise<Answer>>();
+  readonly #waiting = new Map<string, SharedJob<Answer>>();
+  /** Requests for steps, from their arrival to their answer, by what cancels them. */
+  readonly #stepRequests = new Map<AbortController, number>();
+  #isComputing = false;
 
   constructor(id: SessionId, definition: SessionDefinition, resources: SessionResources) {
     this.id = id;
@@ -102,27 +106,72 @@ export class TrainingSession {
     };
   }
 
-  /** Refuses a step by its number alone, before its body is read. @throws ProblemError as {@link step} */
-  admit(n: number): void {
+  /**
+   * Does the work of a request for step n, from before its body is read.
+   *
+   * @param request is aborted when the step is cancelled
+   * @throws ProblemError as {@link step}; by the number alone before the work begins
+   */
+  async useForStep<Result>(n: number, request: AbortController, work: () => Promise<Result>): Promise<Result> {
     this.#replyTo(n);
+    this.#stepRequests.set(request, n);
+    try {
+      return await this.use(work);
+    } finally {
+      this.#stepRequests.delete(request);
+    }
   }
 
   /**
    * Applies step n, or answers it again if it was the last one applied.
    *
-   * @throws ProblemError `step_out_of_order`, `reply_not_retained`, `step_conflict`, `queue_full`, the codes of `Trainer.step`; the
-   *   session is then as it was before
+   * @param signal of the request. A step is taken out of the queue when all requests for it are aborted; one that is being
+   *   computed is applied, and its reply kept
+   * @throws ProblemError `step_out_of_order`, `reply_not_retained`, `step_conflict`, `queue_full`, the codes of `Trainer.step`, the
+   *   signal's reason; the session is then as it was before
    */
-  async step(n: number, body: StepBody): Promise<Answer> {
+  async step(n: number, body: StepBody, signal?: AbortSignal): Promise<Answer> {
     // Checked twice: here, to refuse before the body waits in the queue, and in its turn, when earlier steps have been applied.
     const retained = this.#answerFor(n, body.digest);
     if (retained !== null) return retained;
+    signal?.throwIfAborted();
     const key = `${String(n)} ${body.digest}`;
     const same = this.#waiting.get(key);
-    if (same !== undefined) return same;
-    const reply = this.#resources.queue.run(this.id, () => this.#answerFor(n, body.digest) ?? this.#apply(n, body));
-    this.#waiting.set(key, reply);
-    return reply.finally(() => this.#waiting.delete(key));
+    if (same?.isAbandoned === false) return same.wait(signal);
+    const compute = (): Answer | Promise<Answer> => this.#answerFor(n, body.digest) ?? this.#apply(n, body);
+    const job = new SharedJob((abandoned) => this.#resources.queue.run(this.id, compute, abandoned));
+    this.#waiting.set(key, job);
+    try {
+      return await job.wait(signal);
+    } finally {
+      if (this.#waiting.get(key) === job) this.#waiting.delete(key);
+    }
+  }
+
+  /**
+   * Cancels step n for everybody who waits for it. A step that does not wait, or not any more, is none to cancel: that it is not
+   * there is what was asked for.
+   *
+   * @throws ProblemError `step_in_progress`, `step_applied`, `step_out_of_order`; the step is then left as it is
+   */
+  cancel(n: number): void {
+    if (this.#closed) throw sessionNotFound(this.id);
+    if (n > this.#nextStep) throw this.#outOfOrder(n);
+    if (n < this.#nextStep) {
+      throw new ProblemError('step_applied', {
+        param: 'n',
+        detail: `Step ${String(n)} has been applied, which cannot be undone.`,
+        remedy: `Go on with step ${String(this.#nextStep)}.`,
+      });
+    }
+    if (this.#isComputing) {
+      throw new ProblemError('step_in_progress', {
+        param: 'n',
+        detail: `Step ${String(n)} is being computed; only a step that waits can be cancelled.`,
+        remedy: 'GET the session to see whether it was applied; send the same step again to get its reply.',
+      });
+    }
+    for (const [request, step] of this.#stepRequests) if (step === n) request.abort(stepCancelled(n));
   }
 
   /** The stored reply of step n. */
@@ -133,15 +182,15 @@ export class TrainingSession {
   }
 
   /** All parameters of a hosted model, as of the last step. @throws ProblemError `not_hosted`, `queue_full` */
-  weights(): Promise<Answer> {
+  weights(signal?: AbortSignal): Promise<Answer> {
     const { queue, compute } = this.#resources;
-    return queue.run(this.id, () => compute.weights(this.id));
+    return queue.run(this.id, () => compute.weights(this.id), signal);
   }
 
   /** What a hosted model answers on given samples. @throws ProblemError as `HostedModel.predict`; `not_hosted`, `queue_full` */
-  predict(body: Uint8Array<ArrayBuffer>): Promise<Answer> {
+  predict(body: Uint8Array<ArrayBuffer>, signal?: AbortSignal): Promise<Answer> {
     const { queue, compute } = this.#resources;
-    return queue.run(this.id, () => compute.predict(this.id, body));
+    return queue.run(this.id, () => compute.predict(this.id, body), signal);
   }
 
   /** Frees the session's memory. Steps that still wait are refused. */
@@ -176,13 +225,18 @@ export class TrainingSession {
   }
 
   async #apply(n: number, { bytes, digest }: StepBody): Promise<Answer> {
-    const { metrics, answer } = await this.#resources.compute.step(this.id, bytes);
-    // The device has applied the step; what follows cannot fail, so that its reply is kept as well.
-    this.#nextStep = n + 1;
-    this.#metrics = metrics;
-    if (!this.#closed) this.#lastReply = { step: n, digest, answer };
-    this.touch();
-    return answer;
+    this.#isComputing = true;
+    try {
+      const { metrics, answer } = await this.#resources.compute.step(this.id, bytes);
+      // The device has applied the step; what follows cannot fail, so that its reply is kept as well.
+      this.#nextStep = n + 1;
+      this.#metrics = metrics;
+      if (!this.#closed) this.#lastReply = { step: n, digest, answer };
+      this.touch();
+      return answer;
+    } finally {
+      this.#isComputing = false;
+    }
   }
 
   #outOfOrder(n: number): ProblemError {
@@ -194,6 +248,14 @@ export class TrainingSession {
       remedy: `Send step ${String(expectedStep)} next.`,
     });
   }
+}
+
+function stepCancelled(n: number): ProblemError {
+  return new ProblemError('step_cancelled', {
+    param: 'n',
+    detail: `Step ${String(n)} was cancelled before it was computed; the session is as it was.`,
+    remedy: `Send step ${String(n)} when it is wanted.`,
+  });
 }
 
 function notRetained(n: number): ProblemError {

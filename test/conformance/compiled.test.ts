@@ -40,6 +40,10 @@ const METRICS: readonly MetricInput[] = [
 
 const file = findBinding();
 
+function fail(reason: string): never {
+  throw new Error(reason);
+}
+
 function engines(): { eager: Engine; compiled: Engine; graphs: () => number } {
   if (file === null) throw new Error('the tensorflow engine is not there');
   const { engine: eager, compile } = createTensorFlowEngine(loadBinding(file));
@@ -48,7 +52,7 @@ function engines(): { eager: Engine; compiled: Engine; graphs: () => number } {
     made++;
     return compile(computation, inputs);
   };
-  return { eager, compiled: createDeferredEngine(eager, counting), graphs: () => made };
+  return { eager, compiled: createDeferredEngine(eager, counting, fail), graphs: () => made };
 }
 
 function layersBody(definition: ReturnType<typeof layersDefinitionSchema.parse>, random: Random): Uint8Array {

@@ -51,6 +51,7 @@ describe('/openapi.json', () => {
     });
     expect(operations.map(({ name }) => name).toSorted()).toEqual([
       'delete /v1/sessions/{id}',
+      'delete /v1/sessions/{id}/steps/{n}',
       'get /healthz',
       'get /readyz',
       'get /v1/sessions/{id}',

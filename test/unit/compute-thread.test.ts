@@ -196,10 +196,8 @@ describe('its end', () => {
     expect(await Promise.race([reasonOf(failed), turn])).toBe('not failed');
   });
 
-  it('an engine that does not load is named', async () => {
+  it('an engine that does not load is named, once', async () => {
     const started = startComputeThread({ engine: 'abacus' as EngineName });
-    await expect(started).rejects.toThrow(
-      'the tensor engine "abacus" does not load: there is no tensor engine "abacus"',
-    );
+    await expect(started).rejects.toThrow(/^there is no tensor engine "abacus"$/);
   });
 });

@@ -1,7 +1,7 @@
 /** Deferred evaluation, on the reference engine and with a compiler that only counts. */
 import { beforeEach, describe, expect, it } from 'vitest';
 import { createDeferredEngine } from '../../gpu-worker/tensor/deferred/engine.ts';
-import type { Compile } from '../../gpu-worker/tensor/deferred/programs.ts';
+import { CompilationError, type Compile } from '../../gpu-worker/tensor/deferred/programs.ts';
 import type { Engine, Tensor } from '../../gpu-worker/tensor/engine.ts';
 import { createReferenceEngine } from '../../gpu-worker/tensor/reference.ts';
 import { INITIAL_STATE } from '../../gpu-worker/optimizer/state.ts';
@@ -13,9 +13,13 @@ let eager: Engine;
 let compiled: number;
 let runs: number;
 let disposed: number;
+let reports: string[];
+/** What making a program fails with, if it is to fail. */
+let failure: Error | null;
 
 const counting: Compile = (computation) => {
   compiled++;
+  if (failure !== null) throw failure;
   return {
     run: (inputs) => {
       runs++;
@@ -29,8 +33,10 @@ const counting: Compile = (computation) => {
 
 beforeEach(() => {
   compiled = runs = disposed = 0;
+  reports = [];
+  failure = null;
   eager = createReferenceEngine();
-  engine = createDeferredEngine(eager, counting);
+  engine = createDeferredEngine(eager, counting, (reason) => reports.push(reason));
 });
 
 const vector = (...values: number[]): Tensor => engine.tensor(values, [values.length]);
@@ -73,14 +79,34 @@ describe('a structure', () => {
     expect(compiled).toBe(0);
   });
 
-  it('is forgotten when many others have occurred since', () => {
+  /** A structure of so many operations. */
+  const chain = (operations: number, size = 1): number =>
+    engine.scope(() => {
+      let tensor = engine.tensor(new Float64Array(size), [size]);
+      for (let i = 0; i < operations; i++) tensor = engine.add(tensor, 1);
+      return engine.read(tensor)[0]!;
+    });
+
+  it('is forgotten when others of many operations have occurred since', () => {
     compute([1, 2], 4);
-    for (let n = 1; n <= 130; n++) {
-      engine.scope(() => engine.read(engine.sqrt(engine.sqrt(engine.sqrt(engine.add(engine.identity(n), 1))))));
-    }
-    expect(disposed).toBe(3);
+    for (let n = 0; n < 9; n++) expect(chain(9970 + n)).toBe(9970 + n);
+    expect(disposed).toBe(0);
+    chain(9979);
+    expect([compiled, disposed]).toEqual([11, 1]);
+    chain(9971);
+    expect([compiled, disposed]).toEqual([11, 1]);
     compute([1, 2], 4);
-    expect(compiled).toBe(132);
+    // The one used the longest ago went for it.
+    expect([compiled, disposed]).toEqual([12, 2]);
+    chain(9970);
+    expect([compiled, disposed]).toEqual([13, 3]);
+  });
+
+  it('of many operations outlives a thousand of few, such as predictions of ever new batch sizes', () => {
+    chain(500);
+    for (let batch = 1; batch <= 1000; batch++) chain(10, batch);
+    chain(500);
+    expect([compiled, disposed]).toEqual([1001, 0]);
   });
 
   it('may have more numbers than are kept', () => {
@@ -91,6 +117,47 @@ describe('a structure', () => {
     expect(sum).toEqual([499_500]);
     expect(eager.liveTensors).toBe(512);
     expect(engine.liveTensors).toBe(0);
+  });
+});
+
+describe('a structure of which no program can be made', () => {
+  beforeEach(() => {
+    failure = new CompilationError('no space left on device');
+  });
+
+  it('is computed all the same, and that is said once', () => {
+    for (let i = 0; i < 5; i++) expect(compute([3, 2], 4)).toEqual(expected([3, 2], 4));
+    expect([compiled, runs]).toEqual([1, 0]);
+    expect(reports).toEqual(['4 operations are computed one by one, since no graph can be made of them: no space left on device']); // prettier-ignore
+    engine.scope(() => engine.read(engine.sqrt(engine.sqrt(engine.sqrt(engine.add(engine.identity(3), 1))))));
+    expect(reports).toHaveLength(2);
+  });
+
+  it('leaves nothing on the device', () => {
+    compute([3, 2], 4);
+    const { liveTensors } = eager;
+    for (let i = 0; i < 10; i++) compute([3, 2], 4);
+    expect(eager.liveTensors).toBe(liveTensors);
+    expect(engine.liveTensors).toBe(0);
+  });
+
+  it('becomes one when that is possible again', () => {
+    for (let i = 0; i < 100; i++) compute([3, 2], 4);
+    expect(compiled).toBe(1);
+    compute([3, 2], 4);
+    expect(compiled).toBe(2);
+    failure = null;
+    for (let i = 0; i < 100; i++) expect(compute([3, 2], 4)).toEqual(expected([3, 2], 4));
+    expect([compiled, runs]).toEqual([3, 1]);
+    expect(reports).toHaveLength(1);
+  });
+
+  it('is told from a computation that fails', () => {
+    failure = new RangeError('out of memory');
+    expect(() => compute([3, 2], 4)).toThrow(failure);
+    expect(reports).toEqual([]);
+    failure = null;
+    expect(compute([3, 2], 4)).toEqual(expected([3, 2], 4));
   });
 });
 

@@ -5,6 +5,7 @@ import { renderOptions } from '../../docs/generate/options.ts';
 import { renderEngines, type EngineResults } from '../../bench/engine/report.ts';
 import { renderLearningRates, type LearningRateResults } from '../../bench/learning-rate/report.ts';
 import { renderReadmeTable, renderResults, type QuickstartResults } from '../../bench/quickstart/report.ts';
+import { renderResponsiveness, type ResponsivenessResults } from '../../bench/responsiveness/report.ts';
 
 const FOLDER = new URL('../../docs/results/', import.meta.url);
 
@@ -26,6 +27,11 @@ it('docs/results/learning-rate.md is made from learning-rate.json', async () => 
 it('docs/results/engine.md is made from engine.json', async () => {
   const stored = JSON.parse(await readFile(new URL('engine.json', FOLDER), 'utf8')) as EngineResults;
   expect(await readFile(new URL('engine.md', FOLDER), 'utf8')).toBe(renderEngines(stored));
+});
+
+it('docs/results/responsiveness.md is made from responsiveness.json', async () => {
+  const stored = JSON.parse(await readFile(new URL('responsiveness.json', FOLDER), 'utf8')) as ResponsivenessResults;
+  expect(await readFile(new URL('responsiveness.md', FOLDER), 'utf8')).toBe(renderResponsiveness(stored));
 });
 
 it('docs/options.md is made from the schemas', async () => {

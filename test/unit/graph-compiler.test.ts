@@ -1,9 +1,9 @@
 /** A graph computes what its operations compute one by one: every operation of the seam, and pieces of the step. */
-import { describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it } from 'vitest';
 import { coefficients, prepareSolver } from '../../gpu-worker/optimizer/ddp/coefficients.ts';
 import { valueRecursion } from '../../gpu-worker/optimizer/ddp/value-recursion.ts';
 import { createDeferredEngine } from '../../gpu-worker/tensor/deferred/engine.ts';
-import type { Compile } from '../../gpu-worker/tensor/deferred/programs.ts';
+import { CompilationError, type Compile } from '../../gpu-worker/tensor/deferred/programs.ts';
 import { tensorsIn, type Engine, type Tensor } from '../../gpu-worker/tensor/engine.ts';
 import { findBinding, loadBinding } from '../../gpu-worker/tensor/tensorflow/binding.ts';
 import { createTensorFlowEngine, type TensorFlowEngine } from '../../gpu-worker/tensor/tensorflow/operations.ts';
@@ -71,6 +71,14 @@ const OTHERS = ['name', 'precision', 'read', 'evaluate', 'scope', 'dispose', 'is
 
 const N = 4;
 
+function catchError(act: () => unknown): unknown {
+  try {
+    return act();
+  } catch (error) {
+    return error;
+  }
+}
+
 function uploadInputs(engine: Engine, seed: number): { P: Tensor; v: Tensor } {
   const random = seededRandom(seed);
   return engine.scope(() => {
@@ -87,6 +95,11 @@ function uploadInputs(engine: Engine, seed: number): { P: Tensor; v: Tensor } {
 }
 
 const file = findBinding();
+
+/** Nothing here is to be computed operation by operation. */
+function unexpected(reason: string): never {
+  throw new Error(reason);
+}
 
 describe.skipIf(file === null)('graphs on TensorFlow', () => {
   // Skipped tests are collected, too, and then there is nothing to load.
@@ -106,7 +119,7 @@ describe.skipIf(file === null)('graphs on TensorFlow', () => {
       graphs++;
       return compile(computation, inputs);
     };
-    const engine = createDeferredEngine(eager, counting);
+    const engine = createDeferredEngine(eager, counting, unexpected);
     const before = engine.liveTensors;
     const run = (on: Engine, call: number): ReturnType<typeof hostOf> =>
       on.scope(() => {
@@ -138,7 +151,7 @@ describe.skipIf(file === null)('graphs on TensorFlow', () => {
   });
 
   it('a chain of ten thousand operations is one graph', () => {
-    const engine = createDeferredEngine(eager, compile);
+    const engine = createDeferredEngine(eager, compile, unexpected);
     const value = engine.scope(() => {
       let tensor = engine.tensor([0], [1]);
       for (let i = 0; i < 10_000; i++) tensor = engine.add(tensor, 1);
@@ -156,7 +169,7 @@ describe.skipIf(file === null)('graphs on TensorFlow', () => {
   });
 
   it('numbers that were equal when the graph was made may differ later', () => {
-    const engine = createDeferredEngine(eager, compile);
+    const engine = createDeferredEngine(eager, compile, unexpected);
     const polynomial = (a: number, b: number, c: number): number | undefined =>
       engine.scope(() => {
         const { add, multiply, read } = engine;
@@ -166,6 +179,65 @@ describe.skipIf(file === null)('graphs on TensorFlow', () => {
     expect(polynomial(2, 2, 2)).toBe(222);
     expect(polynomial(1, 2, 3)).toBe(123);
     expect(polynomial(3, 2, 3)).toBe(323);
+  });
+
+  describe('that cannot be made', () => {
+    const temporary = process.env['TMPDIR'];
+    afterEach(() => {
+      if (temporary === undefined) delete process.env['TMPDIR'];
+      else process.env['TMPDIR'] = temporary;
+    });
+
+    /** P (P + v)ᵀ and its Cholesky factor, of an engine of its own. */
+    const compute = (report: (reason: string) => void): number[] => {
+      const engine = createDeferredEngine(eager, compile, report);
+      const { P, v } = uploadInputs(engine, 1);
+      const result = engine.scope(() => {
+        const factor = engine.cholesky(P);
+        const product = engine.matMul(P, engine.add(factor, v), { transposeRight: true });
+        const results = [engine.multiply(product, 2), factor];
+        engine.evaluate(results);
+        return results.flatMap((tensor) => [...engine.read(tensor)]);
+      });
+      engine.dispose([P, v]);
+      return result;
+    };
+
+    it('for want of a temporary folder: computed operation by operation, to float32 rounding', () => {
+      const graph = compute(unexpected);
+      const reports: string[] = [];
+      process.env['TMPDIR'] = '/nowhere';
+      const before = eager.liveTensors;
+      const oneByOne = compute((reason) => reports.push(reason));
+      const scale = Math.max(...graph.map(Math.abs));
+      for (const [index, value] of graph.entries())
+        expect(Math.abs(oneByOne[index]! - value) / scale).toBeLessThan(1e-6);
+      // Every engine keeps its numbers.
+      expect(eager.liveTensors - before).toBeLessThanOrEqual(2);
+      expect(reports.length).toBeGreaterThan(0);
+      for (const reason of reports)
+        expect(reason).toMatch(/^\d+ operations are computed one by one.*ENOENT.*\/nowhere/);
+      expect(new Set(reports).size).toBe(reports.length);
+    });
+
+    it('because it is more than a function of its inputs: refused', () => {
+      const [input, captured] = [eager.tensor([1], [1]), eager.tensor([2], [1])];
+      const before = eager.liveTensors;
+      expect(() => compile(([x]) => [eager.add(x!, captured)], [input])).toThrow(CompilationError);
+      expect(() => compile(() => [captured], [input])).toThrow(CompilationError);
+      expect(eager.liveTensors).toBe(before);
+      eager.dispose([input, captured]);
+    });
+
+    it('because the computation fails: with its own error', () => {
+      const input = eager.tensor([1, 2], [2]);
+      const before = eager.liveTensors;
+      const reason: unknown = catchError(() => compile(([x]) => [eager.matMul(x!, x!)], [input]));
+      expect(reason).toBeInstanceOf(Error);
+      expect(reason).not.toBeInstanceOf(CompilationError);
+      expect(eager.liveTensors).toBe(before);
+      eager.dispose([input]);
+    });
   });
 
   it('every operation of the seam is among these', () => {

@@ -26,9 +26,12 @@ function operand(value: Operand): DeferredTensor | number {
   return typeof value === 'number' ? value : own(value);
 }
 
-/** @param engine computes what is recorded */
-export function createDeferredEngine(engine: Engine, compile: Compile): Engine {
-  const programs = new Programs(engine, compile);
+/**
+ * @param engine computes what is recorded
+ * @param report hears what is computed operation by operation though it was to be a program, and why
+ */
+export function createDeferredEngine(engine: Engine, compile: Compile, report: (reason: string) => void): Engine {
+  const programs = new Programs(engine, compile, report);
   /** What the innermost scope has made so far; null outside any. */
   let scope: Set<DeferredTensor> | null = null;
   /** Held by somebody. */

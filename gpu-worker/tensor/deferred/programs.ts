@@ -17,11 +17,29 @@ export interface Program {
   readonly dispose: () => void;
 }
 
-/** Makes a program of a computation for inputs of these shapes. */
+/**
+ * Makes a program of a computation for inputs of these shapes.
+ *
+ * @throws CompilationError if there is none, though the computation itself is right; else what the computation throws
+ */
 export type Compile = (computation: Computation, inputs: readonly Tensor[]) => Program;
 
-/** Structures that are remembered. */
-const REMEMBERED = 128;
+/** No program can be made of a computation that can be computed operation by operation. */
+export class CompilationError extends Error {
+  override readonly name = 'CompilationError';
+}
+
+/**
+ * Operations in all programs together. On TensorFlow a program was seen to take 11 KB for each and 0.3 MB for itself: with these about
+ * a gigabyte.
+ */
+const KEPT_OPERATIONS = 100_000;
+
+/** What a program costs besides its operations, in operations. */
+const PROGRAM_OVERHEAD = 25;
+
+/** Times that a structure without a program is computed operation by operation before another attempt at one. */
+const RUNS_BETWEEN_ATTEMPTS = 100;
 
 /** Operations from which on a program is worth its compilation; fewer are computed one by one. */
 const FEWEST_OPERATIONS = 4;
@@ -48,17 +66,30 @@ interface Step {
   readonly operands: readonly Place[];
 }
 
+/** A structure that has occurred. */
+interface Known {
+  /** Null if none could be made. */
+  program: Program | null;
+  runs: number;
+  /** Memory that it takes, in operations. */
+  readonly weight: number;
+}
+
 export class Programs {
   readonly #engine: Engine;
   readonly #compile: Compile;
+  readonly #report: (reason: string) => void;
   /** By structure, in the order of their last use. */
-  readonly #programs = new Map<string, Program>();
+  readonly #known = new Map<string, Known>();
+  #weight = 0;
   /** By value, in the order of their last use; the key tells −0 from 0. */
   readonly #numbers = new Map<string, Tensor>();
 
-  constructor(engine: Engine, compile: Compile) {
+  /** @param report hears, once for each structure, why no program could be made of it */
+  constructor(engine: Engine, compile: Compile, report: (reason: string) => void) {
     this.#engine = engine;
     this.#compile = compile;
+    this.#report = report;
   }
 
   /** Tensors on the device that are nobody's. */
@@ -87,39 +118,63 @@ export class Programs {
     // A number that has to go for another may be an input, too: it goes at the end.
     const surplus: Tensor[] = [];
     const inputs = [...tensors, ...layout.numbers.map((value) => this.#number(value, surplus))];
-    let program = this.#programs.get(layout.text);
-    if (program === undefined) {
-      const computation: Computation = (given) =>
-        perform(this.#engine, layout, given.slice(0, tensors.length), given.slice(tensors.length));
-      program = this.#compile(computation, inputs);
-    }
-    const oldest = remember(this.#programs, layout.text, program, REMEMBERED);
-    oldest?.dispose();
+    const computation: Computation = (given) =>
+      perform(this.#engine, layout, given.slice(0, tensors.length), given.slice(tensors.length));
     try {
-      return program.run(inputs);
+      const known = this.#know(layout);
+      if (known.program === null && known.runs % RUNS_BETWEEN_ATTEMPTS === 0) {
+        known.program = this.#attempt(computation, inputs, known);
+      }
+      known.runs++;
+      return known.program?.run(inputs) ?? this.#engine.scope(() => computation(inputs));
     } finally {
       this.#engine.dispose(surplus);
     }
+  }
+
+  #attempt(computation: Computation, inputs: readonly Tensor[], { runs, weight }: Known): Program | null {
+    try {
+      return this.#compile(computation, inputs);
+    } catch (error) {
+      if (!(error instanceof CompilationError)) throw error;
+      if (runs === 0) {
+        const operations = String(weight - PROGRAM_OVERHEAD);
+        this.#report(
+          `${operations} operations are computed one by one, since no graph can be made of them: ${error.message}`,
+        );
+      }
+      return null;
+    }
+  }
+
+  /** What is known of a structure, which becomes the one used last; those that were used the longest ago make room. */
+  #know({ text, steps }: Layout): Known {
+    const known = this.#known.get(text) ?? { program: null, runs: 0, weight: steps.length + PROGRAM_OVERHEAD };
+    if (!this.#known.delete(text)) this.#weight += known.weight;
+    this.#known.set(text, known);
+    for (const [oldest, { program, weight }] of this.#known) {
+      if (this.#weight <= KEPT_OPERATIONS || oldest === text) break;
+      this.#known.delete(oldest);
+      this.#weight -= weight;
+      program?.dispose();
+    }
+    return known;
   }
 
   /** A scalar on the device. */
   #number(value: number, surplus: Tensor[]): Tensor {
     const key = Object.is(value, -0) ? '-0' : String(value);
     const tensor = this.#numbers.get(key) ?? this.#engine.tensor([value], []);
-    const oldest = remember(this.#numbers, key, tensor, KEPT_NUMBERS);
-    if (oldest !== undefined) surplus.push(oldest);
+    // The one used last goes last.
+    this.#numbers.delete(key);
+    this.#numbers.set(key, tensor);
+    const [oldest] = this.#numbers;
+    if (this.#numbers.size > KEPT_NUMBERS && oldest !== undefined) {
+      this.#numbers.delete(oldest[0]);
+      surplus.push(oldest[1]);
+    }
     return tensor;
   }
-}
-
-/** Makes an entry the one used last. @returns what has to go, if that is one too many */
-function remember<Value>(entries: Map<string, Value>, key: string, value: Value, capacity: number): Value | undefined {
-  entries.delete(key);
-  entries.set(key, value);
-  const [oldest] = entries;
-  if (entries.size <= capacity || oldest === undefined) return undefined;
-  entries.delete(oldest[0]);
-  return oldest[1];
 }
 
 /** Operation by operation; what no later operation needs is freed on the way. */

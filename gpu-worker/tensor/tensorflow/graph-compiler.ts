@@ -2,9 +2,9 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import type { Compile, Program } from '../deferred/programs.ts';
+import { CompilationError, type Compile, type Program } from '../deferred/programs.ts';
 import type { Tensor } from '../engine.ts';
-import { GRAPH_TAG, graphDefinition } from './graph-definition.ts';
+import { GRAPH_TAG, graphDefinition, type GraphDefinition } from './graph-definition.ts';
 import { Recording } from './recording.ts';
 import { idOf, TensorFlowTensor } from './tensor.ts';
 import type { TensorFlowTensors } from './tensors.ts';
@@ -18,11 +18,7 @@ interface Seam {
 /** Runs a computation once, operation by operation, and makes a graph of what it executed. */
 export function graphCompiler(tensors: TensorFlowTensors, { own, made }: Seam): Compile {
   function program(recording: Recording, outputs: readonly TensorFlowTensor[]): Program {
-    const definition = graphDefinition(
-      recording.inputs,
-      outputs.map((tensor) => recording.outputOf(tensor)),
-    );
-    const session = load(definition.file);
+    const { session, definition } = graph(recording, outputs);
     const [inputNames, outputNames] = [definition.inputs.join(), definition.outputs.join()];
     return {
       run(inputs) {
@@ -34,6 +30,20 @@ export function graphCompiler(tensors: TensorFlowTensors, { own, made }: Seam): 
         tensors.binding.deleteSavedModel(session);
       },
     };
+  }
+
+  /** The computation has been run by then: what goes wrong is the graph's fault. @throws CompilationError */
+  function graph(
+    recording: Recording,
+    outputs: readonly TensorFlowTensor[],
+  ): { session: number; definition: GraphDefinition } {
+    try {
+      const results = outputs.map((tensor) => recording.outputOf(tensor));
+      const definition = graphDefinition(recording.inputs, results);
+      return { session: load(definition.file), definition };
+    } catch (cause) {
+      throw new CompilationError(cause instanceof Error ? cause.message : String(cause), { cause });
+    }
   }
 
   /** The binding takes graphs as files only. */

@@ -1,4 +1,5 @@
 /** What a computation executed, taken down operation by operation, so that it can be run again as one graph. */
+import { CompilationError } from '../deferred/programs.ts';
 import type { Attribute, DataType } from './binding.ts';
 import type { TensorFlowTensor } from './tensor.ts';
 
@@ -60,10 +61,10 @@ export class Recording {
     for (const [index, tensor] of results.entries()) this.#outputs.set(tensor, { node, index });
   }
 
-  /** @throws Error if the tensor is neither an input nor made by the computation */
+  /** @throws CompilationError if the tensor is neither an input nor made by the computation */
   outputOf(tensor: TensorFlowTensor): NodeOutput {
     const output = this.#outputs.get(tensor);
-    if (output === undefined) throw new Error('a graph of a tensor that is not among its inputs');
+    if (output === undefined) throw new CompilationError('it takes a tensor that is not among its inputs');
     return output;
   }
 }

@@ -1,0 +1,104 @@
+/**
+ * A worker in the test's own process whose device the test can hold, so that what waits in the queue waits as long as the test
+ * needs it. Sockets, HTTP interface, sessions, queue and computation are the worker's own.
+ */
+import { once } from 'node:events';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { getRequestListener } from '@hono/node-server';
+import type { Compute } from '../../gpu-worker/engine/compute.ts';
+import { ComputeQueue } from '../../gpu-worker/engine/queue.ts';
+import { createWorkerApp } from '../../gpu-worker/server/app.ts';
+import { SessionRegistry } from '../../gpu-worker/session/registry.ts';
+import { UndeliveredAnswers } from '../../gpu-worker/session/undelivered-answers.ts';
+import { createReferenceEngine } from '../../gpu-worker/tensor/reference.ts';
+import { Trainers } from '../../gpu-worker/training/trainers.ts';
+import { LIMITS } from '../../shared/limits.ts';
+
+export interface HeldWorker {
+  readonly url: string;
+  readonly queue: ComputeQueue;
+  /** What was thrown that is no answer to a client. */
+  readonly defects: unknown[];
+  /** Requests that have arrived and are neither answered nor given up by their clients, each under a name of its own. */
+  readonly open: ReadonlySet<string>;
+  /** What the device was asked to compute, in order: `step`, `weights`, `predict`. */
+  readonly computed: string[];
+  /** From now on nothing is computed until the returned function is called. */
+  readonly hold: () => () => void;
+  readonly stop: () => Promise<void>;
+}
+
+/**
+ * @param limits that differ from the worker's own
+ * @param wantedPort 0 takes a free one
+ */
+export async function startHeldWorker(
+  limits: Partial<Record<'bodyBytesInMemory' | 'undeliveredBytes' | 'stallMilliseconds', number>> = {},
+  wantedPort = 0,
+): Promise<HeldWorker> {
+  const { undeliveredBytes, ...others } = { ...LIMITS, ...limits };
+  const trainers = new Trainers(createReferenceEngine());
+  const computed: string[] = [];
+  let held = Promise.resolve();
+  const compute = <Result>(kind: string, work: () => Result): Promise<Result> => {
+    computed.push(kind);
+    return held.then(work);
+  };
+  const device: Compute = {
+    engine: 'reference',
+    open: (id, definition) =>
+      Promise.resolve().then(() => {
+        trainers.open(id, definition);
+      }),
+    step: (id, body) => compute('step', () => trainers.step(id, body)),
+    weights: (id) => compute('weights', () => trainers.weights(id)),
+    predict: (id, body) => compute('predict', () => trainers.predict(id, body)),
+    close: (id) => {
+      trainers.close(id);
+    },
+  };
+  const queue = new ComputeQueue({ perSession: 4, total: 16 });
+  const undelivered = new UndeliveredAnswers(undeliveredBytes);
+  const resources = { compute: undelivered.limiting(device), queue, now: Date.now };
+  const sessions = new SessionRegistry(resources, 8);
+  const defects: unknown[] = [];
+  const app = createWorkerApp({
+    sessions,
+    undelivered,
+    limits: others,
+    engineName: device.engine,
+    reportDefect: (error) => defects.push(error),
+  });
+  const listener = getRequestListener(app.fetch);
+  const open = new Set<string>();
+  let arrivals = 0;
+  const server = createServer((request, response) => {
+    const name = `${request.method} ${request.url} ${++arrivals}`;
+    open.add(name);
+    response.once('close', () => open.delete(name));
+    void listener(request, response);
+  });
+  server.listen(wantedPort, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  return {
+    url: `http://127.0.0.1:${port}`,
+    queue,
+    open,
+    defects,
+    computed,
+    hold: () => {
+      let release = (): void => undefined;
+      held = new Promise((resolve) => {
+        release = resolve;
+      });
+      return release;
+    },
+    stop: async () => {
+      server.closeAllConnections();
+      server.close();
+      await once(server, 'close');
+    },
+  };
+}
