@@ -1,7 +1,7 @@
 /** The definition of a session in `layers` mode: what a client that runs its own model states once. */
 import * as z from 'zod';
 import { refreshExcess } from './cost.ts';
-import { layerSchema, type Layer } from './layer.ts';
+import { layerSchema, refuseRepeatedNames, type Layer } from './layer.ts';
 import { LIMITS } from './limits.ts';
 import { optimizerSchema, type Optimizer } from './optimizer.ts';
 import { ttlSecondsSchema } from './session-lifetime.ts';
@@ -36,19 +36,7 @@ export const layersDefinitionSchema = z
     { error: ({ code }) => (code === 'unrecognized_keys' ? 'mode "layers" has no such field' : undefined) },
   )
   .superRefine(({ layers, optimizer, reply }, context) => {
-    const names = new Map<string, number>();
-    for (const [index, { name }] of layers.entries()) {
-      const first = names.get(name);
-      if (first !== undefined) {
-        context.addIssue({
-          code: 'custom',
-          path: ['layers', index, 'name'],
-          message: `layers ${String(first)} and ${String(index)} have the same name; give every layer a name of its own`,
-          input: name,
-        });
-      }
-      names.set(name, index);
-    }
+    refuseRepeatedNames(layers, context);
     const excess = refreshExcess({ layers, optimizer });
     if (excess !== null) context.addIssue({ code: 'custom', path: ['layers'], message: excess, input: layers });
     if (replyForm({ optimizer, reply }) === 'policy') {

@@ -1,10 +1,13 @@
 /** A session in `layers` mode: the caller runs its own model, and sends what each pass computed. */
 import { replyForm } from '../../shared/layers-definition.ts';
 import { PARAMETER_NAMES, type ParameterName } from '../../shared/parameter-names.ts';
-import { encode, readHeader, readValues, type NamedTensor, type TensorValues } from '../../shared/safetensors.ts';
-import { stepMetricsSchema, type LayersSession, type StepMetrics } from '../../shared/session.ts';
-import { expectedTensors, TENSOR, type LayersStepTensor } from '../../shared/step.ts';
-import { LayerPolicy, type ParameterChanges, type PolicyCoefficients } from './policy.ts';
+import { encode, type NamedTensor, type TensorValues } from '../../shared/safetensors.ts';
+import type { LayersSession, StepMetrics } from '../../shared/session.ts';
+import { expectedTensors, type LayersStepTensor } from '../../shared/step.ts';
+import { TENSOR } from '../../shared/tensor-names.ts';
+import type { PolicyCoefficients } from './coefficients.ts';
+import { LayerPolicy, type ParameterChanges } from './policy.ts';
+import { ReplyTensors } from './reply-tensors.ts';
 import { ClientSession } from './session.ts';
 import type { RequestOptions } from './transport.ts';
 
@@ -80,18 +83,12 @@ export class TrainingSession extends ClientSession<LayersSession> {
   }
 
   #readReply(body: Uint8Array, bytesSent: number): StepReply {
-    const header = readHeader(body);
-    const entries = new Map(header.entries.map((entry) => [entry.name, entry]));
-    const values = (name: string): TensorValues => {
-      const entry = entries.get(name);
-      if (entry === undefined) throw new RangeError(`it lacks ${name}`);
-      return readValues(body, header, entry);
-    };
-    const metrics = stepMetricsSchema.parse(JSON.parse(header.metadata['metrics'] ?? 'null'));
-    const traffic: Traffic = { metrics, bytesSent, bytesReceived: body.length };
+    const reply = new ReplyTensors(body);
+    const values = (name: string): TensorValues => reply.values(name);
+    const traffic: Traffic = { metrics: reply.metrics(), bytesSent, bytesReceived: body.length };
     const { layers } = this.session;
     const changesOf = (layer: string): ParameterChanges => {
-      const parameters = PARAMETER_NAMES.filter((parameter) => entries.has(TENSOR.update(layer, parameter)));
+      const parameters = PARAMETER_NAMES.filter((parameter) => reply.has(TENSOR.update(layer, parameter)));
       return Object.fromEntries(parameters.map((parameter) => [parameter, values(TENSOR.update(layer, parameter))]));
     };
     switch (replyForm(this.session)) {
@@ -99,7 +96,7 @@ export class TrainingSession extends ClientSession<LayersSession> {
         const policies = layers.map((layer): [string, LayerPolicy] => {
           if (layer.kind !== 'dense') throw new RangeError(`layer ${layer.name} has no policy`);
           const { name } = layer;
-          const coefficients: PolicyCoefficients = entries.has(TENSOR.policyCholesky(name))
+          const coefficients: PolicyCoefficients = reply.has(TENSOR.policyCholesky(name))
             ? {
                 kind: 'cholesky',
                 factor: values(TENSOR.policyCholesky(name)),

@@ -4,24 +4,12 @@
  *     κ = S⁻¹(target + s),  [δW; δb] = −ãᵀ diag(κ) g̃ + what does not depend on s: weight decay
  */
 import type { DenseLayer } from '../../shared/layer.ts';
-import { choleskySolve } from '../../shared/linear-algebra.ts';
 import type { TensorValues } from '../../shared/safetensors.ts';
 import type { ParameterName } from '../../shared/parameter-names.ts';
+import { solveCoefficients, type PolicyCoefficients } from './coefficients.ts';
 
 /** Changes of one layer's parameters, to be added to them: by name, row-major, in the parameters' own shapes. */
 export type ParameterChanges = Readonly<Partial<Record<ParameterName, TensorValues>>>;
-
-/** How the coefficients κ depend on s. */
-export type PolicyCoefficients =
-  | {
-      readonly kind: 'cholesky';
-      /** Lower Cholesky factor of S, [B, B]. */
-      readonly factor: TensorValues;
-      /** The target of S κ = target + s, [B]: 1/h, unless V_xx is regularised or the parameters decay by a running cost. */
-      readonly target: TensorValues;
-    }
-  /** κ = offset + gain ∘ s, all [B]: without cross-sample terms. */
-  | { readonly kind: 'diagonal'; readonly gain: TensorValues; readonly offset: TensorValues };
 
 export interface PolicyTensors {
   /** ã, [B, n (+ 1, bias last)]. */
@@ -50,7 +38,7 @@ export class LayerPolicy {
    */
   change(predictedChange: ArrayLike<number> | null): ParameterChanges {
     const { input, outputGradient, fixedChange } = this.tensors;
-    const kappa = this.#coefficients(predictedChange);
+    const kappa = solveCoefficients(this.tensors.coefficients, predictedChange);
     const { inputs, outputs, bias } = this.layer;
     const rows = bias ? inputs + 1 : inputs;
     const length = rows * outputs;
@@ -68,29 +56,5 @@ export class LayerPolicy {
     }
     const weight = change.subarray(0, inputs * outputs);
     return bias ? { weight, bias: change.subarray(inputs * outputs) } : { weight };
-  }
-
-  /** κ(s), [B]. */
-  #coefficients(predictedChange: ArrayLike<number> | null): Float64Array {
-    const { coefficients } = this.tensors;
-    const batch = (coefficients.kind === 'cholesky' ? coefficients.target : coefficients.offset).length;
-    if (predictedChange !== null && predictedChange.length !== batch) {
-      throw new RangeError(
-        `predictedChange has ${String(predictedChange.length)} values; the batch has ${String(batch)}`,
-      );
-    }
-    switch (coefficients.kind) {
-      case 'cholesky': {
-        const { factor, target } = coefficients;
-        return choleskySolve(
-          factor,
-          Float64Array.from(target, (value, i) => value + (predictedChange?.[i] ?? 0)),
-        );
-      }
-      case 'diagonal': {
-        const { gain, offset } = coefficients;
-        return Float64Array.from(offset, (value, i) => value + (gain[i] ?? 0) * (predictedChange?.[i] ?? 0));
-      }
-    }
   }
 }

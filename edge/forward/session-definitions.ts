@@ -22,6 +22,10 @@ function stepDefinition(session: Session): StepDefinition {
       const { mode, layers, optimizer } = session;
       return { mode, layers, optimizer };
     }
+    case 'kernel': {
+      const { mode, layers, optimizer } = session;
+      return { mode, layers, optimizer };
+    }
     case 'hosted': {
       const { mode, model, loss, optimizer } = session;
       return { mode, model, loss, optimizer };

@@ -48,5 +48,7 @@ port.on('message', ({ call, work }: Request) => {
     response = { kind: 'failure', call, failure: toFailure(error) };
   }
   port.postMessage(response, moved);
+  // A defect in here ends the thread, and with it the worker: whose state would have stayed behind its reply.
+  if (work.kind === 'step' && response.kind === 'result') trainers.afterReply(work.id);
 });
 port.postMessage({ kind: 'ready', engine: engine.name } satisfies Response);

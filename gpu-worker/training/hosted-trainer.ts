@@ -47,6 +47,7 @@ export function hostedTrainer(engine: Engine, definition: HostedDefinition): Tra
 
   return {
     step,
+    afterReply: null,
     model: {
       predict,
       weights: () => ({

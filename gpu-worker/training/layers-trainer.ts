@@ -39,6 +39,7 @@ export function layersTrainer(engine: Engine, definition: LayersDefinition): Tra
 
   return {
     step,
+    afterReply: null,
     model: null,
     close: () => {
       engine.dispose(tensorsIn(state, engine.isTensor));

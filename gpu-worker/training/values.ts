@@ -52,19 +52,25 @@ function isFiniteInFloat32(value: number): boolean {
   return Number.isFinite(Math.fround(value));
 }
 
-/**
- * @param rule what every value must be: "a whole number from 0 to 9"
- * @throws ProblemError with the rule's code unless every value is valid
- */
+interface ValueRule {
+  readonly code: ProblemCode;
+  /** What every value must be: "a whole number from 0 to 9". */
+  readonly rule: string;
+  readonly remedy: string;
+  /** The tensor at fault, where the values are some of its own. */
+  readonly param?: string;
+}
+
+/** @throws ProblemError with the rule's code unless every value is valid */
 export function assertEach(
   { entry, values }: CheckedTensor,
-  isValid: (value: number) => boolean,
-  { code, rule, remedy }: { readonly code: ProblemCode; readonly rule: string; readonly remedy: string },
+  isValid: (value: number, index: number) => boolean,
+  { code, rule, remedy, param = entry.name }: ValueRule,
 ): void {
-  const index = values.findIndex((value) => !isValid(value));
+  const index = values.findIndex((value, position) => !isValid(value, position));
   if (index < 0) return;
   const detail = `${entry.name}${formatIndex(index, entry.shape)} is ${String(values[index])}; ${rule} was expected.`;
-  throw new ProblemError(code, { param: entry.name, detail, remedy });
+  throw new ProblemError(code, { param, detail, remedy });
 }
 
 /** @throws ProblemError `invalid_index` unless every value is a whole number from 0 to count − 1 */

@@ -107,7 +107,7 @@ export function parametersOf(engine: Engine, { rows, cols, data }: Matrix): { we
  * Per layer the gradients of the terminal curvature's columns in the pre-activations, [B·r, c], one backward pass a column; null
  * where the client sends none.
  */
-function columnGradients(
+export function columnGradients(
   network: Network,
   trajectory: Trajectory,
   { objective }: Batch,
@@ -184,7 +184,7 @@ export type Rollout = 'network' | 'linearised';
  * s = ⟨∂φ/∂x, x̂ − x⟩ at its input.
  */
 export function applyPolicies(
-  policies: readonly LayerPolicy[],
+  policies: readonly Pick<LayerPolicy, 'change'>[],
   network: Network,
   batch: Batch,
   rollout: Rollout,
