@@ -51,8 +51,11 @@ const configuration = environment.data;
 const { compute, failed, stop: stopComputing } = await startComputing(configuration.DDPNOPT_ENGINE ?? null);
 const queue = new ComputeQueue(QUEUE_LIMITS);
 const sessions = new SessionRegistry({ compute, queue, now: Date.now }, configuration.DDPNOPT_MAX_SESSIONS);
+let solves = 0;
 const app = createWorkerApp({
   sessions,
+  // Each is a turn of its own: there is no order to keep among them.
+  solve: (options, body) => queue.run(`solve ${String(solves++)}`, () => compute.solve(options, body)),
   engineName: compute.engine,
   reportDefect: (error, requestId) => {
     report({ event: 'defect', requestId, error });

@@ -1,17 +1,15 @@
 /** PUT and GET /v1/sessions/{id}/steps/{n}. */
 import { createRoute, type OpenAPIHono } from '@hono/zod-openapi';
 import * as z from 'zod';
-import { LIMITS } from '../../shared/limits.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { parseSessionId, stepMetricsSchema } from '../../shared/session.ts';
 import { checkStepHeader, parseStepNumber } from '../../shared/step.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { definitionOf } from '../forward/session-definitions.ts';
-import { StreamedBody } from '../forward/streamed-body.ts';
 import { callWorker, relay } from '../forward/worker.ts';
-import { acceptBody } from '../middleware/content.ts';
+import { acceptTensors, tensorBody } from '../middleware/content.ts';
 import { problemResponses, TENSOR_BODY_PROBLEMS } from './problem-responses.ts';
-import { safetensorsBody } from './safetensors-body.ts';
+import { safetensorsBody, tensorsBody } from './safetensors-body.ts';
 import { sessionIdParameter } from './sessions.ts';
 
 const stepParameters = z.object({
@@ -63,8 +61,8 @@ const putStep = createRoute({
   path: '/v1/sessions/{id}/steps/{n}',
   summary: 'Take one optimizer step',
   description: REQUEST_TENSORS,
-  middleware: [acceptBody(SAFETENSORS_CONTENT_TYPE, LIMITS.bodyBytes)] as const,
-  request: { params: stepParameters, body: { required: true, content: safetensorsBody } },
+  middleware: [acceptTensors()] as const,
+  request: { params: stepParameters, body: { required: true, content: tensorsBody } },
   responses: {
     200: { description: REPLY_TENSORS, content: reply },
     ...problemResponses(
@@ -105,7 +103,7 @@ export function registerSteps(app: OpenAPIHono<EdgeEnv>): void {
     const { id: idText, n } = c.req.valid('param');
     const id = parseSessionId(idText);
     const path = `/steps/${String(parseStepNumber(n))}`;
-    const body = new StreamedBody(c.req.raw.body, Number(c.req.header('content-length')));
+    const body = await tensorBody(c);
     checkStepHeader(await body.readHeader(), await definitionOf(c, id));
     const forward = (stream: ReadableStream<Uint8Array>): Promise<Response> =>
       callWorker(c, id, path, { method: 'PUT', body: stream, headers: { 'content-type': SAFETENSORS_CONTENT_TYPE } });

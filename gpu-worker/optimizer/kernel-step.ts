@@ -292,19 +292,24 @@ function withoutInverse(layer: string): ProblemError {
   });
 }
 
-/** Refuses a step whose systems have no solution in floating point, before it replaces the state. */
+/**
+ * Refuses what has no solution in floating point.
+ *
+ * @param param what is at fault, given the place of the stage
+ * @throws ProblemError `numerical_failure`
+ */
 export function assertSolvable(
   engine: Engine,
-  layers: readonly { readonly name: string }[],
   finite: readonly Tensor[],
+  fault: (t: number) => { readonly param: string; readonly stage: string },
 ): void {
-  // The last layer at fault: S_t contains every later layer, so a fault shows in the layers before its own as well.
+  // The last stage at fault: S_t contains every later stage, so a fault shows in the stages before its own as well.
   const t = finite.findLastIndex((flag) => engine.read(flag)[0] !== 1);
   if (t < 0) return;
-  const { name } = at(layers, t);
+  const { param, stage } = fault(t);
   throw new ProblemError('numerical_failure', {
-    param: `layers.${name}`,
-    detail: `The system S of layer ${name} is not positive definite in ${engine.precision}, or something about the layer overflows.`,
+    param,
+    detail: `The system S of ${stage} is not positive definite in ${engine.precision}, or something about it overflows.`,
     remedy:
       'N must be positive semidefinite, J P⁻¹ Jᵀ of the same samples in every layer; check it and its scale, or lower the learning rate.',
   });

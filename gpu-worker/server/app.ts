@@ -2,6 +2,7 @@
 import type { HttpBindings } from '@hono/node-server';
 import { Hono, type Context } from 'hono';
 import { internalProblem, PROBLEM_CONTENT_TYPE, ProblemError, RETRY_AFTER_SECONDS } from '../../shared/errors.ts';
+import { kernelSolveOptionsSchema, type KernelSolveOptions } from '../../shared/kernel-solve.ts';
 import { LIMITS } from '../../shared/limits.ts';
 import { parseSessionId, sessionDefinitionSchema } from '../../shared/session.ts';
 import { parseStepNumber } from '../../shared/step.ts';
@@ -12,6 +13,8 @@ import { bodyReader } from './body.ts';
 
 export interface WorkerServices {
   readonly sessions: SessionRegistry;
+  /** Solves the systems of one batch without a session. @throws ProblemError as `Compute.solve`; `queue_full` */
+  readonly solve: (options: KernelSolveOptions, body: Uint8Array<ArrayBuffer>) => Promise<Answer>;
   readonly engineName: string;
   /** Reports a defect: something thrown that is no answer to the client. */
   readonly reportDefect: (error: unknown, requestId: string) => void;
@@ -23,7 +26,7 @@ interface WorkerEnv {
 
 const REQUEST_ID = 'x-request-id';
 
-export function createWorkerApp({ sessions, engineName, reportDefect }: WorkerServices): Hono<WorkerEnv> {
+export function createWorkerApp({ sessions, solve, engineName, reportDefect }: WorkerServices): Hono<WorkerEnv> {
   const app = new Hono<WorkerEnv>();
   const withBody = bodyReader(LIMITS.bodyBytesInMemory);
 
@@ -73,6 +76,11 @@ export function createWorkerApp({ sessions, engineName, reportDefect }: WorkerSe
   app.post('/sessions/:id/predictions', async (c) => {
     const session = sessions.get(parseSessionId(c.req.param('id')));
     return answer(c, await session.use(() => withBody(c.env.incoming, ({ bytes }) => session.predict(bytes))));
+  });
+
+  app.post('/kernel/solve', async (c) => {
+    const options = parseDocument(kernelSolveOptionsSchema, c.req.query());
+    return answer(c, await withBody(c.env.incoming, ({ bytes }) => solve(options, bytes)));
   });
 
   return app;

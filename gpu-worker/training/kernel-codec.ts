@@ -7,12 +7,20 @@ import { encode, readHeader, type NamedTensor, type TensorValues } from '../../s
 import type { StepMetrics } from '../../shared/session.ts';
 import { checkStepHeader } from '../../shared/step.ts';
 import { TENSOR } from '../../shared/tensor-names.ts';
-import { packedDiagonal, packLower, packSymmetric, unpackSymmetric } from '../../shared/triangle.ts';
+import { packLower, packSymmetric, unpackSymmetric } from '../../shared/triangle.ts';
 import type { Factors } from '../optimizer/curvature/kronecker.ts';
 import type { CoefficientSolver } from '../optimizer/ddp/coefficients.ts';
 import type { KernelBatch, KernelReply, KernelState, KernelStepResult } from '../optimizer/kernel-step.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
-import { assertEach, mean, readFinite, tensorNamed, type CheckedTensor } from './values.ts';
+import {
+  assertEach,
+  assertGram,
+  assertNoneNegative,
+  mean,
+  readFinite,
+  tensorNamed,
+  type CheckedTensor,
+} from '../../shared/checked-tensors.ts';
 
 /** A body whose header and values are checked. */
 export interface DecodedKernels {
@@ -51,11 +59,11 @@ export function decodeKernels(
 
   for (const { name, factors } of layers) {
     if (isDiagonal) assertNoneNegative(named(TENSOR.gramDiagonal(name)));
-    else assertNonNegativeDiagonal(named(TENSOR.gram(name)), rows);
+    else assertGram(named(TENSOR.gram(name)), rows);
     if (factors === null || !hasStatistics) continue;
     const { input, output } = factorTensors(name);
-    assertNonNegativeDiagonal(named(input), factors.inputs);
-    assertNonNegativeDiagonal(named(output), factors.outputs);
+    assertGram(named(input), factors.inputs);
+    assertGram(named(output), factors.outputs);
   }
   const held = tensors.get(TENSOR.metricVersions);
   return {
@@ -89,24 +97,6 @@ export function decodeKernels(
       };
     },
   };
-}
-
-/** Refuses what cannot be a Gram matrix, by the entry at fault. */
-function assertNonNegativeDiagonal({ entry, values }: CheckedTensor, n: number): void {
-  const diagonal = {
-    entry: { ...entry, name: `diagonal of ${entry.name}`, shape: [n] },
-    values: packedDiagonal(values, n),
-  };
-  assertNoneNegative(diagonal, entry.name);
-}
-
-function assertNoneNegative(tensor: CheckedTensor, param = tensor.entry.name): void {
-  assertEach(tensor, (value) => value >= 0, {
-    param,
-    code: 'invalid_parameter',
-    rule: 'a number of at least 0, as on the diagonal of a Gram matrix,',
-    remedy: 'Send N = J P⁻¹ Jᵀ, aᵀa and gᵀg without another sign, and triangles row by row.',
-  });
 }
 
 /** @param versions the newest there are, per layer */

@@ -4,9 +4,11 @@
  * A refresh of the inverses that becomes due with step k is computed after the reply to step k, and comes with the reply to step
  * k + 1: always there and never earlier, so that a run is the same however long it takes. The first one of all is part of its step.
  */
+import { at } from '../../shared/at.ts';
 import { kernelReplyForm, type KernelDefinition } from '../../shared/kernel-definition.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import type { StepMetrics } from '../../shared/session.ts';
+import { TENSOR } from '../../shared/tensor-names.ts';
 import {
   assertSolvable,
   initialKernelState,
@@ -18,7 +20,7 @@ import {
 import { disposeReplaced, tensorsIn, type Engine } from '../tensor/engine.ts';
 import { decodeKernels, encodeKernelReply, inverseVersions, kernelReplyTensors } from './kernel-codec.ts';
 import type { StepOutcome, Trainer } from './trainer.ts';
-import { mean } from './values.ts';
+import { mean } from '../../shared/checked-tensors.ts';
 
 export function kernelTrainer(engine: Engine, definition: KernelDefinition): Trainer {
   const { layers, optimizer } = definition;
@@ -46,7 +48,13 @@ export function kernelTrainer(engine: Engine, definition: KernelDefinition): Tra
     const next = engine.scope(() => {
       const result = kernelStep(engine, configuration, state, decoded.upload(engine));
       engine.evaluate(result);
-      assertSolvable(engine, layers, result.finite);
+      assertSolvable(engine, result.finite, (t) => {
+        const { name } = at(layers, t);
+        return {
+          param: optimizer.batchCoupling === 'diagonal' ? TENSOR.gramDiagonal(name) : TENSOR.gram(name),
+          stage: `layer ${name}`,
+        };
+      });
       const isFirstRefresh = result.state.isRefreshDue && result.state.factors.every((each) => each?.inverses == null);
       const nextState = isFirstRefresh ? refreshed(result.state) : result.state;
       const metrics: StepMetrics = {

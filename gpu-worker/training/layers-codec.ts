@@ -11,7 +11,7 @@ import { parameterChanges } from '../optimizer/layers/layer.ts';
 import type { ParameterChanges } from '../optimizer/layers/parameter-changes.ts';
 import type { LayerBatch, StepBatch, StepReply } from '../optimizer/step.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
-import { assertIndices, mean, readFinite, tensorNamed } from './values.ts';
+import { assertIndices, mean, readFinite, tensorNamed } from '../../shared/checked-tensors.ts';
 
 /** A body whose header and values are checked. */
 export interface DecodedStep {

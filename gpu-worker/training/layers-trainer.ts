@@ -7,7 +7,7 @@ import { assertFinite, uncheckedStep, type StepConfiguration } from '../optimize
 import { disposeReplaced, tensorsIn, type Engine } from '../tensor/engine.ts';
 import { decodeStep, encodeReply, replyTensors } from './layers-codec.ts';
 import type { StepOutcome, Trainer } from './trainer.ts';
-import { mean } from './values.ts';
+import { mean } from '../../shared/checked-tensors.ts';
 
 export function layersTrainer(engine: Engine, definition: LayersDefinition): Trainer {
   const configuration = stepConfiguration(definition);
