@@ -19,18 +19,19 @@ import { HOSTED_TENSOR, hostedStepTensors, predictionTensors } from './hosted-te
 import type { Layer } from './layer.ts';
 import type { KernelDefinition } from './kernel-definition.ts';
 import { carriesStatistics, kernelStepTensors } from './kernel-tensors.ts';
-import type { LayersDefinition } from './layers-definition.ts';
+import { replyForm, type LayersDefinition } from './layers-definition.ts';
 import { LIMITS } from './limits.ts';
 import { modelStages } from './model.ts';
 import { sentColumns, type Optimizer } from './optimizer.ts';
 import { weightDecayRate } from './parameter-groups.ts';
 import { PARAMETER_NAMES, type ParameterName } from './parameter-names.ts';
-import { FLOATING_DTYPES, type SafetensorsHeader } from './safetensors.ts';
+import { hasVersions } from './policy-encoding.ts';
+import { FLOATING_DTYPES, INDEX_DTYPES, type SafetensorsHeader } from './safetensors.ts';
 import { TENSOR } from './tensor-names.ts';
 
 /** What a step's tensors depend on. */
 export type StepDefinition =
-  | Pick<LayersDefinition, 'mode' | 'layers' | 'optimizer'>
+  | Pick<LayersDefinition, 'mode' | 'layers' | 'optimizer' | 'reply' | 'policyEncoding'>
   | Pick<KernelDefinition, 'mode' | 'layers' | 'optimizer'>
   | Pick<HostedDefinition, 'mode' | 'model' | 'loss' | 'optimizer'>;
 type LayersStepDefinition = Extract<StepDefinition, { mode: 'layers' }>;
@@ -42,7 +43,7 @@ type ActivationAxis = 'B' | 'S' | number;
 /** A tensor that a step in `layers` mode carries. */
 export type LayersStepTensor = ExpectedTensor<ActivationAxis> &
   (
-    | { readonly role: 'losses' | 'previousLosses'; readonly layer: null }
+    | { readonly role: 'losses' | 'previousLosses' | 'metricVersions'; readonly layer: null }
     | { readonly role: 'input' | 'lossGradient' | 'columnGradient'; readonly layer: string }
     | { readonly role: 'parameter'; readonly layer: string; readonly parameter: ParameterName }
   );
@@ -125,10 +126,10 @@ export function layerTensors(layer: Layer): {
 }
 
 /** The tensors a step of this session carries; no others. */
-export function expectedTensors({
-  layers,
-  optimizer,
-}: Pick<LayersStepDefinition, 'layers' | 'optimizer'>): [LayersStepTensor, ...LayersStepTensor[]] {
+export function expectedTensors(
+  definition: Omit<LayersStepDefinition, 'mode'>,
+): [LayersStepTensor, ...LayersStepTensor[]] {
+  const { layers, optimizer } = definition;
   const columns = sentColumns(optimizer.terminalCurvature);
   const always = { dtypes: FLOATING_DTYPES, presence: 'required' } as const;
   const expected: [LayersStepTensor, ...LayersStepTensor[]] = [
@@ -137,6 +138,11 @@ export function expectedTensors({
   if (optimizer.learningRate.kind === 'levenberg-marquardt') {
     const previous = { dtypes: FLOATING_DTYPES, presence: 'optional' } as const;
     expected.push({ name: TENSOR.previousLosses, layer: null, role: 'previousLosses', shape: ['B'], ...previous });
+  }
+  if (replyForm(definition) === 'policy' && hasVersions(definition)) {
+    const shape = [layers.length];
+    const versions = { dtypes: INDEX_DTYPES, presence: 'optional' } as const;
+    expected.push({ name: TENSOR.metricVersions, layer: null, role: 'metricVersions', shape, ...versions });
   }
   for (const layer of layers) {
     const { input, output } = activationShapes(layer);

@@ -33,9 +33,11 @@ export const TENSOR = {
   outputFactor: (layer: string) => `layers.${layer}.factor.output_grad`,
   /** Request: which inverses the client holds, one whole number per layer, [L], 0 for none. Reply: which the service has. */
   metricVersions: 'metric_versions',
-  /** Reply: A⁻¹ and Γ⁻¹, damped, packed upper triangles, [n(n + 1)/2] and [c(c + 1)/2]. */
+  /** Reply: A⁻¹ and Γ⁻¹, damped, packed upper triangles, [n(n + 1)/2] and [c(c + 1)/2]; one row per group of a convolution. */
   inputInverse: (layer: string) => `layers.${layer}.metric.input_inverse`,
   outputInverse: (layer: string) => `layers.${layer}.metric.output_grad_inverse`,
+  /** Reply: P⁻¹ of a layer whose metric is diagonal, in its parameters' own shapes. */
+  inverseDiagonal: (layer: string, parameter: ParameterName) => `layers.${layer}.metric.inverse_diagonal.${parameter}`,
   /** Reply, kernel mode: κ_t, [R]. */
   coefficients: (layer: string) => `layers.${layer}.coefficients`,
   /** Reply: η_t, the layer's group's factor included, a scalar. */

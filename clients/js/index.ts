@@ -19,5 +19,13 @@ export {
 export type { RequestOptions } from './transport.ts';
 export { ConnectionError, DdpnoptError } from './errors.ts';
 export type { PolicyCoefficients } from './coefficients.ts';
-export { LayerPolicy, type ParameterChanges, type PolicyTensors } from './policy.ts';
+export type { ParameterChanges } from './parameter-changes.ts';
+export type { BlockInverses, LayerMetric } from './layer-metric.ts';
+export {
+  LayerPolicy,
+  type InverseFactors,
+  type LayerSamples,
+  type PolicyTensors,
+  type SampleFactors,
+} from './policy.ts';
 export { terminalWeights } from '../../shared/terminal-weights.ts';

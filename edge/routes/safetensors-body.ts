@@ -7,12 +7,10 @@ export const safetensorsBody = {
   [SAFETENSORS_CONTENT_TYPE]: { schema: z.string().meta({ format: 'binary', description: 'A safetensors file' }) },
 };
 
-/** Anything: what is wrong with a document of tensors is said by name where it is read. */
-const tensorsSchema = z.unknown().meta({
-  id: 'Tensors',
-  type: 'object',
-  description: 'Tensors by name, each a number or nested lists of numbers',
-});
+/** What is wrong with a tensor is said by name where it is read. */
+export const tensorsSchema = z
+  .record(z.string(), z.unknown(), { error: 'an object of tensors by name was expected, as {"losses": [0.5, 0.2]}' })
+  .meta({ id: 'Tensors', description: 'Tensors by name, each a number or nested lists of numbers' });
 
 /** A body of tensors that may be JSON if it is small: sent as such, or asked for with Accept. */
 export const tensorsBody = { ...safetensorsBody, [JSON_CONTENT_TYPE]: { schema: tensorsSchema } };

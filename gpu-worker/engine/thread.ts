@@ -51,7 +51,7 @@ port.on('message', ({ call, work }: Request) => {
     response = { kind: 'failure', call, failure: toFailure(error) };
   }
   port.postMessage(response, moved);
-  // A defect in here ends the thread, and with it the worker: whose state would have stayed behind its reply.
-  if (work.kind === 'step' && response.kind === 'result') trainers.afterReply(work.id);
+  // The answer is on its way; a failure from here on is a defect, which ends the thread.
+  if (work.kind === 'step') trainers.settle(work.id);
 });
 port.postMessage({ kind: 'ready', engine: engine.name } satisfies Response);

@@ -47,7 +47,7 @@ export function hostedTrainer(engine: Engine, definition: HostedDefinition): Tra
 
   return {
     step,
-    afterReply: null,
+    settle: () => undefined,
     model: {
       predict,
       weights: () => ({

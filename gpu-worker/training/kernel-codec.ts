@@ -12,8 +12,8 @@ import type { Factors } from '../optimizer/curvature/kronecker.ts';
 import type { CoefficientSolver } from '../optimizer/ddp/coefficients.ts';
 import type { KernelBatch, KernelReply, KernelState, KernelStepResult } from '../optimizer/kernel-step.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
+import { readVersions } from './metric-versions.ts';
 import {
-  assertEach,
   assertGram,
   assertNoneNegative,
   mean,
@@ -65,11 +65,10 @@ export function decodeKernels(
     assertGram(named(input), factors.inputs);
     assertGram(named(output), factors.outputs);
   }
-  const held = tensors.get(TENSOR.metricVersions);
   return {
     batch,
     loss: mean(named(TENSOR.losses).values),
-    heldVersions: held === undefined ? layers.map(() => 0) : readVersions(held, versions),
+    heldVersions: readVersions(tensors, layers, versions),
     upload: (engine) => {
       const upload = (name: string): Tensor => {
         const { entry, values } = named(name);
@@ -97,17 +96,6 @@ export function decodeKernels(
       };
     },
   };
-}
-
-/** @param versions the newest there are, per layer */
-export function readVersions(held: CheckedTensor, versions: readonly number[]): number[] {
-  const newest = Math.max(...versions);
-  assertEach(held, (value, t) => Number.isInteger(value) && value >= 0 && value <= at(versions, t), {
-    code: 'invalid_parameter',
-    rule: `a whole number from 0, for none, to the layer's newest version, at most ${String(newest)} here,`,
-    remedy: `Send what the last reply with inverses said, or leave ${TENSOR.metricVersions} out to get them all.`,
-  });
-  return [...held.values];
 }
 
 /** Per layer the version of its newest inverses; 0 before there are any. */

@@ -37,13 +37,13 @@ export function kernelTrainer(engine: Engine, definition: KernelDefinition): Tra
     return before.isRefreshDue && metric.kind === 'kronecker' ? refreshFactors(engine, layers, metric, before) : before;
   }
 
-  function finishRefresh(): void {
+  function settle(): void {
     replaceState(refreshed(state));
   }
 
   function step(bytes: Uint8Array): StepOutcome {
-    // Done already, unless the process began anew in between.
-    finishRefresh();
+    // Done already, unless the state has just been restored.
+    settle();
     const decoded = decodeKernels(bytes, definition, inverseVersions(state), engine.precision);
     const next = engine.scope(() => {
       const result = kernelStep(engine, configuration, state, decoded.upload(engine));
@@ -76,7 +76,7 @@ export function kernelTrainer(engine: Engine, definition: KernelDefinition): Tra
 
   return {
     step,
-    afterReply: finishRefresh,
+    settle,
     model: null,
     close: () => {
       engine.dispose(tensorsIn(state, engine.isTensor));

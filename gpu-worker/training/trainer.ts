@@ -21,8 +21,8 @@ export interface Trainer {
    *   `numerical_failure`; the state is then as it was before
    */
   readonly step: (body: Uint8Array) => StepOutcome;
-  /** Work of the last step that its reply need not wait for; the next step does it if nobody else has. Null for none. */
-  readonly afterReply: (() => void) | null;
+  /** Does what can wait until a step has been answered. The steps that follow are the same without it, and take longer. */
+  readonly settle: () => void;
   /** Present in hosted mode. */
   readonly model: HostedModel | null;
   /** Frees the device's memory. */

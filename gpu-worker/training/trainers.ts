@@ -23,9 +23,9 @@ export class Trainers {
     return this.#find(id).step(body);
   }
 
-  /** What a step's reply need not wait for. */
-  afterReply(id: SessionId): void {
-    this.#trainers.get(id)?.afterReply?.();
+  /** Does what the session's last step has left for later, if it is still open. */
+  settle(id: SessionId): void {
+    this.#trainers.get(id)?.settle();
   }
 
   /** @throws ProblemError `session_not_found`, `not_hosted` */

@@ -145,7 +145,8 @@ export function policiesOf(engine: Engine, configuration: StepConfiguration, { r
     const { input, output } = metricWeighted(engine, policy);
     const fixed = fixedChange(engine, policy);
     const { weight, bias } = fixed === null ? {} : parameterChanges(engine, layer, fixed);
-    return new LayerPolicy(layer, {
+    const tensors = {
+      kind: 'sample-factors',
       input: engine.read(input),
       outputGradient: engine.read(output),
       coefficients: coefficientsOf(engine, policy.solver),
@@ -153,7 +154,8 @@ export function policiesOf(engine: Engine, configuration: StepConfiguration, { r
         ...(weight === undefined ? {} : { weight: engine.read(weight) }),
         ...(bias === undefined ? {} : { bias: engine.read(bias) }),
       },
-    });
+    } as const;
+    return new LayerPolicy(layer, tensors, null);
   });
 }
 

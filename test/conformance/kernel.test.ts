@@ -12,7 +12,11 @@ import { presentEngines } from '../../gpu-worker/tensor/index.ts';
 import { createReferenceEngine } from '../../gpu-worker/tensor/reference.ts';
 import { kernelTrainer } from '../../gpu-worker/training/kernel-trainer.ts';
 import type { Trainer } from '../../gpu-worker/training/trainer.ts';
-import { kernelDefinitionSchema, type KernelDefinition } from '../../shared/kernel-definition.ts';
+import {
+  kernelDefinitionSchema,
+  type KernelDefinition,
+  type KernelDefinitionInput,
+} from '../../shared/kernel-definition.ts';
 import { sentColumns } from '../../shared/optimizer.ts';
 import { encode, type NamedTensor } from '../../shared/safetensors.ts';
 import type { StepMetrics } from '../../shared/session.ts';
@@ -51,14 +55,7 @@ import {
   type Network,
 } from '../oracle/network.ts';
 import { oracleJudgedEngine } from './engines.ts';
-import {
-  applyPolicies,
-  columnGradients,
-  configurationFor,
-  relativeError,
-  stepOn,
-  TOLERANCE,
-} from './drive.ts';
+import { applyPolicies, columnGradients, configurationFor, relativeError, stepOn, TOLERANCE } from './drive.ts';
 
 const WIDTHS = [4, 5, 3];
 const BATCH = 6;
@@ -73,7 +70,7 @@ function scenario(seed: number, batches: number): { network: Network; batches: B
   return { network, batches: [batch, ...more] };
 }
 
-type Optimizer = NonNullable<Parameters<typeof kernelDefinitionSchema.parse>[0]>;
+type Optimizer = NonNullable<KernelDefinitionInput['optimizer']>;
 
 function definitionFor(network: Network, optimizer: Optimizer, withFactors = false): KernelDefinition {
   return kernelDefinitionSchema.parse({
@@ -82,7 +79,7 @@ function definitionFor(network: Network, optimizer: Optimizer, withFactors = fal
       name: `layer${t}`,
       ...(withFactors ? { factors: { inputs: weights.rows, outputs: weights.cols } } : {}),
     })),
-    optimizer: { learningRate: { kind: 'constant', value: ETA }, ...(optimizer as object) },
+    optimizer: { learningRate: { kind: 'constant', value: ETA }, ...optimizer },
   });
 }
 
@@ -316,9 +313,13 @@ describe.each(presentEngines())('engine %s', async (name) => {
     };
 
     /** Steps of a client that sends statistics with every second of them and uses whatever inverses it has. */
-    function train(engineUsed: Engine, doAfterReply: boolean, steps: number) {
+    function train(engineUsed: Engine, settles: boolean, steps: number) {
       const { network, batches } = scenario(13, steps);
-      const optimizer = { coupling: 'value', terminalCurvature: { kind: 'gradient', lossScale: null }, metric: METRIC };
+      const optimizer: Optimizer = {
+        coupling: 'value',
+        terminalCurvature: { kind: 'gradient', lossScale: null },
+        metric: METRIC,
+      };
       const definition = definitionFor(network, optimizer, true);
       const trainer = kernelTrainer(engineUsed, definition);
       let held = network.map(() => 0);
@@ -330,7 +331,7 @@ describe.each(presentEngines())('engine %s', async (name) => {
         const statistics = n % 2 === 0 ? factorTensors(network, batch) : [];
         const body = bodyOf(definition, passes, inverses, [versions, ...statistics]);
         const reply = take(trainer, body);
-        if (doAfterReply) trainer.afterReply?.();
+        if (settles) trainer.settle();
         const used = factors;
         const carried = network.map((_, t) => reply.tensors.has(`layers.layer${t}.metric.input_inverse`));
         factors = factors.map((before, t) => {
@@ -369,7 +370,7 @@ describe.each(presentEngines())('engine %s', async (name) => {
     });
 
     it('are the same whether the refresh is done after the reply or when the next step comes', () => {
-      const [after, lazily] = [true, false].map((doAfterReply) => train(engine, doAfterReply, 4).history);
+      const [after, lazily] = [true, false].map((settles) => train(engine, settles, 4).history);
       for (const [n, { body, reply }] of after!.entries()) {
         expect(lazily![n]!.body).toEqual(body);
         expect(lazily![n]!.reply).toEqual(reply);

@@ -122,7 +122,7 @@ const BAD: readonly Bad[] = [
     mentions: ['lossCeiling, 1'],
   },
   { title: 'half a document', body: '{"losses": [', status: 400, code: 'malformed_json' },
-  { title: 'a list', body: '[1, 2]', mentions: ['a list of 2'] },
+  { title: 'a list', body: '[1, 2]', mentions: ['[1,2]', 'object of tensors'] },
   { title: 'null', body: 'null', mentions: ['null'] },
   {
     title: 'a text for a number',
