@@ -1,10 +1,12 @@
 /** A client of the service: creates sessions and takes them up again. Runs in Node, Deno, browsers and Workers. */
 import type { HostedDefinitionInput } from '../../shared/hosted-definition.ts';
 import type { KernelDefinitionInput } from '../../shared/kernel-definition.ts';
+import type { KernelSolveOptions } from '../../shared/kernel-solve.ts';
 import type { LayersDefinitionInput } from '../../shared/layers-definition.ts';
 import type { Session, SessionDefinitionInput } from '../../shared/session.ts';
 import { HostedTrainingSession } from './hosted-session.ts';
 import { KernelTrainingSession } from './kernel-session.ts';
+import { solveKernels, type KernelBatchInput, type SolvedKernels } from './kernel-solve.ts';
 import { TrainingSession } from './layers-session.ts';
 import { readSession } from './session.ts';
 import { Transport, type RequestOptions } from './transport.ts';
@@ -43,6 +45,15 @@ export class DdpnoptClient {
   ): Promise<KernelTrainingSession> {
     refuseMode(definition, 'kernel');
     return this.#inKernelMode(await this.#create({ ...definition, mode: 'kernel' }, options));
+  }
+
+  /** Solves the systems of one batch without a session. @throws DdpnoptError, ConnectionError, RangeError */
+  solveKernels(
+    batch: KernelBatchInput,
+    settings: Partial<KernelSolveOptions> = {},
+    options: RequestOptions = {},
+  ): Promise<SolvedKernels> {
+    return solveKernels(this.#transport, batch, settings, options);
   }
 
   /** Takes up a session that exists, at the step where the service stands. @throws DdpnoptError, ConnectionError, TypeError */

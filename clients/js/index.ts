@@ -16,6 +16,7 @@ export {
   type KernelStepReply,
   type LayerInverses,
 } from './kernel-session.ts';
+export type { KernelBatchInput, SolvedKernels } from './kernel-solve.ts';
 export type { RequestOptions } from './transport.ts';
 export { ConnectionError, DdpnoptError } from './errors.ts';
 export type { PolicyCoefficients } from './coefficients.ts';
