@@ -9,7 +9,7 @@ import { provenance } from '../provenance.ts';
 import { renderKernelSolve, type KernelSolveResults, type SolveTime } from './report.ts';
 
 /** S·B³ up to which the edge solves: LIMITS.edgeSolveWork. */
-const EDGE_SOLVE_WORK = 4 * 128 ** 3;
+const EDGE_SOLVE_WORK = 2 * 128 ** 3;
 const STAGES = [1, 4, 16];
 const REPETITIONS = 101;
 const WARM_UP = 20;

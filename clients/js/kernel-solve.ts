@@ -40,8 +40,9 @@ export async function solveKernels(
     { name: SOLVE_TENSOR.losses, shape: [B], values: losses },
     { name: SOLVE_TENSOR.grams, shape: [grams.length, size], values: packed },
   ]);
-  const query = new URLSearchParams(Object.entries(settings).map(([name, value]) => [name, String(value)])).toString();
-  const path = `v1/kernel/solve${query === '' ? '' : `?${query}`}`;
+  const query = new URLSearchParams();
+  for (const [name, value] of Object.entries(settings)) query.set(name, String(value));
+  const path = `v1/kernel/solve?${query.toString()}`;
   const answer = await transport.request('POST', path, options, { contentType: SAFETENSORS_CONTENT_TYPE, content });
   return complete(async () => {
     const reply = new ReplyTensors(new Uint8Array(await answer.arrayBuffer()));
