@@ -55,10 +55,13 @@ const queue = new ComputeQueue(QUEUE_LIMITS);
 const undelivered = new UndeliveredAnswers(LIMITS.undeliveredBytes);
 const resources = { compute: undelivered.limiting(compute), queue, now: Date.now };
 const sessions = new SessionRegistry(resources, configuration.DDPNOPT_MAX_SESSIONS);
+let solves = 0;
 const app = createWorkerApp({
   sessions,
   undelivered,
   limits: LIMITS,
+  // Each is a turn of its own: there is no order to keep among them.
+  solve: (options, body) => queue.run(`solve ${String(solves++)}`, () => resources.compute.solve(options, body)),
   engineName: compute.engine,
   reportDefect: (error, requestId) => {
     report({ event: 'defect', requestId, error });

@@ -1,12 +1,22 @@
-/** Calls to the worker that owns a session. */
+/** Calls to workers: to the one that owns a session, or to any. */
 import type { Context } from 'hono';
+import { accepts } from 'hono/accepts';
 import { isProblem, ProblemError, problemSchema } from '../../shared/errors.ts';
+import { JSON_CONTENT_TYPE, jsonOfTensors } from '../../shared/json-tensors.ts';
+import { LIMITS } from '../../shared/limits.ts';
+import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import type { SessionId } from '../../shared/session.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { singleWorker } from '../placement/placement.ts';
 
 /** Bad gateway, unavailable, timeout, and Cloudflare’s own 520 to 530. */
 const isGatewayStatus = (status: number): boolean => status >= 502 && status !== 505;
+
+interface WorkerRequest {
+  readonly method: string;
+  readonly body?: BodyInit;
+  readonly headers?: Record<string, string>;
+}
 
 /**
  * Sends a request to the session's worker.
@@ -20,12 +30,21 @@ export async function callWorker(
   c: Context<EdgeEnv>,
   session: SessionId,
   path: string,
-  init: { method: string; body?: BodyInit; headers?: Record<string, string> },
+  init: WorkerRequest,
 ): Promise<Response> {
   const base = singleWorker(c.env.WORKER_URL).workerFor(session);
+  return call(c, `${base}/sessions/${session}${path}`, init);
+}
+
+/** As {@link callWorker}, for what any worker can do. @param path as the worker has it */
+export function callAnyWorker(c: Context<EdgeEnv>, path: string, init: WorkerRequest): Promise<Response> {
+  return call(c, `${singleWorker(c.env.WORKER_URL).anyWorker()}${path}`, init);
+}
+
+async function call(c: Context<EdgeEnv>, url: string, init: WorkerRequest): Promise<Response> {
   let response: Response;
   try {
-    response = await fetch(`${base}/sessions/${session}${path}`, {
+    response = await fetch(url, {
       ...init,
       headers: { ...init.headers, 'x-request-id': c.get('requestId') },
     });
@@ -68,7 +87,7 @@ function unavailable(reason: string, cause?: unknown): ProblemError {
   return new ProblemError(
     'worker_unavailable',
     {
-      detail: `The worker of this session does not answer (${reason}).`,
+      detail: `The worker does not answer (${reason}).`,
       remedy: 'Send the same request again in a second.',
     },
     { cause },
@@ -83,13 +102,32 @@ export function unexpectedAnswer(what: string, cause?: unknown): ProblemError {
   );
 }
 
-/** A worker's answer as the client gets it: its body streams through. @throws ProblemError `worker_protocol` if it has none */
-export function relay(c: Context<EdgeEnv>, response: Response): Response {
+/**
+ * A worker's answer as the client gets it: its body streams through, or becomes JSON where the client prefers that to safetensors
+ * and the answer is small.
+ *
+ * @throws ProblemError `worker_protocol` if it has no body
+ */
+export async function relay(c: Context<EdgeEnv>, response: Response): Promise<Response> {
   const type = response.headers.get('content-type');
   if (response.body === null || type === null) throw unexpectedAnswer('an empty body');
   const length = response.headers.get('content-length');
+  if (type === SAFETENSORS_CONTENT_TYPE && prefersJson(c) && Number(length ?? Infinity) <= LIMITS.jsonTensorBytes) {
+    return c.json(jsonOfTensors(new Uint8Array(await response.arrayBuffer())));
+  }
   return c.body(response.body, 200, {
     'content-type': type,
     ...(length === null ? {} : { 'content-length': length }),
   });
+}
+
+/** An answer made at the edge, as {@link relay} gives one. */
+export function answerTensors(c: Context<EdgeEnv>, body: Uint8Array<ArrayBuffer>): Response {
+  if (prefersJson(c) && body.length <= LIMITS.jsonTensorBytes) return c.json(jsonOfTensors(body));
+  return c.body(body, 200, { 'content-type': SAFETENSORS_CONTENT_TYPE });
+}
+
+function prefersJson(c: Context<EdgeEnv>): boolean {
+  const supports = [SAFETENSORS_CONTENT_TYPE, JSON_CONTENT_TYPE];
+  return accepts(c, { header: 'Accept', supports, default: SAFETENSORS_CONTENT_TYPE }) === JSON_CONTENT_TYPE;
 }

@@ -26,8 +26,8 @@ const createSession = createRoute({
   path: '/v1/sessions',
   summary: 'Create a training session',
   description:
-    'States once what is trained and how: in mode `layers` the layers of a model that you run, in mode `hosted` a model that the worker runs. Only `layers`, or `model` and `loss`, have no default.',
-  middleware: [acceptBody(JSON_TYPE, LIMITS.sessionDocumentBytes)] as const,
+    'States once what is trained and how: in mode `layers` the layers of a model that you run, in mode `kernel` the layers of one whose data and parameters stay with you, in mode `hosted` a model that the worker runs. Only `layers`, or `model` and `loss`, have no default.',
+  middleware: [acceptBody({ [JSON_TYPE]: LIMITS.sessionDocumentBytes })] as const,
   request: { body: { required: true, content: { [JSON_TYPE]: { schema: sessionDefinitionSchema } } } },
   responses: {
     201: { description: 'The session, defaults filled in', content: sessionAnswer },

@@ -1,5 +1,6 @@
 /** What the worker's main thread and its compute thread say to each other. */
 import { ProblemError, type ProblemCode, type ProblemDetails } from '../../shared/errors.ts';
+import type { KernelSolveOptions } from '../../shared/kernel-solve.ts';
 import type { SessionDefinition, SessionId } from '../../shared/session.ts';
 import type { EngineName } from '../tensor/engine.ts';
 import type { Answer, StepOutcome } from '../training/trainer.ts';
@@ -14,6 +15,7 @@ type Work =
   | { readonly kind: 'step'; readonly id: SessionId; readonly body: Uint8Array<ArrayBuffer> }
   | { readonly kind: 'weights'; readonly id: SessionId }
   | { readonly kind: 'predict'; readonly id: SessionId; readonly body: Uint8Array<ArrayBuffer> }
+  | { readonly kind: 'solve'; readonly options: KernelSolveOptions; readonly body: Uint8Array<ArrayBuffer> }
   | { readonly kind: 'close'; readonly id: SessionId };
 
 /** What each kind of work results in. */
@@ -22,6 +24,7 @@ export interface Results {
   readonly step: StepOutcome;
   readonly weights: Answer;
   readonly predict: Answer;
+  readonly solve: Answer;
   readonly close: null;
 }
 

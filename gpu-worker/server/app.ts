@@ -2,6 +2,7 @@
 import type { HttpBindings } from '@hono/node-server';
 import { Hono, type Context } from 'hono';
 import { internalProblem, PROBLEM_CONTENT_TYPE, ProblemError, RETRY_AFTER_SECONDS } from '../../shared/errors.ts';
+import { kernelSolveOptionsSchema, type KernelSolveOptions } from '../../shared/kernel-solve.ts';
 import { parseSessionId, sessionDefinitionSchema } from '../../shared/session.ts';
 import { parseStepNumber } from '../../shared/step.ts';
 import { parseDocument } from '../../shared/validation.ts';
@@ -14,6 +15,8 @@ export interface WorkerServices {
   readonly sessions: SessionRegistry;
   readonly undelivered: UndeliveredAnswers;
   readonly limits: WorkerLimits;
+  /** Solves the systems of one batch without a session. @throws ProblemError as `Compute.solve`; `queue_full` */
+  readonly solve: (options: KernelSolveOptions, body: Uint8Array<ArrayBuffer>) => Promise<Answer>;
   readonly engineName: string;
   /** Reports a defect: something thrown that is no answer to the client. */
   readonly reportDefect: (error: unknown, requestId: string) => void;
@@ -33,7 +36,7 @@ interface WorkerEnv {
 const REQUEST_ID = 'x-request-id';
 
 export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
-  const { sessions, undelivered, limits, engineName, reportDefect } = services;
+  const { sessions, undelivered, limits, solve, engineName, reportDefect } = services;
   const app = new Hono<WorkerEnv>();
   const withBody = bodyReader(limits.bodyBytesInMemory, limits.stallMilliseconds);
 
@@ -103,6 +106,11 @@ export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
     const { signal } = abortedWithConnection(c);
     const work = (): Promise<Answer> => withBody(c.env.incoming, ({ bytes }) => session.predict(bytes, signal));
     return answer(c, await session.use(work));
+  });
+
+  app.post('/kernel/solve', async (c) => {
+    const options = parseDocument(kernelSolveOptionsSchema, c.req.query());
+    return answer(c, await withBody(c.env.incoming, ({ bytes }) => solve(options, bytes)));
   });
 
   return app;

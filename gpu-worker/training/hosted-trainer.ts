@@ -8,7 +8,7 @@ import { allFinite, disposeReplaced, tensorsIn, type Engine } from '../tensor/en
 import { decodeHostedStep, decodePrediction, encodePrediction, encodeWeights } from './hosted-codec.ts';
 import { evaluate, hostedConfiguration, hostedStep, initialHostedState } from './hosted-step.ts';
 import type { Answer, StepOutcome, Trainer } from './trainer.ts';
-import { mean } from './values.ts';
+import { mean } from '../../shared/checked-tensors.ts';
 
 export function hostedTrainer(engine: Engine, definition: HostedDefinition): Trainer {
   const configuration = hostedConfiguration(definition);
@@ -47,6 +47,7 @@ export function hostedTrainer(engine: Engine, definition: HostedDefinition): Tra
 
   return {
     step,
+    settle: () => undefined,
     model: {
       predict,
       weights: () => ({

@@ -21,6 +21,8 @@ export interface Trainer {
    *   `numerical_failure`; the state is then as it was before
    */
   readonly step: (body: Uint8Array) => StepOutcome;
+  /** Does what can wait until a step has been answered. The steps that follow are the same without it, and take longer. */
+  readonly settle: () => void;
   /** Present in hosted mode. */
   readonly model: HostedModel | null;
   /** Frees the device's memory. */

@@ -2,6 +2,7 @@
 import { notHosted, sessionNotFound, type SessionDefinition, type SessionId } from '../../shared/session.ts';
 import type { Engine } from '../tensor/engine.ts';
 import { hostedTrainer } from './hosted-trainer.ts';
+import { kernelTrainer } from './kernel-trainer.ts';
 import { layersTrainer } from './layers-trainer.ts';
 import type { Answer, HostedModel, StepOutcome, Trainer } from './trainer.ts';
 
@@ -20,6 +21,11 @@ export class Trainers {
   /** @throws ProblemError as `Trainer.step`; `session_not_found` */
   step(id: SessionId, body: Uint8Array): StepOutcome {
     return this.#find(id).step(body);
+  }
+
+  /** Does what the session's last step has left for later, if it is still open. */
+  settle(id: SessionId): void {
+    this.#trainers.get(id)?.settle();
   }
 
   /** @throws ProblemError `session_not_found`, `not_hosted` */
@@ -54,6 +60,8 @@ function createTrainer(engine: Engine, definition: SessionDefinition): Trainer {
   switch (definition.mode) {
     case 'layers':
       return layersTrainer(engine, definition);
+    case 'kernel':
+      return kernelTrainer(engine, definition);
     case 'hosted':
       return hostedTrainer(engine, definition);
   }

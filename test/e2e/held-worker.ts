@@ -12,6 +12,7 @@ import { createWorkerApp } from '../../gpu-worker/server/app.ts';
 import { SessionRegistry } from '../../gpu-worker/session/registry.ts';
 import { UndeliveredAnswers } from '../../gpu-worker/session/undelivered-answers.ts';
 import { createReferenceEngine } from '../../gpu-worker/tensor/reference.ts';
+import { solveKernels } from '../../gpu-worker/training/kernel-solve.ts';
 import { Trainers } from '../../gpu-worker/training/trainers.ts';
 import { LIMITS } from '../../shared/limits.ts';
 
@@ -38,7 +39,8 @@ export async function startHeldWorker(
   wantedPort = 0,
 ): Promise<HeldWorker> {
   const { undeliveredBytes, ...others } = { ...LIMITS, ...limits };
-  const trainers = new Trainers(createReferenceEngine());
+  const engine = createReferenceEngine();
+  const trainers = new Trainers(engine);
   const computed: string[] = [];
   let held = Promise.resolve();
   const compute = <Result>(kind: string, work: () => Result): Promise<Result> => {
@@ -54,6 +56,7 @@ export async function startHeldWorker(
     step: (id, body) => compute('step', () => trainers.step(id, body)),
     weights: (id) => compute('weights', () => trainers.weights(id)),
     predict: (id, body) => compute('predict', () => trainers.predict(id, body)),
+    solve: (options, body) => compute('solve', () => solveKernels(engine, body, options)),
     close: (id) => {
       trainers.close(id);
     },
@@ -67,6 +70,7 @@ export async function startHeldWorker(
     sessions,
     undelivered,
     limits: others,
+    solve: (options, body) => queue.run('solve', () => resources.compute.solve(options, body)),
     engineName: device.engine,
     reportDefect: (error) => defects.push(error),
   });

@@ -5,6 +5,7 @@ import type { Compute } from '../../gpu-worker/engine/compute.ts';
 import { ComputeQueue } from '../../gpu-worker/engine/queue.ts';
 import { SessionRegistry } from '../../gpu-worker/session/registry.ts';
 import type { StepBody } from '../../gpu-worker/session/session.ts';
+import { solveKernels } from '../../gpu-worker/training/kernel-solve.ts';
 import { Trainers } from '../../gpu-worker/training/trainers.ts';
 import type { Engine } from '../../gpu-worker/tensor/engine.ts';
 import { createReferenceEngine } from '../../gpu-worker/tensor/reference.ts';
@@ -37,6 +38,7 @@ function inPlace(engine: Engine): Compute {
     step: (id, body) => later(() => trainers.step(id, body)),
     weights: (id) => later(() => trainers.weights(id)),
     predict: (id, body) => later(() => trainers.predict(id, body)),
+    solve: (options, body) => later(() => solveKernels(engine, body, options)),
     close: (id) => {
       trainers.close(id);
     },
