@@ -45,7 +45,7 @@ export function preconditionedSum(
   transformed: PerSampleGradients,
   coefficients: Tensor,
 ): Tensor {
-  if (transformed.kind !== 'explicit' && weights === null) {
+  if ((transformed.kind === 'outer' || transformed.kind === 'positions') && weights === null) {
     return transformedWeightedSum(engine, transformed, coefficients, input, output);
   }
   const { matMul, multiply } = engine;
