@@ -32,7 +32,7 @@ export function renderKernelSolve({
   const rows = times.map(({ stages, batch, where, milliseconds, smallest }) => [
     String(stages),
     String(batch),
-    `${(stages * batch ** 3).toExponential(1)}`,
+    (stages * batch ** 3).toExponential(1),
     where,
     milliseconds.toFixed(2),
     (milliseconds - smallest).toFixed(2),

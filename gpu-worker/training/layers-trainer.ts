@@ -7,7 +7,8 @@ import { inverseVersion } from '../optimizer/curvature/metric.ts';
 import { INITIAL_STATE, type OptimizerState } from '../optimizer/state.ts';
 import { assertFinite, uncheckedStep, type StepConfiguration } from '../optimizer/step.ts';
 import { disposeReplaced, tensorsIn, type Engine } from '../tensor/engine.ts';
-import { decodeStep, encodeReply, replyTensors } from './layers-codec.ts';
+import { decodeStep, replyTensors } from './layers-codec.ts';
+import { encodeReply } from './reply-tensors.ts';
 import type { StepOutcome, Trainer } from './trainer.ts';
 import { mean } from '../../shared/checked-tensors.ts';
 
