@@ -58,13 +58,15 @@ function engines(): { eager: Engine; compiled: Engine; graphs: () => number } {
 
 function layersBody(definition: ReturnType<typeof layersDefinitionSchema.parse>, random: Random): Uint8Array {
   return encode(
-    expectedTensors(definition).map(({ name, layer, role, shape }) => {
-      const sizes = shape.map((size) => (size === 'B' ? BATCH : size === 'S' ? POSITIONS : size));
-      const isToken = layer === 'embedding' && role === 'input';
-      const draw = (): number =>
-        isToken ? Math.floor(7 * random()) : role === 'losses' ? 0.5 + random() : 2 * random() - 1;
-      return { name, shape: sizes, values: Float32Array.from({ length: sizes.reduce((a, b) => a * b, 1) }, draw) };
-    }),
+    expectedTensors(definition)
+      .filter(({ presence }) => presence === 'required')
+      .map(({ name, layer, role, shape }) => {
+        const sizes = shape.map((size) => (size === 'B' ? BATCH : size === 'S' ? POSITIONS : size));
+        const isToken = layer === 'embedding' && role === 'input';
+        const draw = (): number =>
+          isToken ? Math.floor(7 * random()) : role === 'losses' ? 0.5 + random() : 2 * random() - 1;
+        return { name, shape: sizes, values: Float32Array.from({ length: sizes.reduce((a, b) => a * b, 1) }, draw) };
+      }),
   );
 }
 
