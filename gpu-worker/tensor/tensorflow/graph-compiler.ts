@@ -1,10 +1,16 @@
-/** Computations on TensorFlow as graphs: one call of a session in the place of one per operation. */
+/**
+ * Computations on TensorFlow as graphs: one native call in the place of one per operation.
+ *
+ * The binding that `npm run native` builds makes a function of a graph, whose inputs and results stay on the device. Those that npm
+ * installs know sessions only, which take and give tensors on the host: on a CPU that is the same, on a GPU they cross the bus.
+ */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import type { Compile, Program } from '../deferred/programs.ts';
 import type { Tensor } from '../engine.ts';
-import { GRAPH_TAG, graphDefinition } from './graph-definition.ts';
+import type { GraphFunctions, TensorDescription } from './binding.ts';
+import { GRAPH_TAG, graphDefinition, savedModel, type GraphDefinition } from './graph-definition.ts';
 import { Recording } from './recording.ts';
 import { idOf, TensorFlowTensor } from './tensor.ts';
 import type { TensorFlowTensors } from './tensors.ts';
@@ -15,33 +21,58 @@ interface Seam {
   readonly made: (tensor: TensorFlowTensor) => Tensor;
 }
 
+/** A graph that TensorFlow has taken. */
+interface LoadedGraph {
+  readonly run: (inputs: readonly number[]) => TensorDescription[];
+  readonly dispose: () => void;
+}
+
 /** Runs a computation once, operation by operation, and makes a graph of what it executed. */
 export function graphCompiler(tensors: TensorFlowTensors, { own, made }: Seam): Compile {
+  const { binding } = tensors;
+
   function program(recording: Recording, outputs: readonly TensorFlowTensor[]): Program {
     const definition = graphDefinition(
       recording.inputs,
       outputs.map((tensor) => recording.outputOf(tensor)),
     );
-    const session = load(definition.file);
-    const [inputNames, outputNames] = [definition.inputs.join(), definition.outputs.join()];
+    const graph = 'createFunction' in binding ? asFunction(binding, definition) : asSession(definition);
     return {
-      run(inputs) {
+      run: (inputs) => {
         const ids = inputs.map((tensor) => idOf(own(tensor)));
-        const results = tensors.binding.runSavedModel(session, ids, inputNames, outputNames);
-        return results.map((description) => made(tensors.adopt(description)));
+        return graph.run(ids).map((description) => made(tensors.adopt(description)));
       },
-      dispose() {
-        tensors.binding.deleteSavedModel(session);
+      dispose: graph.dispose,
+    };
+  }
+
+  function asFunction(functions: GraphFunctions, { graph, inputs, outputs }: GraphDefinition): LoadedGraph {
+    const name = functions.createFunction(graph, inputs.join(), outputs.join());
+    return {
+      run: (ids) => binding.executeOp(name, [], ids, outputs.length),
+      dispose: () => {
+        functions.deleteFunction(name);
       },
     };
   }
 
-  /** The binding takes graphs as files only. */
+  function asSession(definition: GraphDefinition): LoadedGraph {
+    const session = load(savedModel(definition));
+    const [inputNames, outputNames] = [definition.inputs.join(), definition.outputs.join()];
+    return {
+      run: (ids) => binding.runSavedModel(session, ids, inputNames, outputNames),
+      dispose: () => {
+        binding.deleteSavedModel(session);
+      },
+    };
+  }
+
+  /** The binding takes the graphs of sessions as files only. */
   function load(file: Uint8Array): number {
     const folder = mkdtempSync(path.join(tmpdir(), 'ddpnopt-graph-'));
     try {
       writeFileSync(path.join(folder, 'saved_model.pb'), file);
-      return tensors.binding.loadSavedModel(folder, GRAPH_TAG);
+      return binding.loadSavedModel(folder, GRAPH_TAG);
     } finally {
       rmSync(folder, { recursive: true });
     }
