@@ -53,7 +53,7 @@ module.exports = {
     only('deploy', '^deploy/', [
       'deploy/',
       'shared/',
-      '(child_process|crypto|fs|path|url)',
+      '(child_process|crypto|fs|path|stream|url|util)',
       ...modules('miniflare', 'wrangler', 'esbuild', 'zod'),
     ]),
     // gpu-worker, downwards only: server → session → engine → training → {optimizer, model} → tensor.
@@ -71,6 +71,12 @@ module.exports = {
       'shared/',
       'util',
     ]),
+    only(
+      'check',
+      '^gpu-worker/check/',
+      ['gpu-worker/(check|training|tensor)/', 'shared/', '(child_process|fs|url)', ...modules('zod')],
+      'holds an engine against the reference, below the service',
+    ),
     only('engine', '^gpu-worker/engine/', ['gpu-worker/(engine|training|tensor)/', 'shared/', 'worker_threads']),
     only('training', '^gpu-worker/training/', ['gpu-worker/(training|optimizer|model|tensor)/', 'shared/']),
     only(

@@ -29,8 +29,22 @@ export interface TensorDescription {
   readonly dtype: DataType;
 }
 
-/** The binding's functions that are used here. Tensors and saved models are numbers that it hands out; all may throw. */
-export interface TensorFlowBinding {
+/** What the binding that `npm run native` builds has beyond those of npm: see deploy/native/binding.cc. */
+export interface GraphFunctions {
+  /**
+   * Makes an operation of a GraphDef; `executeOp` takes its name. Its inputs and results are results of the graph's nodes, named
+   * "node:index" and joined by commas.
+   */
+  readonly createFunction: (graph: Uint8Array, inputs: string, outputs: string) => string;
+  readonly deleteFunction: (name: string) => void;
+  /** Where a tensor lies: "/job:localhost/replica:0/task:0/device:CPU:0". */
+  readonly deviceOf: (id: number) => string;
+  /** As CUDA counts: 12090 for 12.9, cuDNN 92800 for 9.28.0; 0 for a driver that is not there. null without CUDA. */
+  readonly cudaVersions: () => { readonly driver: number; readonly runtime: number; readonly cudnn: number } | null;
+}
+
+/** The functions of the binding of tfjs-node that are used here. Tensors and saved models are numbers that it hands out; all may throw. */
+export interface StockBinding {
   /** Shares the array's memory until the tensor is deleted. */
   readonly createTensor: (shape: readonly number[], type: DataType, values: Float32Array | Int32Array) => number;
   readonly deleteTensor: (id: number) => void;
@@ -53,6 +67,13 @@ export interface TensorFlowBinding {
   ) => TensorDescription[];
   readonly isUsingGpuDevice: () => boolean;
   readonly TF_Version: string;
+}
+
+export type BindingWithFunctions = StockBinding & GraphFunctions;
+export type TensorFlowBinding = StockBinding | BindingWithFunctions;
+
+export function hasFunctions(binding: TensorFlowBinding): binding is BindingWithFunctions {
+  return 'createFunction' in binding;
 }
 
 const PACKAGES = ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node'];
@@ -79,11 +100,22 @@ function bindingOfPackage(name: string): string | null {
   return files.toSorted().at(-1) ?? null;
 }
 
+/** What TensorFlow and CUDA are told unless the environment says otherwise. They read it once, when they start. */
+const SETTINGS = {
+  // The log would mention every matrix that is not positive definite.
+  TF_CPP_MIN_LOG_LEVEL: '2',
+  // oneDNN announces itself on the standard error, and was not faster for what is computed here.
+  TF_ENABLE_ONEDNN_OPTS: '0',
+  // Equal computations give equal results to the last bit: a step that is taken again after a failure is the same step.
+  TF_DETERMINISTIC_OPS: '1',
+  // On GPUs that have it, TensorFloat-32 would leave a product's operands ten bits of their significand.
+  NVIDIA_TF32_OVERRIDE: '0',
+  // Of the GPU's memory TensorFlow takes what it needs; otherwise all of it, at once.
+  TF_FORCE_GPU_ALLOW_GROWTH: 'true',
+};
+
 /** Loads the binding, and TensorFlow with it. @throws Error with the loader's words if its libraries do not load here */
 export function loadBinding(file: string): TensorFlowBinding {
-  // Both are read once, when TensorFlow starts. Its log would otherwise mention every matrix that is not positive definite; and
-  // oneDNN, which announces itself on the standard error, was not faster for what is computed here.
-  process.env['TF_CPP_MIN_LOG_LEVEL'] ??= '2';
-  process.env['TF_ENABLE_ONEDNN_OPTS'] ??= '0';
+  for (const [name, value] of Object.entries(SETTINGS)) process.env[name] ??= value;
   return createRequire(import.meta.url)(file) as TensorFlowBinding;
 }

@@ -1,24 +1,35 @@
 /**
- * Loads the native engine from a file, computes a product and a factorisation, and says what it is. A process of its own, because
+ * Loads a native engine from its file, computes a product and a factorisation, and says what it is. A process of its own, because
  * a library that does not fit the machine may end it.
  *
  * usage: node check.ts BINDING
  */
-import { loadBinding } from './binding.ts';
-import { createTensorFlowEngine } from './operations.ts';
+import { ATTRIBUTE_KINDS, DATA_TYPES, loadBinding, type Attribute } from './binding.ts';
 
 const [, , file] = process.argv;
 if (file === undefined) throw new Error('usage: node check.ts BINDING');
 const binding = loadBinding(file);
-const { engine } = createTensorFlowEngine(binding);
-const root = engine.tensor([2, 0, 3, 1], [2, 2]);
-const matrix = engine.matMul(root, root, { transposeRight: true });
-expect('product', engine.read(matrix), [4, 6, 6, 10]);
-expect('Cholesky factor', engine.read(engine.cholesky(matrix)), [2, 0, 3, 1]);
+
+const FLOAT32: Attribute = { name: 'T', type: ATTRIBUTE_KINDS.type, value: DATA_TYPES.float32 };
+const boolean = (name: string, value: boolean): Attribute => ({ name, type: ATTRIBUTE_KINDS.boolean, value });
+const PRODUCT = [FLOAT32, boolean('transpose_a', false), boolean('transpose_b', true)];
+
+const root = binding.createTensor([2, 2], DATA_TYPES.float32, Float32Array.of(2, 0, 3, 1));
+const matrix = expectResult('MatMul', PRODUCT, [root, root], [4, 6, 6, 10]);
+expectResult('Cholesky', [FLOAT32], [matrix], [2, 0, 3, 1]);
 const device = binding.isUsingGpuDevice() ? 'GPU' : 'CPU';
 process.stdout.write(`TensorFlow ${binding.TF_Version} computes on the ${device}.\n`);
 
-function expect(what: string, actual: ArrayLike<number>, expected: readonly number[]): void {
-  if (expected.every((value, index) => actual[index] === value)) return;
-  throw new Error(`its ${what} is [${Array.from(actual).join(', ')}], not [${expected.join(', ')}]`);
+/** @returns the result's number */
+function expectResult(
+  operation: string,
+  attributes: readonly Attribute[],
+  inputs: readonly number[],
+  expected: readonly number[],
+): number {
+  const [result] = binding.executeOp(operation, attributes, inputs, 1);
+  if (result === undefined) throw new Error(`${operation} has no result`);
+  const actual = Array.from(binding.tensorDataSync(result.id));
+  if (expected.every((value, index) => Math.abs((actual[index] ?? Number.NaN) - value) < 1e-6)) return result.id;
+  throw new Error(`the result of ${operation} is [${actual.join(', ')}], not [${expected.join(', ')}]`);
 }

@@ -1,10 +1,16 @@
-/** Computations on TensorFlow as graphs: one call of a session in the place of one per operation. */
+/**
+ * Computations on TensorFlow as graphs: one native call in the place of one per operation.
+ *
+ * The binding that `npm run native` builds makes a function of a graph, whose inputs and results stay on the device. Those that npm
+ * installs know sessions only, which take and give tensors on the host: on a CPU that is the same, on a GPU they cross the bus.
+ */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { CompilationError, type Compile, type Program } from '../deferred/programs.ts';
 import type { Tensor } from '../engine.ts';
-import { GRAPH_TAG, graphDefinition, type GraphDefinition } from './graph-definition.ts';
+import { hasFunctions, type GraphFunctions, type TensorDescription } from './binding.ts';
+import { GRAPH_TAG, graphDefinition, savedModel, type GraphDefinition } from './graph-definition.ts';
 import { Recording } from './recording.ts';
 import { idOf, TensorFlowTensor } from './tensor.ts';
 import type { TensorFlowTensors } from './tensors.ts';
@@ -15,43 +21,65 @@ interface Seam {
   readonly made: (tensor: TensorFlowTensor) => Tensor;
 }
 
+/** A graph that TensorFlow has taken. */
+interface LoadedGraph {
+  readonly run: (inputs: readonly number[]) => TensorDescription[];
+  readonly dispose: () => void;
+}
+
 /** Runs a computation once, operation by operation, and makes a graph of what it executed. */
 export function graphCompiler(tensors: TensorFlowTensors, { own, made }: Seam): Compile {
+  const { binding } = tensors;
+
   function program(recording: Recording, outputs: readonly TensorFlowTensor[]): Program {
-    const { session, definition } = graph(recording, outputs);
-    const [inputNames, outputNames] = [definition.inputs.join(), definition.outputs.join()];
+    const graph = load(recording, outputs);
     return {
-      run(inputs) {
+      run: (inputs) => {
         const ids = inputs.map((tensor) => idOf(own(tensor)));
-        const results = tensors.binding.runSavedModel(session, ids, inputNames, outputNames);
-        return results.map((description) => made(tensors.adopt(description)));
+        return graph.run(ids).map((description) => made(tensors.adopt(description)));
       },
-      dispose() {
-        tensors.binding.deleteSavedModel(session);
+      dispose: graph.dispose,
+    };
+  }
+
+  function asFunction(functions: GraphFunctions, { graph, inputs, outputs }: GraphDefinition): LoadedGraph {
+    const name = functions.createFunction(graph, inputs.join(), outputs.join());
+    return {
+      run: (ids) => binding.executeOp(name, [], ids, outputs.length),
+      dispose: () => {
+        functions.deleteFunction(name);
       },
     };
   }
 
   /** The computation has been run by then: what goes wrong is the graph's fault. @throws CompilationError */
-  function graph(
-    recording: Recording,
-    outputs: readonly TensorFlowTensor[],
-  ): { session: number; definition: GraphDefinition } {
+  function load(recording: Recording, outputs: readonly TensorFlowTensor[]): LoadedGraph {
     try {
       const results = outputs.map((tensor) => recording.outputOf(tensor));
       const definition = graphDefinition(recording.inputs, results);
-      return { session: load(definition.file), definition };
+      return hasFunctions(binding) ? asFunction(binding, definition) : asSession(definition);
     } catch (cause) {
       throw new CompilationError(cause instanceof Error ? cause.message : String(cause), { cause });
     }
   }
 
-  /** The binding takes graphs as files only. */
-  function load(file: Uint8Array): number {
+  function asSession(definition: GraphDefinition): LoadedGraph {
+    const session = loadFile(savedModel(definition));
+    const [inputNames, outputNames] = [definition.inputs.join(), definition.outputs.join()];
+    return {
+      run: (ids) => binding.runSavedModel(session, ids, inputNames, outputNames),
+      dispose: () => {
+        binding.deleteSavedModel(session);
+      },
+    };
+  }
+
+  /** The binding takes the graphs of sessions as files only. */
+  function loadFile(file: Uint8Array): number {
     const folder = mkdtempSync(path.join(tmpdir(), 'ddpnopt-graph-'));
     try {
       writeFileSync(path.join(folder, 'saved_model.pb'), file);
-      return tensors.binding.loadSavedModel(folder, GRAPH_TAG);
+      return binding.loadSavedModel(folder, GRAPH_TAG);
     } finally {
       rmSync(folder, { recursive: true });
     }

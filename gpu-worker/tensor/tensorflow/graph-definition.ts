@@ -1,5 +1,5 @@
 /**
- * A graph in TensorFlow's own form: a SavedModel that holds one GraphDef, in Protocol Buffers' wire format. The few messages it
+ * A graph in TensorFlow's own form: a GraphDef, alone or in a SavedModel, in Protocol Buffers' wire format. The few messages it
  * takes are written here field by field (saved_model.proto, meta_graph.proto, graph.proto, node_def.proto, attr_value.proto,
  * tensor.proto of TensorFlow).
  */
@@ -13,8 +13,8 @@ export const GRAPH_TAG = 'serve';
 const PRODUCER_VERSION = 1882;
 
 export interface GraphDefinition {
-  /** The SavedModel's file. */
-  readonly file: Uint8Array;
+  /** The GraphDef. */
+  readonly graph: Uint8Array;
   /** Names of the inputs and outputs, as `node:index`. */
   readonly inputs: readonly string[];
   readonly outputs: readonly string[];
@@ -50,10 +50,14 @@ export function graphDefinition(inputs: readonly GraphNode[], outputs: readonly 
   const outputNames = outputs.map(nameOf);
   const versions = integerField(1, PRODUCER_VERSION);
   const graph = concatenate([...nodes.map((node) => bytesField(1, node)), bytesField(4, versions)]);
+  return { graph, inputs: inputNames, outputs: outputNames };
+}
+
+/** The file of a SavedModel that holds one graph. */
+export function savedModel({ graph }: GraphDefinition): Uint8Array {
   const information = textField(4, GRAPH_TAG);
   const metaGraph = concatenate([bytesField(1, information), bytesField(2, graph)]);
-  const file = concatenate([integerField(1, 1), bytesField(2, metaGraph)]);
-  return { file, inputs: inputNames, outputs: outputNames };
+  return concatenate([integerField(1, 1), bytesField(2, metaGraph)]);
 }
 
 /** NodeDef. */
