@@ -2,16 +2,18 @@
 import { replyForm, type LayersDefinition } from '../../shared/layers-definition.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import type { StepMetrics } from '../../shared/session.ts';
-import { INITIAL_STATE, type OptimizerState } from '../optimizer/state.ts';
+import { INITIAL_STATE } from '../optimizer/state.ts';
 import { assertFinite, uncheckedStep, type StepConfiguration } from '../optimizer/step.ts';
 import { disposeReplaced, tensorsIn, type Engine } from '../tensor/engine.ts';
 import { decodeStep, encodeReply, replyTensors } from './layers-codec.ts';
+import { saveOptimizer } from './saved-optimizer.ts';
 import type { StepOutcome, Trainer } from './trainer.ts';
 import { mean } from './values.ts';
 
-export function layersTrainer(engine: Engine, definition: LayersDefinition): Trainer {
+/** @param initial INITIAL_STATE, or what an earlier trainer saved; from here on the trainer's own */
+export function layersTrainer(engine: Engine, definition: LayersDefinition, initial = INITIAL_STATE): Trainer {
   const configuration = stepConfiguration(definition);
-  let state: OptimizerState = INITIAL_STATE;
+  let state = initial;
 
   function step(bytes: Uint8Array): StepOutcome {
     const decoded = decodeStep(bytes, definition, engine.precision);
@@ -39,6 +41,10 @@ export function layersTrainer(engine: Engine, definition: LayersDefinition): Tra
 
   return {
     step,
+    save: () => {
+      const { numbers, tensors } = saveOptimizer(engine, definition.layers, state);
+      return { step: state.step, state: { mode: 'layers', optimizer: numbers }, tensors };
+    },
     model: null,
     close: () => {
       engine.dispose(tensorsIn(state, engine.isTensor));

@@ -1,10 +1,12 @@
 /** The sessions of a worker in time: with a clock that the test moves. */
 import { createHash } from 'node:crypto';
-import { beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { Compute } from '../../gpu-worker/engine/compute.ts';
 import { ComputeQueue } from '../../gpu-worker/engine/queue.ts';
 import { SessionRegistry } from '../../gpu-worker/session/registry.ts';
 import type { StepBody } from '../../gpu-worker/session/session.ts';
+import { IN_MEMORY, openSqliteStorage } from '../../gpu-worker/storage/sqlite.ts';
+import type { Storage } from '../../gpu-worker/storage/storage.ts';
 import { Trainers } from '../../gpu-worker/training/trainers.ts';
 import type { Engine } from '../../gpu-worker/tensor/engine.ts';
 import { createReferenceEngine } from '../../gpu-worker/tensor/reference.ts';
@@ -23,6 +25,7 @@ const START = Date.UTC(2030, 0, 1);
 let now: number;
 let engine: Engine;
 let registry: SessionRegistry;
+let storage: Storage;
 
 /** The device's work done in place, on an engine whose tensors can be counted. */
 function inPlace(engine: Engine): Compute {
@@ -34,7 +37,10 @@ function inPlace(engine: Engine): Compute {
       later(() => {
         trainers.open(id, definition);
       }),
-    step: (id, body) => later(() => trainers.step(id, body)),
+    restore: (id, file) => later(() => trainers.restore(id, file)),
+    save: (id, origin) => later(() => trainers.save(id, origin)),
+    inspect: (bytes) => later(() => ({ summary: trainers.inspect(bytes), bytes })),
+    step: (id, body) => later(() => ({ ...trainers.step(id, body), body })),
     weights: (id) => later(() => trainers.weights(id)),
     predict: (id, body) => later(() => trainers.predict(id, body)),
     close: (id) => {
@@ -43,12 +49,31 @@ function inPlace(engine: Engine): Compute {
   };
 }
 
-beforeEach(() => {
+beforeEach(async () => {
   now = START;
   engine = createReferenceEngine();
   const queue = new ComputeQueue({ perSession: 4, total: 8 });
-  registry = new SessionRegistry({ compute: inPlace(engine), queue, now: () => now }, LIMIT);
+  storage = await openSqliteStorage({ file: IN_MEMORY, maximumBytes: 1e8, survives: 'process' });
+  registry = newRegistry(queue, LIMIT, storage);
 });
+afterEach(() => storage.close());
+
+function newRegistry(queue: ComputeQueue, limit: number, storage: Storage): SessionRegistry {
+  return new SessionRegistry(
+    { compute: inPlace(engine), queue, now: () => now, report: unexpected },
+    {
+      limit,
+      storage,
+      log: { snapshotSteps: 100, snapshotBytes: 1e8, acknowledge: 'durable' },
+      retention: 0,
+      reportFailure: unexpected,
+    },
+  );
+}
+
+function unexpected(what: unknown): never {
+  throw new Error('there is nothing to report', { cause: what });
+}
 
 const seconds = (count: number): number => count * 1000;
 
@@ -61,9 +86,9 @@ function step(seed: number): StepBody {
   return { bytes, digest: createHash('sha256').update(bytes).digest('hex') };
 }
 
-function codeOf(act: () => unknown): string {
+async function codeOf(request: Promise<unknown>): Promise<string> {
   try {
-    act();
+    await request;
   } catch (error) {
     return (error as ProblemError).code;
   }
@@ -74,7 +99,7 @@ describe('expiry', () => {
   it('removes a session after its time without a request', async () => {
     const { id } = await registry.create(newSessionId(), definition());
     now += seconds(60);
-    expect(codeOf(() => registry.get(id))).toBe('session_not_found');
+    expect(await codeOf(registry.get(id))).toBe('session_not_found');
     expect(registry.size).toBe(0);
   });
 
@@ -82,11 +107,11 @@ describe('expiry', () => {
     const { id } = await registry.create(newSessionId(), definition());
     for (let i = 1; i <= 5; i++) {
       now += seconds(60) - 1;
-      expect(registry.get(id).describe().expiresAt).toBe(new Date(now + seconds(60)).toISOString());
+      expect((await registry.get(id)).describe().expiresAt).toBe(new Date(now + seconds(60)).toISOString());
     }
-    expect(registry.get(id).describe().createdAt).toBe(new Date(START).toISOString());
+    expect((await registry.get(id)).describe().createdAt).toBe(new Date(START).toISOString());
     now += seconds(60);
-    expect(codeOf(() => registry.get(id))).toBe('session_not_found');
+    expect(await codeOf(registry.get(id))).toBe('session_not_found');
   });
 
   it('goes by each session’s own time', async () => {
@@ -95,17 +120,17 @@ describe('expiry', () => {
     now += seconds(10);
     registry.removeExpired();
     expect(registry.size).toBe(1);
-    expect(codeOf(() => registry.get(brief.id))).toBe('session_not_found');
-    expect(registry.get(long.id)).toBe(long);
+    expect(await codeOf(registry.get(brief.id))).toBe('session_not_found');
+    expect(await registry.get(long.id)).toBe(long);
   });
 
   it('is put off by a step when it is done', async () => {
     const session = await registry.create(newSessionId(), definition());
-    const running = registry.get(session.id).step(0, step(1));
+    const running = (await registry.get(session.id)).step(0, step(1));
     now += seconds(30);
     await running;
     now += seconds(59);
-    expect(registry.get(session.id).describe().nextStep).toBe(1);
+    expect((await registry.get(session.id)).describe().nextStep).toBe(1);
   });
 
   it('waits for requests that are under way', async () => {
@@ -120,7 +145,7 @@ describe('expiry', () => {
     finishUpload(undefined);
     await request;
     now += seconds(59);
-    expect(registry.get(session.id).describe().nextStep).toBe(1);
+    expect((await registry.get(session.id)).describe().nextStep).toBe(1);
     now += seconds(60);
     registry.removeExpired();
     expect(registry.size).toBe(0);
@@ -164,7 +189,7 @@ describe('creation', () => {
     now += seconds(59);
     expect(await registry.create(id, definition())).toBe(session);
     now += seconds(59);
-    expect(registry.get(id)).toBe(session);
+    expect(await registry.get(id)).toBe(session);
   });
 
   it('is refused if the definition is another', async () => {
@@ -176,7 +201,7 @@ describe('creation', () => {
     await expect(registry.create(id, definition({ optimizer: { coupling: 'value' } }))).rejects.toMatchObject({
       code: 'session_exists',
     });
-    expect(registry.get(id)).toBe(session);
+    expect(await registry.get(id)).toBe(session);
   });
 
   it('under the id of an expired session makes a new one', async () => {
@@ -186,7 +211,7 @@ describe('creation', () => {
     now += seconds(60);
     const fresh = await registry.create(id, definition());
     expect(fresh.describe().nextStep).toBe(0);
-    expect(registry.get(id)).toBe(fresh);
+    expect(await registry.get(id)).toBe(fresh);
   });
 });
 
@@ -200,10 +225,7 @@ describe('the limit', () => {
   it('counts the memory that sessions may come to hold', async () => {
     // Two factors of 2,000 and their inverses, twice: 128 MB a session.
     const layers = [{ name: 'wide', kind: 'dense' as const, inputs: 1999, outputs: 2000 }];
-    const memory = new SessionRegistry(
-      { compute: inPlace(engine), queue: new ComputeQueue({ perSession: 1, total: 1 }), now: () => now },
-      100,
-    );
+    const memory = newRegistry(new ComputeQueue({ perSession: 1, total: 1 }), 100, storage);
     for (let i = 0; i < 15; i++) await memory.create(newSessionId(), definition({ layers }));
     await expect(memory.create(newSessionId(), definition({ layers }))).rejects.toMatchObject({
       code: 'session_limit_reached',
@@ -215,7 +237,7 @@ describe('the limit', () => {
     const first = await registry.create(newSessionId(), definition());
     await registry.create(newSessionId(), definition({ ttlSeconds: 10 }));
     await registry.create(newSessionId(), definition());
-    registry.delete(first.id);
+    await registry.delete(first.id);
     await registry.create(newSessionId(), definition());
     now += seconds(10);
     await registry.create(newSessionId(), definition());
@@ -228,21 +250,17 @@ describe('the limit', () => {
 describe('deletion', () => {
   it('frees the tensors and answers a second one as not found', async () => {
     const { id } = await registry.create(newSessionId(), definition());
-    await registry.get(id).step(0, step(1));
-    registry.delete(id);
+    await (await registry.get(id)).step(0, step(1));
+    await registry.delete(id);
     expect(engine.liveTensors).toBe(0);
-    expect(
-      codeOf(() => {
-        registry.delete(id);
-      }),
-    ).toBe('session_not_found');
-    expect(codeOf(() => registry.get(id))).toBe('session_not_found');
+    expect(await codeOf(registry.delete(id))).toBe('session_not_found');
+    expect(await codeOf(registry.get(id))).toBe('session_not_found');
   });
 
   it('refuses the steps that still wait', async () => {
     const { id } = await registry.create(newSessionId(), definition());
-    const waiting = registry.get(id).step(0, step(1));
-    registry.delete(id);
+    const waiting = (await registry.get(id)).step(0, step(1));
+    await registry.delete(id);
     await expect(waiting).rejects.toMatchObject({ code: 'session_not_found' });
     expect(engine.liveTensors).toBe(0);
   });
@@ -256,7 +274,7 @@ describe('deletion before the state is made', () => {
     const model = { input: [3] as [number], layers: [{ kind: 'dense' as const, name: 'a', outputs: 2 }] };
     const hosted = sessionDefinitionSchema.parse({ mode: 'hosted', model, loss: { kind: 'mse' } });
     const creation = registry.create(id, hosted);
-    registry.delete(id);
+    await registry.delete(id);
     await running;
     const { liveTensors } = engine;
     await expect(creation).rejects.toMatchObject({ code: 'session_not_found' });

@@ -1,0 +1,50 @@
+/** Bodies of steps for any definition, filled with seeded numbers. */
+import type { HostedDefinition } from '../../shared/hosted-definition.ts';
+import type { LayersDefinition } from '../../shared/layers-definition.ts';
+import { classCount, truthKind } from '../../shared/loss.ts';
+import { modelOutputs } from '../../shared/model.ts';
+import type { Random } from '../../shared/random.ts';
+import { encode } from '../../shared/safetensors.ts';
+import type { SessionDefinition } from '../../shared/session.ts';
+import { elementCount } from '../../shared/shape.ts';
+import { expectedTensors } from '../../shared/step.ts';
+
+export const BATCH = 6;
+const POSITIONS = 3;
+
+export function randomStep(definition: SessionDefinition, random: Random, step = 0): Uint8Array<ArrayBuffer> {
+  return definition.mode === 'layers' ? layersStep(definition, random, step) : hostedStep(definition, random);
+}
+
+function layersStep(definition: LayersDefinition, random: Random, step: number): Uint8Array<ArrayBuffer> {
+  const tokens = new Map(
+    definition.layers.map((layer) => [layer.name, layer.kind === 'embedding' ? layer.inputs : null]),
+  );
+  // The first step has none before it to judge.
+  const expected = expectedTensors(definition).filter(({ role }) => role !== 'previousLosses' || step > 0);
+  return encode(
+    expected.map(({ name, layer, role, shape }) => {
+      const sizes = shape.map((size) => (size === 'B' ? BATCH : size === 'S' ? POSITIONS : size));
+      const vocabulary = layer === null || role !== 'input' ? null : (tokens.get(layer) ?? null);
+      const draw = (): number => {
+        if (vocabulary !== null) return Math.floor(vocabulary * random());
+        return role === 'losses' || role === 'previousLosses' ? 0.5 + random() : 2 * random() - 1;
+      };
+      return { name, shape: sizes, values: Float32Array.from({ length: elementCount(sizes) }, draw) };
+    }),
+  );
+}
+
+function hostedStep({ model, loss }: HostedDefinition, random: Random): Uint8Array<ArrayBuffer> {
+  const x = { name: 'x', shape: [BATCH, ...model.input] };
+  const outputs = modelOutputs(model);
+  const isLabels = truthKind(loss) === 'labels';
+  const y = { name: 'y', shape: isLabels ? [BATCH] : [BATCH, outputs] };
+  const truth = (): number => (isLabels ? Math.floor(classCount(loss, outputs) * random()) : random());
+  const filled = (shape: readonly number[], draw: () => number): Float32Array =>
+    Float32Array.from({ length: elementCount(shape) }, draw);
+  return encode([
+    { ...x, values: filled(x.shape, () => 2 * random() - 1) },
+    { ...y, values: filled(y.shape, truth) },
+  ]);
+}
