@@ -21,7 +21,7 @@ export interface SqliteOptions {
 
 const SCHEMA_VERSION = 1;
 /** Milliseconds to wait for another process that has the file and may be about to end. */
-const BUSY_MILLISECONDS = 5000;
+const BUSY_MILLISECONDS = 2000;
 /** SQLite holds at most 10⁹ bytes in one value. https://www.sqlite.org/limits.html */
 const CHUNK_BYTES = 2 ** 26;
 /** Chunks of one object: a chunk's id is its object's times this, plus its place. */
