@@ -72,7 +72,7 @@ module.exports = {
       'util',
       ...modules('zod'),
     ]),
-    only('storage', '^gpu-worker/storage/', ['gpu-worker/storage/', 'shared/', '(crypto|sqlite|worker_threads)']),
+    only('storage', '^gpu-worker/storage/', ['gpu-worker/storage/', 'shared/', '(crypto|node:sqlite|worker_threads)']),
     {
       name: 'storage-for-sessions-alone',
       severity: 'error',

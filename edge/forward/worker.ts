@@ -1,5 +1,7 @@
 /** Calls to the worker that owns a session. */
 import type { Context } from 'hono';
+import type * as z from 'zod';
+import type { CheckpointId } from '../../shared/checkpoint.ts';
 import { isProblem, ProblemError, problemSchema } from '../../shared/errors.ts';
 import type { SessionId } from '../../shared/session.ts';
 import type { EdgeEnv } from '../environment.ts';
@@ -7,6 +9,17 @@ import { singleWorker } from '../placement/placement.ts';
 
 /** Bad gateway, unavailable, timeout, and Cloudflare’s own 520 to 530. */
 const isGatewayStatus = (status: number): boolean => status >= 502 && status !== 505;
+
+interface WorkerRequest {
+  readonly method: string;
+  readonly body?: BodyInit;
+  readonly headers?: Record<string, string>;
+}
+
+/** As {@link callWorker}, for a checkpoint. */
+export function callCheckpoint(c: Context<EdgeEnv>, id: CheckpointId, request: WorkerRequest): Promise<Response> {
+  return send(c, `${singleWorker(c.env.WORKER_URL).checkpoints}/checkpoints/${id}`, request);
+}
 
 /**
  * Sends a request to the session's worker.
@@ -16,18 +29,21 @@ const isGatewayStatus = (status: number): boolean => status >= 502 && status !==
  * @throws ProblemError the worker's own problem; `worker_unavailable` if no answer comes; `worker_protocol` if it is no success
  *   and no problem either
  */
-export async function callWorker(
+export function callWorker(
   c: Context<EdgeEnv>,
   session: SessionId,
   path: string,
-  init: { method: string; body?: BodyInit; headers?: Record<string, string> },
+  request: WorkerRequest,
 ): Promise<Response> {
-  const base = singleWorker(c.env.WORKER_URL).workerFor(session);
+  return send(c, `${singleWorker(c.env.WORKER_URL).workerFor(session)}/sessions/${session}${path}`, request);
+}
+
+async function send(c: Context<EdgeEnv>, url: string, request: WorkerRequest): Promise<Response> {
   let response: Response;
   try {
-    response = await fetch(`${base}/sessions/${session}${path}`, {
-      ...init,
-      headers: { ...init.headers, 'x-request-id': c.get('requestId') },
+    response = await fetch(url, {
+      ...request,
+      headers: { ...request.headers, 'x-request-id': c.get('requestId') },
     });
   } catch (cause) {
     throw unavailable('no connection', cause);
@@ -57,7 +73,7 @@ async function problemOf(response: Response): Promise<ProblemError> {
 }
 
 /** The JSON of a worker's answer. @throws ProblemError `worker_protocol` if it does not parse */
-export async function readJson(response: Response): Promise<unknown> {
+async function readJson(response: Response): Promise<unknown> {
   try {
     return await response.json();
   } catch (cause) {
@@ -65,18 +81,28 @@ export async function readJson(response: Response): Promise<unknown> {
   }
 }
 
+/** The document of a known form in a worker's answer. @throws ProblemError `worker_protocol` if there is none */
+export async function readDocument<Schema extends z.ZodType>(
+  schema: Schema,
+  response: Response,
+): Promise<z.output<Schema>> {
+  const parsed = schema.safeParse(await readJson(response));
+  if (!parsed.success) throw unexpectedAnswer('a document of a form this edge does not know', parsed.error);
+  return parsed.data;
+}
+
 function unavailable(reason: string, cause?: unknown): ProblemError {
   return new ProblemError(
     'worker_unavailable',
     {
-      detail: `The worker of this session does not answer (${reason}).`,
+      detail: `The worker does not answer (${reason}).`,
       remedy: 'Send the same request again in a second.',
     },
     { cause },
   );
 }
 
-export function unexpectedAnswer(what: string, cause?: unknown): ProblemError {
+function unexpectedAnswer(what: string, cause?: unknown): ProblemError {
   return new ProblemError(
     'worker_protocol',
     { detail: `The worker answered with ${what}.`, remedy: 'Deploy edge and worker of the same version.' },

@@ -1,6 +1,5 @@
 /** GET /v1/sessions/{id}/weights and POST /v1/sessions/{id}/predictions: models that the service holds. */
 import { createRoute, type OpenAPIHono } from '@hono/zod-openapi';
-import * as z from 'zod';
 import { LIMITS } from '../../shared/limits.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { notHosted, parseSessionId } from '../../shared/session.ts';
@@ -10,11 +9,9 @@ import { definitionOf } from '../forward/session-definitions.ts';
 import { StreamedBody } from '../forward/streamed-body.ts';
 import { callWorker, relay } from '../forward/worker.ts';
 import { acceptBody } from '../middleware/content.ts';
-import { problemResponses, TENSOR_BODY_PROBLEMS } from './problem-responses.ts';
+import { problemResponses, SESSION_PROBLEMS, TENSOR_BODY_PROBLEMS } from './problem-responses.ts';
 import { safetensorsBody } from './safetensors-body.ts';
-import { sessionIdParameter } from './sessions.ts';
-
-const sessionParameters = z.object({ id: sessionIdParameter });
+import { sessionParameters } from './sessions.ts';
 
 const getWeights = createRoute({
   method: 'get',
@@ -30,14 +27,7 @@ const getWeights = createRoute({
         'the number of steps taken, `step`.',
       content: safetensorsBody,
     },
-    ...problemResponses(
-      'session_not_found',
-      'not_hosted',
-      'queue_full',
-      'memory_full',
-      'worker_protocol',
-      'worker_unavailable',
-    ),
+    ...problemResponses(...SESSION_PROBLEMS, 'not_hosted', 'queue_full', 'memory_full'),
   },
 });
 
@@ -57,14 +47,7 @@ const postPredictions = createRoute({
         'the mean loss where `y` was sent.',
       content: safetensorsBody,
     },
-    ...problemResponses(
-      ...TENSOR_BODY_PROBLEMS,
-      'session_not_found',
-      'not_hosted',
-      'numerical_failure',
-      'worker_protocol',
-      'worker_unavailable',
-    ),
+    ...problemResponses(...TENSOR_BODY_PROBLEMS, ...SESSION_PROBLEMS, 'not_hosted', 'numerical_failure'),
   },
 });
 

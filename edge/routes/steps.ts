@@ -10,7 +10,7 @@ import { definitionOf } from '../forward/session-definitions.ts';
 import { StreamedBody } from '../forward/streamed-body.ts';
 import { callWorker, relay } from '../forward/worker.ts';
 import { acceptBody } from '../middleware/content.ts';
-import { problemResponses, TENSOR_BODY_PROBLEMS } from './problem-responses.ts';
+import { problemResponses, SESSION_PROBLEMS, TENSOR_BODY_PROBLEMS } from './problem-responses.ts';
 import { safetensorsBody } from './safetensors-body.ts';
 import { sessionIdParameter } from './sessions.ts';
 
@@ -69,14 +69,14 @@ const putStep = createRoute({
     200: { description: REPLY_TENSORS, content: reply },
     ...problemResponses(
       ...TENSOR_BODY_PROBLEMS,
-      'session_not_found',
+      ...SESSION_PROBLEMS,
+      'session_rewound',
       'step_cancelled',
       'reply_not_retained',
       'step_out_of_order',
       'step_conflict',
       'numerical_failure',
-      'worker_protocol',
-      'worker_unavailable',
+      'storage_full',
     ),
   },
 });
@@ -91,12 +91,11 @@ const getStep = createRoute({
   responses: {
     200: { description: REPLY_TENSORS, content: reply },
     ...problemResponses(
-      'session_not_found',
+      ...SESSION_PROBLEMS,
+      'session_rewound',
       'reply_not_retained',
       'step_out_of_order',
       'invalid_parameter',
-      'worker_protocol',
-      'worker_unavailable',
     ),
   },
 });
