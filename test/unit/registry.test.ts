@@ -1,6 +1,9 @@
 /** The sessions of a worker in time: with a clock that the test moves. */
 import { createHash } from 'node:crypto';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import type { Compute } from '../../gpu-worker/engine/compute.ts';
 import { ComputeQueue } from '../../gpu-worker/engine/queue.ts';
 import { SessionRegistry } from '../../gpu-worker/session/registry.ts';
@@ -295,5 +298,81 @@ describe('a step that fails', () => {
     await expect(session.step(2, step(2))).rejects.toMatchObject({ code: 'step_out_of_order' });
     expect(engine.liveTensors).toBe(liveTensors);
     expect(session.describe()).toEqual(before);
+  });
+});
+
+describe('expiry where storage is durable', () => {
+  const RETENTION = seconds(1000);
+  let folder: string;
+  const failures: unknown[] = [];
+
+  async function durable(): Promise<SessionRegistry> {
+    const file = join(folder, 'sessions.sqlite');
+    const store = await openSqliteStorage({ file, maximumBytes: 1e8, survives: 'process' });
+    onTestFinished(() => store.close());
+    const sessions = new SessionRegistry(
+      {
+        compute: inPlace(engine),
+        queue: new ComputeQueue({ perSession: 4, total: 8 }),
+        now: () => now,
+        report: () => undefined,
+      },
+      {
+        limit: LIMIT,
+        storage: store,
+        log: { snapshotSteps: 2, snapshotBytes: 1e8, acknowledge: 'durable' },
+        retention: RETENTION,
+        reportFailure: (error) => failures.push(error),
+      },
+    );
+    await sessions.load();
+    return sessions;
+  }
+
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), 'ddpnopt-'));
+    failures.length = 0;
+    onTestFinished(() => {
+      rmSync(folder, { recursive: true, force: true });
+    });
+  });
+
+  it('keeps the state as a checkpoint for a while, from which a session goes on', async () => {
+    const sessions = await durable();
+    const session = await sessions.create(newSessionId(), definition());
+    for (const n of [0, 1, 2]) await session.step(n, step(n));
+    const twin = await sessions.create(newSessionId(), definition());
+    for (const n of [0, 1, 2]) await twin.step(n, step(n));
+    now += seconds(59);
+    await sessions.get(twin.id);
+    now += seconds(1);
+    const refusal: unknown = await sessions.get(session.id).catch((error: unknown) => error);
+    expect(refusal).toMatchObject({ code: 'session_expired', status: 410 });
+    const [kept] = await sessions.checkpointsOf(session.id);
+    expect(kept).toMatchObject({ origin: 'expiry', step: 3, session: session.id });
+    expect(kept!.expiresAt).toBe(new Date(now + RETENTION).toISOString());
+    expect((refusal as ProblemError).details.remedy).toContain(kept!.id);
+
+    const resumed = await sessions.create(newSessionId(), { fromCheckpoint: kept!.id });
+    const [expected, actual] = await Promise.all([twin.step(3, step(3)), resumed.step(3, step(3))]);
+    expect(actual).toEqual(expected);
+
+    now += RETENTION;
+    await sessions.removeExpiredCheckpoints();
+    expect(await codeOf(sessions.readCheckpoint(kept!.id))).toBe('checkpoint_not_found');
+    expect(await codeOf(sessions.get(session.id))).toBe('session_not_found');
+    expect(failures).toEqual([]);
+  });
+
+  it('leaves no tensor and nothing but the checkpoint in storage', async () => {
+    const sessions = await durable();
+    const session = await sessions.create(newSessionId(), definition());
+    const idle = await sessions.create(newSessionId(), definition());
+    await session.step(0, step(0));
+    now += seconds(60);
+    expect(await codeOf(sessions.get(idle.id))).toBe('session_not_found');
+    expect(await codeOf(sessions.get(session.id))).toBe('session_expired');
+    expect(sessions.size).toBe(0);
+    expect(engine.liveTensors).toBe(0);
   });
 });
