@@ -72,7 +72,12 @@ module.exports = {
       'util',
       ...modules('zod'),
     ]),
-    only('storage', '^gpu-worker/storage/', ['gpu-worker/storage/', 'shared/', '(crypto|node:sqlite|worker_threads)']),
+    only('storage', '^gpu-worker/storage/', [
+      'gpu-worker/storage/',
+      'shared/',
+      '(crypto|node:sqlite|timers/promises|worker_threads)',
+      ...modules('s3mini'),
+    ]),
     {
       name: 'storage-for-sessions-alone',
       severity: 'error',

@@ -5,8 +5,9 @@
  * DDPNOPT_WORKER_HOST      address to bind, 127.0.0.1 by default: the worker trusts whoever can reach it, which must be the edge
  * DDPNOPT_WORKER_PORT      port to bind; 0 takes a free one
  * DDPNOPT_MAX_SESSIONS     sessions held at once
- * DDPNOPT_STORAGE          folder in which sessions and checkpoints survive the process; unless given, they live in memory alone
- * DDPNOPT_STORAGE_BYTES    what may be stored; a session that needs more is answered `storage_full`
+ * DDPNOPT_STORAGE          where sessions and checkpoints survive the process: a folder, or s3://bucket/prefix; memory alone unless given
+ * AWS_ENDPOINT_URL_S3, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY   as everywhere, for s3://
+ * DDPNOPT_STORAGE_BYTES    what may be stored in a folder or in memory; a session that needs more is answered `storage_full`
  * DDPNOPT_STORAGE_SURVIVES what an acknowledged step survives: the end of the `process`, or a loss of `power`, too
  * DDPNOPT_ACKNOWLEDGE      steps are answered once they are `durable`, or once they are `applied`, which a crash may undo
  * DDPNOPT_SNAPSHOT_STEPS   steps in a session's log after which a snapshot of its state takes their place
@@ -27,6 +28,7 @@ import { ComputeQueue } from './engine/queue.ts';
 import { createWorkerApp } from './server/app.ts';
 import { SessionRegistry } from './session/registry.ts';
 import { UndeliveredAnswers } from './session/undelivered-answers.ts';
+import { openS3Storage, type S3Options } from './storage/s3.ts';
 import { IN_MEMORY, openSqliteStorage } from './storage/sqlite.ts';
 import type { Storage } from './storage/storage.ts';
 import { ENGINE_NAMES, type EngineName } from './tensor/engine.ts';
@@ -36,6 +38,7 @@ const SWEEP_MILLISECONDS = 10_000;
 const LAST_ANSWERS_MILLISECONDS = 1000;
 /** Unless configured. */
 const STORAGE_BYTES = { memory: 1_000_000_000, folder: 20_000_000_000 };
+const S3_SCHEME = 's3://';
 const STORAGE_FILE = 'sessions.sqlite';
 const QUEUE_LIMITS = { perSession: 4, total: 256 };
 
@@ -50,6 +53,10 @@ const environmentSchema = z.object({
   DDPNOPT_ACKNOWLEDGE: z.enum(['durable', 'applied']).default('durable'),
   DDPNOPT_SNAPSHOT_STEPS: z.coerce.number().int().min(1).default(100),
   DDPNOPT_SNAPSHOT_BYTES: z.coerce.number().int().min(1).default(128_000_000),
+  AWS_ENDPOINT_URL_S3: z.url().optional(),
+  AWS_REGION: z.string().default('us-east-1'),
+  AWS_ACCESS_KEY_ID: z.string().optional(),
+  AWS_SECRET_ACCESS_KEY: z.string().optional(),
   DDPNOPT_RETENTION_SECONDS: z.coerce.number().int().min(0).default(604_800),
 });
 
@@ -66,21 +73,36 @@ async function startComputing(engine: EngineName | null): Promise<ComputeThread>
 
 /** The store of the configuration. Ends the process if it cannot be had. */
 async function openStorage(): Promise<Storage> {
-  const { DDPNOPT_STORAGE: folder, DDPNOPT_STORAGE_BYTES: bytes, DDPNOPT_STORAGE_SURVIVES: survives } = configuration;
-  if (folder === undefined) {
+  const { DDPNOPT_STORAGE: wanted, DDPNOPT_STORAGE_BYTES: bytes, DDPNOPT_STORAGE_SURVIVES: survives } = configuration;
+  if (wanted === undefined) {
     return openSqliteStorage({ file: IN_MEMORY, maximumBytes: bytes ?? STORAGE_BYTES.memory, survives });
   }
   try {
-    mkdirSync(folder, { recursive: true });
-    const file = join(folder, STORAGE_FILE);
+    if (wanted.startsWith(S3_SCHEME)) return await openS3Storage(s3Options(wanted));
+    mkdirSync(wanted, { recursive: true });
+    const file = join(wanted, STORAGE_FILE);
     return await openSqliteStorage({ file, maximumBytes: bytes ?? STORAGE_BYTES.folder, survives });
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     process.stderr.write(
-      `cannot store sessions in DDPNOPT_STORAGE=${folder} (${reason}); name a folder that this process may write to and no other worker uses\n`,
+      `cannot store sessions in DDPNOPT_STORAGE=${wanted} (${reason}); name a place that this process may write to and no other worker uses\n`,
     );
     process.exit(1);
   }
+}
+
+/** @throws Error if something is missing */
+function s3Options(place: string): S3Options {
+  const { AWS_ENDPOINT_URL_S3, AWS_REGION: region } = configuration;
+  const { AWS_ACCESS_KEY_ID: accessKeyId, AWS_SECRET_ACCESS_KEY: secretAccessKey } = configuration;
+  const [bucket = '', ...path] = place.slice(S3_SCHEME.length).replace(/\/+$/, '').split('/');
+  if (bucket === '') throw new Error('it names no bucket');
+  if (accessKeyId === undefined || secretAccessKey === undefined) {
+    throw new Error('AWS_ACCESS_KEY_ID or AWS_SECRET_ACCESS_KEY is missing');
+  }
+  const service = AWS_ENDPOINT_URL_S3 ?? `https://s3.${region}.amazonaws.com`;
+  const prefix = path.map((part) => `${part}/`).join('');
+  return { endpoint: `${service.replace(/\/+$/, '')}/${bucket}`, prefix, region, accessKeyId, secretAccessKey };
 }
 
 const environment = environmentSchema.safeParse(process.env);

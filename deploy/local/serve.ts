@@ -4,7 +4,7 @@
  * DDPNOPT_PORT             port of the edge, 8787 by default
  * DDPNOPT_WORKER_PORT      port of the worker, 8788 by default
  * DDPNOPT_ENGINE           tensor engine of the worker: tensorflow, wasm or reference; the best one there is by default
- * DDPNOPT_STORAGE          folder that sessions and checkpoints survive in, .ddpnopt by default; "memory" for none
+ * DDPNOPT_STORAGE          folder, or s3://bucket/prefix, that sessions and checkpoints survive in; .ddpnopt by default, "memory" for none
  */
 import { resolve } from 'node:path';
 import * as z from 'zod';
@@ -32,7 +32,7 @@ try {
   if (!environment.success) throw new Error(z.prettifyError(environment.error));
   const { DDPNOPT_PORT: edgePort, DDPNOPT_WORKER_PORT: workerPort, DDPNOPT_ENGINE: engine } = environment.data;
   const { DDPNOPT_STORAGE: folder } = environment.data;
-  const storage = folder === IN_MEMORY ? undefined : resolve(folder);
+  const storage = folder === IN_MEMORY ? undefined : folder.startsWith('s3://') ? folder : resolve(folder);
   const stack = await startStack({ edgePort, workerPort, engine, storage });
   process.stdout.write(
     `DDPNOpt serves at ${stack.url}, ${describeEngine(stack)}\n` +

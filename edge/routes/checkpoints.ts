@@ -76,6 +76,7 @@ const importCheckpoint = createRoute({
       'shape_mismatch',
       'non_finite_value',
       'queue_full',
+      'memory_full',
       'storage_full',
       ...STORAGE_PROBLEMS,
     ),
@@ -90,7 +91,7 @@ const getCheckpoint = createRoute({
   request: { params: checkpointParameters },
   responses: {
     200: { description: FILE, content: safetensorsBody },
-    ...problemResponses('checkpoint_not_found', ...STORAGE_PROBLEMS),
+    ...problemResponses('checkpoint_not_found', 'memory_full', ...STORAGE_PROBLEMS),
   },
 });
 

@@ -113,13 +113,12 @@ const deleteStep = createRoute({
   responses: {
     204: { description: 'Step n does not wait and is not applied' },
     ...problemResponses(
-      'session_not_found',
+      ...SESSION_PROBLEMS,
+      'session_rewound',
       'step_in_progress',
       'step_applied',
       'step_out_of_order',
       'invalid_parameter',
-      'worker_protocol',
-      'worker_unavailable',
     ),
   },
 });

@@ -19,6 +19,7 @@ import {
   type SessionDefinitionInput,
   type SessionId,
 } from '../../shared/session.ts';
+import { startS3Server, type S3Server } from '../integration/s3-server.ts';
 import { randomStep } from '../conformance/bodies.ts';
 import { call, json, LAYERS, type Answer } from './support.ts';
 
@@ -231,6 +232,88 @@ describe('kill -9 in the middle of steps', () => {
     const second = await start({ storage, port: portOf(first) });
     problemOf(await call(second.ready.url, 'GET', `/sessions/${session.id}`), 'session_not_found', 404);
   });
+});
+
+describe('in an S3 bucket', () => {
+  async function bucket(): Promise<S3Server> {
+    const server = await startS3Server();
+    onTestFinished(() => server.stop());
+    return server;
+  }
+
+  it('a killed worker’s session goes on as if nothing had been', { timeout: 60_000 }, async () => {
+    const { storage, settings: access } = await bucket();
+    const settings = { ...access, DDPNOPT_SNAPSHOT_STEPS: '3' };
+    const bodies = bodiesOf(HOSTED, 21, 12);
+    const unbroken = await unbrokenRun(HOSTED, bodies);
+    let worker = await start({ storage, settings });
+    const session = new WorkerSession(worker.ready.url);
+    await session.create(HOSTED);
+    for (let n = 0; n < bodies.length; n++) {
+      if (n % 5 === 4) {
+        // While the step before is acknowledged already, and this one is on its way.
+        const lost = session.step(n, bodies[n]!).catch(() => null);
+        await worker.kill();
+        await lost;
+        worker = await start({ storage, settings, port: portOf(worker) });
+        expect([n, n + 1]).toContain((await session.describe()).nextStep);
+      }
+      expect(text(await session.step(n, bodies[n]!))).toBe(unbroken.replies[n]);
+    }
+    expect(await session.state()).toEqual(unbroken.state);
+  });
+
+  it(
+    'steps that are acknowledged before they are stored: a crash takes some, the client is told which, and sends them again',
+    { timeout: 60_000 },
+    async () => {
+      const server = await bucket();
+      const settings = { ...server.settings, DDPNOPT_ACKNOWLEDGE: 'applied', DDPNOPT_SNAPSHOT_STEPS: '4' };
+      const { storage } = server;
+      const bodies = bodiesOf(LAYERED, 22, 12);
+      const unbroken = await unbrokenRun(LAYERED, bodies);
+      const first = await start({ storage, settings });
+      const session = new WorkerSession(first.ready.url);
+      await session.create(LAYERED);
+      for (let n = 0; n < 6; n++) expect(text(await session.step(n, bodies[n]!))).toBe(unbroken.replies[n]);
+      await expect.poll(async () => (await session.describe()).durableStep, { timeout: 10_000 }).toBe(6);
+      server.suspend();
+      for (let n = 6; n < 10; n++) expect(text(await session.step(n, bodies[n]!))).toBe(unbroken.replies[n]);
+      expect(await session.describe()).toMatchObject({ nextStep: 10, durableStep: 6 });
+      await first.kill();
+      server.resume();
+
+      await start({ storage, settings, port: portOf(first) });
+      const { resumeFrom } = problemOf(await session.step(10, bodies[10]!), 'session_rewound', 409);
+      expect(resumeFrom).toBeGreaterThanOrEqual(6);
+      expect(resumeFrom).toBeLessThanOrEqual(10);
+      for (let n = resumeFrom!; n < bodies.length; n++) {
+        expect(text(await session.step(n, bodies[n]!))).toBe(unbroken.replies[n]);
+      }
+      expect(await session.state()).toEqual(unbroken.state);
+    },
+  );
+
+  it(
+    'a server that is away: nothing is acknowledged, and the session goes on when it is back',
+    { timeout: 60_000 },
+    async () => {
+      const server = await bucket();
+      const bodies = bodiesOf(LAYERED, 23, 4);
+      const unbroken = await unbrokenRun(LAYERED, bodies);
+      const worker = await start({ storage: server.storage, settings: server.settings });
+      const session = new WorkerSession(worker.ready.url);
+      await session.create(LAYERED);
+      expect((await session.step(0, bodies[0]!)).status).toBe(200);
+      await server.end();
+      problemOf(await session.step(1, bodies[1]!), 'storage_unavailable', 503);
+      problemOf(await session.step(1, bodies[1]!), 'storage_unavailable', 503);
+      await server.restart();
+      expect(await session.describe()).toMatchObject({ nextStep: 1, durableStep: 1 });
+      for (let n = 1; n < bodies.length; n++) expect(text(await session.step(n, bodies[n]!))).toBe(unbroken.replies[n]);
+      expect(await session.state()).toEqual(unbroken.state);
+    },
+  );
 });
 
 describe('what is stored and damaged', () => {
