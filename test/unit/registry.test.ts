@@ -4,11 +4,10 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, onTestFinished } from 'vitest';
-import type { Compute } from '../../gpu-worker/engine/compute.ts';
 import { ComputeQueue } from '../../gpu-worker/engine/queue.ts';
 import { SessionRegistry } from '../../gpu-worker/session/registry.ts';
 import type { StepBody } from '../../gpu-worker/session/session.ts';
-import { IN_MEMORY, openSqliteStorage } from '../../gpu-worker/storage/sqlite.ts';
+import { openSqliteStorage } from '../../gpu-worker/storage/sqlite.ts';
 import type { Storage } from '../../gpu-worker/storage/storage.ts';
 import { Trainers } from '../../gpu-worker/training/trainers.ts';
 import type { Engine } from '../../gpu-worker/tensor/engine.ts';
@@ -21,6 +20,7 @@ import {
   type SessionDefinitionInput,
 } from '../../shared/session.ts';
 import { LAYERS, stepBody } from '../e2e/support.ts';
+import { computeInPlace, openMemory, registryOf } from '../in-memory.ts';
 
 const LIMIT = 3;
 const START = Date.UTC(2030, 0, 1);
@@ -30,52 +30,17 @@ let engine: Engine;
 let registry: SessionRegistry;
 let storage: Storage;
 
-/** The device's work done in place, on an engine whose tensors can be counted. */
-function inPlace(engine: Engine): Compute {
-  const trainers = new Trainers(engine);
-  const later = <Result>(work: () => Result): Promise<Result> => Promise.resolve().then(work);
-  return {
-    engine: engine.name,
-    open: (id, definition) =>
-      later(() => {
-        trainers.open(id, definition);
-      }),
-    restore: (id, file) => later(() => trainers.restore(id, file)),
-    save: (id, origin) => later(() => trainers.save(id, origin)),
-    inspect: (bytes) => later(() => ({ summary: trainers.inspect(bytes), bytes })),
-    step: (id, body) => later(() => ({ ...trainers.step(id, body), body })),
-    weights: (id) => later(() => trainers.weights(id)),
-    predict: (id, body) => later(() => trainers.predict(id, body)),
-    close: (id) => {
-      trainers.close(id);
-    },
-  };
-}
-
 beforeEach(async () => {
   now = START;
   engine = createReferenceEngine();
   const queue = new ComputeQueue({ perSession: 4, total: 8 });
-  storage = await openSqliteStorage({ file: IN_MEMORY, maximumBytes: 1e8, survives: 'process' });
+  storage = await openMemory();
   registry = newRegistry(queue, LIMIT, storage);
 });
 afterEach(() => storage.close());
 
 function newRegistry(queue: ComputeQueue, limit: number, storage: Storage): SessionRegistry {
-  return new SessionRegistry(
-    { compute: inPlace(engine), queue, now: () => now, report: unexpected },
-    {
-      limit,
-      storage,
-      log: { snapshotSteps: 100, snapshotBytes: 1e8, acknowledge: 'durable' },
-      retention: 0,
-      reportFailure: unexpected,
-    },
-  );
-}
-
-function unexpected(what: unknown): never {
-  throw new Error('there is nothing to report', { cause: what });
+  return registryOf({ compute: computeInPlace(new Trainers(engine)), queue, now: () => now }, { limit, storage });
 }
 
 const seconds = (count: number): number => count * 1000;
@@ -312,7 +277,7 @@ describe('expiry where storage is durable', () => {
     onTestFinished(() => store.close());
     const sessions = new SessionRegistry(
       {
-        compute: inPlace(engine),
+        compute: computeInPlace(new Trainers(engine)),
         queue: new ComputeQueue({ perSession: 4, total: 8 }),
         now: () => now,
         report: () => undefined,
