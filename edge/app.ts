@@ -1,13 +1,13 @@
 /** Assembles the API at the edge. */
 import { OpenAPIHono } from '@hono/zod-openapi';
 import { requestId } from 'hono/request-id';
-import { parseSessionOrder } from '../shared/session-order.ts';
 import { invalidParameter } from '../shared/validation.ts';
 import type { EdgeEnv } from './environment.ts';
 import { answerProblem, noSuchRoute, refuseOtherMethods } from './middleware/problems.ts';
 import { registerCheckpoints } from './routes/checkpoints.ts';
 import { registerDocumentation } from './routes/documentation.ts';
 import { registerHealth } from './routes/health.ts';
+import { registerKernel } from './routes/kernel.ts';
 import { registerModels } from './routes/models.ts';
 import { registerSessions } from './routes/sessions.ts';
 import { registerSteps } from './routes/steps.ts';
@@ -16,9 +16,10 @@ export function createApp(): OpenAPIHono<EdgeEnv> {
   const app = new OpenAPIHono<EdgeEnv>({
     defaultHook: async (result, c) => {
       if (result.success) return;
+      if (result.target === 'query') throw invalidParameter(result.error, c.req.query(), null);
       if (result.target !== 'json') throw invalidParameter(result.error, c.req.param(), null);
-      // The only JSON document that clients send: the schema of its own form says best what is wrong.
-      parseSessionOrder(await c.req.json());
+      // The routes that know what a document should be say it better.
+      throw invalidParameter(result.error, await c.req.json(), null);
     },
   });
   app.use(requestId());
@@ -29,6 +30,7 @@ export function createApp(): OpenAPIHono<EdgeEnv> {
   registerSteps(app);
   registerModels(app);
   registerCheckpoints(app);
+  registerKernel(app);
   registerDocumentation(app);
   refuseOtherMethods(app);
   return app;

@@ -116,9 +116,10 @@ const { compute, failed, stop: stopComputing } = await startComputing(configurat
 const queue = new ComputeQueue(QUEUE_LIMITS);
 const undelivered = new UndeliveredAnswers(LIMITS.undeliveredBytes);
 const storage = await openStorage();
+const limitedCompute = undelivered.limiting(compute);
 const sessions = new SessionRegistry(
   {
-    compute: undelivered.limiting(compute),
+    compute: limitedCompute,
     queue,
     now: Date.now,
     report: (recovery) => {
@@ -140,10 +141,13 @@ const sessions = new SessionRegistry(
   },
 );
 await loadSessions();
+let solves = 0;
 const app = createWorkerApp({
   sessions,
   undelivered,
   limits: LIMITS,
+  // Each is a turn of its own: there is no order to keep among them.
+  solve: (options, body) => queue.run(`solve ${String(solves++)}`, () => limitedCompute.solve(options, body)),
   engineName: compute.engine,
   reportDefect: (error, requestId) => {
     report({ event: 'defect', requestId, error });

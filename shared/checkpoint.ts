@@ -12,22 +12,34 @@ import { sessionDefinitionSchema, sessionIdSchema, stepMetricsSchema } from './s
 export const CHECKPOINT_FORMAT = 'ddpnopt-checkpoint';
 export const CHECKPOINT_VERSION = '1';
 
+const learningRateState = {
+  hasPredictedChange: z.boolean(),
+  leverage: z.number().nullable(),
+  learningRate: z.number().nullable(),
+  failedFactorizations: z.int().min(0),
+};
+
 /** What of the optimizer's state is no tensor, and which tensors there are. */
 export const savedOptimizerSchema = z.strictObject({
   /** Kind of the control metric's state per layer and parameter block; null before the first step. */
   metrics: z.array(z.array(z.enum(['identity', 'diagonal', 'kronecker', 'ekfac']))).nullable(),
   hasVelocities: z.boolean(),
   hasDisplacement: z.boolean(),
-  hasPredictedChange: z.boolean(),
-  leverage: z.number().nullable(),
-  learningRate: z.number().nullable(),
-  failedFactorizations: z.int().min(0),
+  ...learningRateState,
 });
 
 export type SavedOptimizer = z.output<typeof savedOptimizerSchema>;
 
 const savedStateSchema = z.discriminatedUnion('mode', [
   z.strictObject({ mode: z.literal('layers'), optimizer: savedOptimizerSchema }),
+  z.strictObject({
+    mode: z.literal('kernel'),
+    /** Per layer; null for one without factors and before the first statistics. */
+    factors: z.array(z.strictObject({ version: z.int().min(0), hasInverses: z.boolean() }).nullable()),
+    statistics: z.int().min(0),
+    isRefreshDue: z.boolean(),
+    ...learningRateState,
+  }),
   z.strictObject({
     mode: z.literal('hosted'),
     optimizer: savedOptimizerSchema,
@@ -67,7 +79,7 @@ export const checkpointSchema = z
     origin: z.enum(['request', 'expiry', 'import']).meta({
       description: 'Why it exists: asked for, kept of a session that expired, or uploaded',
     }),
-    mode: z.enum(['layers', 'hosted']),
+    mode: z.enum(['layers', 'kernel', 'hosted']),
     step: z.int().meta({ description: 'Steps taken; a session that starts from it expects this step next' }),
     bytes: z.int().meta({ description: 'Size of the file' }),
     digest: z.string().meta({ description: 'SHA-256 over its contents, which its metadata states, too' }),

@@ -105,20 +105,55 @@ function refreshWork(definition: Definition): number {
 export function refreshExcess(definition: Definition): string | null {
   const work = refreshWork(definition);
   if (work <= LIMITS.refreshWork) return null;
+  return `${excessiveRefresh(definition.optimizer.metric.kind, work)}. Use metric "identity", or narrower layers`;
+}
+
+function excessiveRefresh(metric: string, work: number): string {
   return (
-    `refreshing the ${definition.optimizer.metric.kind} metric of these layers takes ${work.toExponential(1)} operations (inputs³ + outputs³, added up); ` +
-    `at most ${LIMITS.refreshWork.toExponential(1)} are taken. Use metric "identity", or narrower layers`
+    `refreshing the ${metric} metric of these layers takes ${work.toExponential(1)} operations (inputs³ + outputs³, added up); ` +
+    `at most ${LIMITS.refreshWork.toExponential(1)} are taken`
   );
 }
 
-/** What one step on a batch of B samples takes. */
-export interface StepCost {
+/** Layers of which the service knows the Kronecker factors alone, or nothing. */
+type FactoredLayers = readonly { readonly factors: { readonly inputs: number; readonly outputs: number } | null }[];
+
+/** As {@link refreshExcess}, in kernel mode. */
+export function kernelRefreshExcess(layers: FactoredLayers): string | null {
+  const work = layers.reduce(
+    (sum, { factors }) => (factors === null ? sum : sum + factors.inputs ** 3 + factors.outputs ** 3),
+    0,
+  );
+  if (work <= LIMITS.refreshWork) return null;
+  return `${excessiveRefresh('kronecker', work)}. Leave out the factors of wide layers, or use metric "client"`;
+}
+
+/** Bytes of a kernel session's factors and their inverses, in float32. */
+export function kernelStateBytes(layers: FactoredLayers): number {
+  return layers.reduce(
+    (sum, { factors }) => (factors === null ? sum : sum + 8 * (factors.inputs ** 2 + factors.outputs ** 2)),
+    0,
+  );
+}
+
+/** What the systems of one batch take, one per layer. */
+export interface BatchCost {
   /** Rows of the batch's systems, R = B·r. */
   readonly rows: number;
   /** Multiply-adds of the batch's factorisations, up to a factor: L·R³. */
   readonly batchWork: number;
   /** Bytes of the batch's factors, in float32: L·R². */
   readonly batchFactorBytes: number;
+}
+
+/** @param layers L */
+export function batchCost(layers: number, batch: number, curvature: Optimizer['terminalCurvature']): BatchCost {
+  const rows = batch * Math.max(1, sentColumns(curvature));
+  return { rows, batchWork: layers * rows ** 3, batchFactorBytes: 4 * layers * rows ** 2 };
+}
+
+/** What one step on a batch of B samples takes. */
+export interface StepCost extends BatchCost {
   /** Multiply-adds of tangent kernels from explicit per-sample gradients: Σ R²·n·c. */
   readonly gramWork: number;
   /** Bytes of the largest layer's inputs as the step needs them, in float32: a convolution's patches, an embedding's one-hot rows. */
@@ -132,7 +167,8 @@ export function stepCost(
   positions: ReadonlyMap<string, number> = new Map(),
 ): StepCost {
   const { layers, optimizer } = definition;
-  const rows = batch * Math.max(1, sentColumns(optimizer.terminalCurvature));
+  const systems = batchCost(layers.length, batch, optimizer.terminalCurvature);
+  const { rows } = systems;
   const isWeighted = optimizer.metric.kind !== 'identity' && optimizer.metric.kind !== 'kronecker';
   const gramWork = sumOverLayers(definition.layers, ({ inputs, outputs, isOuter }) =>
     isOuter && !isWeighted ? 0 : rows ** 2 * inputs * outputs,
@@ -144,9 +180,7 @@ export function stepCost(
     return 4 * batch * geometry.rows.outputs * geometry.columns.outputs * blocksOf(layer).inputs * layer.groups;
   });
   return {
-    rows,
-    batchWork: layers.length * rows ** 3,
-    batchFactorBytes: 4 * layers.length * rows ** 2,
+    ...systems,
     gramWork,
     inputBytes: Math.max(...inputBytes),
   };

@@ -2,13 +2,22 @@
 import { ProblemError } from './errors.ts';
 import { LIMITS } from './limits.ts';
 import { formatShape, type Dtype, type SafetensorsHeader, type TensorEntry } from './safetensors.ts';
+import { triangleSize } from './triangle.ts';
 
-/** A tensor that a body carries; 'B' stands for the batch, 'S' for the layer's own number of positions. */
-export interface ExpectedTensor {
+/** A packed triangle of R×R, R = B·columns: R(R+1)/2 numbers. */
+export interface BatchTriangle {
+  readonly columns: number;
+}
+
+/** 'B' stands for the batch, 'S' for the layer's own number of positions. */
+export type Axis = 'B' | 'S' | number | BatchTriangle;
+
+/** A tensor that a body carries. */
+export interface ExpectedTensor<Size extends Axis = Axis> {
   readonly name: string;
   /** The layer it belongs to, if to one. */
   readonly layer: string | null;
-  readonly shape: readonly ('B' | 'S' | number)[];
+  readonly shape: readonly Size[];
   readonly dtypes: readonly Dtype[];
   readonly presence: 'required' | 'optional';
 }
@@ -56,7 +65,7 @@ export function checkTensors(
   for (const tensor of expected) {
     const entry = found.get(tensor.name);
     if (entry !== undefined) checkTensor(tensor, entry, batch, positions, counted.name);
-    else if (tensor.presence === 'required') throw missing(tensor, batch);
+    else if (tensor.presence === 'required') throw missingTensor(tensor, batch);
   }
   return { batch, positions };
 }
@@ -81,19 +90,44 @@ function checkTensor(
   if (layer !== null && axis >= 0 && count !== undefined && count > 0 && !positions.has(layer)) {
     positions.set(layer, count);
   }
-  const wanted = shape.map((size) => (size === 'B' ? batch : size === 'S' ? positions.get(layer ?? '') : size));
+  const wanted = shape.map((size) => (size === 'S' ? positions.get(layer ?? '') : axisSize(size, batch)));
   if (entry.shape.length === wanted.length && entry.shape.every((size, index) => size === wanted[index])) return;
+  const isPerBatch = shape.some((size) => size === 'B' || typeof size === 'object');
   throw new ProblemError('shape_mismatch', {
     param: name,
-    detail: `${name} has shape ${formatShape(entry.shape)}; ${formatShape(shape)}${shape.includes('B') ? ` with B = ${String(batch)}` : ''} was expected.`,
-    remedy: shape.includes('B')
-      ? `Send every tensor with the batch of "${counted}" first and the sizes the session was created with.`
-      : 'Send the parameter in its own shape, with the sizes the session was created with.',
+    detail: `${name} has shape ${formatShape(entry.shape)}; ${formatAxes(shape)}${isPerBatch ? ` with B = ${String(batch)}` : ''} was expected.`,
+    remedy: mismatchRemedy(shape, counted),
   });
 }
 
-function missing({ name, shape }: ExpectedTensor, batch: number): ProblemError {
-  const wanted = shape.map((size) => (size === 'B' ? batch : size));
+function mismatchRemedy(shape: readonly Axis[], counted: string): string {
+  if (shape.some((size) => typeof size === 'object')) {
+    return `Send the upper triangle row by row, N[numpy.triu_indices(len(N))], for the batch of "${counted}".`;
+  }
+  return shape.includes('B')
+    ? `Send every tensor with the batch of "${counted}" first and the sizes the session was created with.`
+    : 'Send the tensor in its own shape, with the sizes the session was created with.';
+}
+
+/** A size once B is known; S stays as it is. */
+function axisSize(axis: Axis, batch: number): number | 'S' {
+  if (axis === 'B') return batch;
+  return typeof axis === 'object' ? triangleSize(axis.columns * batch) : axis;
+}
+
+/** A shape as texts show it: [B, 64], or [B(B+1)/2]. */
+function formatAxes(shape: readonly Axis[]): string {
+  return formatShape(
+    shape.map((axis) => {
+      if (typeof axis !== 'object') return axis;
+      const rows = axis.columns === 1 ? 'B' : `${String(axis.columns)}B`;
+      return `${rows}(${rows}+1)/2`;
+    }),
+  );
+}
+
+export function missingTensor({ name, shape }: ExpectedTensor, batch: number): ProblemError {
+  const wanted = shape.map((size) => axisSize(size, batch));
   return new ProblemError('missing_tensor', {
     param: name,
     detail: `${name} is missing.`,
@@ -106,7 +140,7 @@ function batchOf({ name, shape }: ExpectedTensor, entry: TensorEntry | undefined
     throw new ProblemError('missing_tensor', {
       param: name,
       detail: `${name} is missing.`,
-      remedy: `Send "${name}" with shape ${formatShape(shape)}, B samples.`,
+      remedy: `Send "${name}" with shape ${formatAxes(shape)}, B samples.`,
     });
   }
   const [batch] = entry.shape;
@@ -114,7 +148,7 @@ function batchOf({ name, shape }: ExpectedTensor, entry: TensorEntry | undefined
   if (entry.shape.length !== shape.length || !isBatch) {
     throw new ProblemError('shape_mismatch', {
       param: name,
-      detail: `${name} has shape ${formatShape(entry.shape)}; ${formatShape(shape)} with 1 ≤ B ≤ ${String(LIMITS.batch)} was expected.`,
+      detail: `${name} has shape ${formatShape(entry.shape)}; ${formatAxes(shape)} with 1 ≤ B ≤ ${String(LIMITS.batch)} was expected.`,
       remedy:
         entry.shape.length === shape.length
           ? `Send at least one sample and at most ${String(LIMITS.batch)} at once.`

@@ -3,7 +3,7 @@ import type { HostedDefinition } from './hosted-definition.ts';
 import { truthKind } from './loss.ts';
 import { modelOutputs } from './model.ts';
 import type { ParameterName } from './parameter-names.ts';
-import type { Dtype } from './safetensors.ts';
+import { FLOATING_DTYPES, INDEX_DTYPES } from './safetensors.ts';
 import type { ExpectedTensor } from './expected-tensor.ts';
 
 export const HOSTED_TENSOR = {
@@ -22,9 +22,6 @@ export const HOSTED_TENSOR = {
   runningVariance: (layer: string) => `layers.${layer}.running_variance`,
 } as const;
 
-const FLOATING: readonly Dtype[] = ['F32', 'F64'];
-const LABELS: readonly Dtype[] = [...FLOATING, 'I64', 'I32', 'U8'];
-
 type Definition = Pick<HostedDefinition, 'model' | 'loss'>;
 
 /** What a step carries. */
@@ -42,7 +39,7 @@ function samples({ model }: Definition): ExpectedTensor {
     name: HOSTED_TENSOR.samples,
     layer: null,
     shape: ['B', ...model.input],
-    dtypes: FLOATING,
+    dtypes: FLOATING_DTYPES,
     presence: 'required',
   };
 }
@@ -50,10 +47,16 @@ function samples({ model }: Definition): ExpectedTensor {
 function truth({ model, loss }: Definition, presence: ExpectedTensor['presence']): ExpectedTensor {
   const name = HOSTED_TENSOR.truth;
   return truthKind(loss) === 'labels'
-    ? { name, layer: null, shape: ['B'], dtypes: LABELS, presence }
-    : { name, layer: null, shape: ['B', modelOutputs(model)], dtypes: FLOATING, presence };
+    ? { name, layer: null, shape: ['B'], dtypes: INDEX_DTYPES, presence }
+    : { name, layer: null, shape: ['B', modelOutputs(model)], dtypes: FLOATING_DTYPES, presence };
 }
 
 function sampleWeights(): ExpectedTensor {
-  return { name: HOSTED_TENSOR.sampleWeights, layer: null, shape: ['B'], dtypes: FLOATING, presence: 'optional' };
+  return {
+    name: HOSTED_TENSOR.sampleWeights,
+    layer: null,
+    shape: ['B'],
+    dtypes: FLOATING_DTYPES,
+    presence: 'optional',
+  };
 }

@@ -133,3 +133,20 @@ export const layerSchema = z
 export type Layer = z.output<typeof layerSchema>;
 export type DenseLayer = z.output<typeof denseLayerSchema>;
 export type Conv2dLayer = z.output<typeof conv2dLayerSchema>;
+
+/** Refuses layers of one name, since tensors are named after their layer. */
+export function refuseRepeatedNames(layers: readonly { readonly name: string }[], context: z.RefinementCtx): void {
+  const names = new Map<string, number>();
+  for (const [index, { name }] of layers.entries()) {
+    const first = names.get(name);
+    if (first !== undefined) {
+      context.addIssue({
+        code: 'custom',
+        path: ['layers', index, 'name'],
+        message: `layers ${String(first)} and ${String(index)} have the same name; give every layer a name of its own`,
+        input: name,
+      });
+    }
+    names.set(name, index);
+  }
+}

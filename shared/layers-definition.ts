@@ -1,15 +1,24 @@
 /** The definition of a session in `layers` mode: what a client that runs its own model states once. */
 import * as z from 'zod';
 import { refreshExcess } from './cost.ts';
-import { layerSchema, type Layer } from './layer.ts';
+import { layerSchema, refuseRepeatedNames, type Layer } from './layer.ts';
 import { LIMITS } from './limits.ts';
 import { optimizerSchema, type Optimizer } from './optimizer.ts';
+import { hasSampleFactors } from './policy-encoding.ts';
 import { ttlSecondsSchema } from './session-lifetime.ts';
 
 const replySchema = z.enum(['auto', 'update', 'policy']).meta({
   id: 'ReplyForm',
   description:
     'update: finished parameter changes. policy: factors the client applies. auto: policy for feedback, else update',
+});
+
+const policyEncodingSchema = z.enum(['auto', 'sample-factors', 'inverse-factors']).meta({
+  id: 'PolicyEncoding',
+  description:
+    'How a policy is handed out. sample-factors: metric-weighted inputs and output gradients, B(n + c) numbers a layer; for dense layers ' +
+    'without a sequence axis. inverse-factors: the metric’s inverse, for layers of every kind; you form the sum of your own gradients ' +
+    'weighted by κ, and the factors are repeated only when yours are old. auto: whichever is smaller',
 });
 
 /** Who wants a hosted model and forgets to say so lands in this mode. */
@@ -31,33 +40,31 @@ export const layersDefinitionSchema = z
         .meta({ description: 'In the order of the forward pass' }),
       optimizer: optimizerSchema.prefault({}),
       reply: replySchema.default('auto'),
+      policyEncoding: policyEncodingSchema.default('auto'),
       ttlSeconds: ttlSecondsSchema,
     },
     { error: ({ code }) => (code === 'unrecognized_keys' ? 'mode "layers" has no such field' : undefined) },
   )
-  .superRefine(({ layers, optimizer, reply }, context) => {
-    const names = new Map<string, number>();
-    for (const [index, { name }] of layers.entries()) {
-      const first = names.get(name);
-      if (first !== undefined) {
-        context.addIssue({
-          code: 'custom',
-          path: ['layers', index, 'name'],
-          message: `layers ${String(first)} and ${String(index)} have the same name; give every layer a name of its own`,
-          input: name,
-        });
-      }
-      names.set(name, index);
-    }
+  .superRefine(({ layers, optimizer, reply, policyEncoding }, context) => {
+    refuseRepeatedNames(layers, context);
     const excess = refreshExcess({ layers, optimizer });
     if (excess !== null) context.addIssue({ code: 'custom', path: ['layers'], message: excess, input: layers });
     if (replyForm({ optimizer, reply }) === 'policy') {
-      const fault = withoutPolicy(layers, optimizer);
+      const fault = withoutPolicy(optimizer);
       if (fault !== null) {
         const path = reply === 'auto' ? ['optimizer', 'coupling'] : ['reply'];
-        const message = `a policy can be handed out for dense layers without a sequence axis, metric "identity" or "kronecker" and terminal curvature "gradient"; ${fault}. Use coupling "gauss-newton-step", "value" or "layerwise" with an update`;
+        const message = `a policy can be handed out with terminal curvature "gradient" and any metric but "ekfac"; ${fault}. Use coupling "gauss-newton-step", "value" or "layerwise" with an update`;
         context.addIssue({ code: 'custom', path, message, input: reply === 'auto' ? optimizer.coupling : reply });
       }
+      const unfactored = policyEncoding === 'sample-factors' ? withoutSampleFactors(layers, optimizer) : null;
+      if (unfactored !== null) {
+        const message = `dense layers without a sequence axis have them, with metric "identity" or "kronecker"; ${unfactored}. Use "inverse-factors" or "auto"`;
+        context.addIssue({ code: 'custom', path: ['policyEncoding'], message, input: policyEncoding });
+      }
+    } else if (policyEncoding !== 'auto') {
+      const message =
+        'the reply is an update, which has no policy; leave it out, or use coupling "feedback" or reply "policy"';
+      context.addIssue({ code: 'custom', path: ['policyEncoding'], message, input: policyEncoding });
     }
     if (optimizer.coupling === 'feedback' && reply === 'update') {
       context.addIssue({
@@ -76,12 +83,19 @@ export type LayersDefinition = z.output<typeof layersDefinitionSchema>;
 /** What a client may write: defaults left out. */
 export type LayersDefinitionInput = z.input<typeof layersDefinitionSchema>;
 
+/** Why a policy cannot be sample factors, in words; null if it can. */
+function withoutSampleFactors(layers: readonly Layer[], { metric }: Optimizer): string | null {
+  const layer = layers.find((candidate) => !hasSampleFactors(candidate, metric));
+  if (layer === undefined) return null;
+  return hasSampleFactors(layer, { kind: 'identity' })
+    ? `the metric is "${metric.kind}"`
+    : `layer ${layer.name} is another`;
+}
+
 /** What of a definition keeps its policy from being handed out, in words; null if nothing does. */
-function withoutPolicy(layers: readonly Layer[], optimizer: Optimizer): string | null {
+function withoutPolicy(optimizer: Optimizer): string | null {
   const { metric, terminalCurvature, coupling, momentum, lookahead, maximumNorm, maximumPredictedDecrease } = optimizer;
-  const layer = layers.find((candidate) => candidate.kind !== 'dense' || candidate.sequence);
-  if (layer !== undefined) return `layer ${layer.name} is another`;
-  if (metric.kind !== 'identity' && metric.kind !== 'kronecker') return `the metric is "${metric.kind}"`;
+  if (metric.kind === 'ekfac') return 'the metric is "ekfac"';
   if (terminalCurvature.kind !== 'gradient') return `the terminal curvature is "${terminalCurvature.kind}"`;
   if (coupling === 'gauss-newton-step') return 'coupling "gauss-newton-step" predicts the changes itself';
   if (momentum > 0) return 'momentum works on finished updates';

@@ -14,6 +14,13 @@ export const LIMITS = {
   headerBytes: 1_048_576,
   /** Bytes of the JSON header of a checkpoint, whose grouped convolutions have tensors for every group. */
   checkpointHeaderBytes: 33_554_432,
+  /** Bytes of tensors as JSON, sent or, of those that would else be safetensors, answered. */
+  jsonTensorBytes: 65_536,
+  /**
+   * S·B³ of systems that the edge solves itself: S stages, B samples. Some milliseconds (docs/results/kernel-solve.md) of the 10 ms of
+   * CPU time that a Worker has on Cloudflare's Free plan; the rest is for the request, and for slower machines.
+   */
+  edgeSolveWork: 2 * 128 ** 3,
   /** Bytes of the JSON document that creates a session. */
   sessionDocumentBytes: 1_048_576,
   /** Samples in one batch. */

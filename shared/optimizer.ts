@@ -49,7 +49,7 @@ const levenbergMarquardtSchema = z
       'the last step, judges that step; without them η stays',
   });
 
-const learningRateSchema = z
+export const learningRateSchema = z
   .discriminatedUnion('kind', [
     z
       .strictObject({
@@ -108,13 +108,18 @@ const learningRateSchema = z
   ])
   .meta({ id: 'LearningRate' });
 
+/** What makes a parameter group, in every mode. */
+export const groupFields = {
+  pattern: z.string().min(1).max(128).meta({
+    description: 'Layer name; * stands for any characters. The first group that matches counts',
+    example: 'head*',
+  }),
+  learningRateFactor: finite.gt(0).max(1e6).default(1).meta({ description: 'Multiplies η of these layers' }),
+};
+
 const parameterGroupSchema = z
   .strictObject({
-    pattern: z.string().min(1).max(128).meta({
-      description: 'Layer name; * stands for any characters. The first group that matches counts',
-      example: 'head*',
-    }),
-    learningRateFactor: finite.gt(0).max(1e6).default(1).meta({ description: 'Multiplies η of these layers' }),
+    ...groupFields,
     weightDecayFactor: finite
       .min(0)
       .max(1e6)
@@ -210,7 +215,13 @@ const firstInputFactorSchema = z
   ])
   .meta({ id: 'FirstInputFactor' });
 
-const factorDecaySchema = finite
+export const factorDampingSchema = finite
+  .gt(0)
+  .max(1e6)
+  .default(0.01)
+  .meta({ description: 'γ, added to the factors with the π split' });
+
+export const factorDecaySchema = finite
   .min(0)
   .lt(1)
   .default(0.95)
@@ -223,7 +234,7 @@ const refreshEverySchema = z.int().min(1).max(100_000).default(10).meta({
 const kroneckerMetricSchema = z
   .strictObject({
     kind: z.literal('kronecker'),
-    damping: finite.gt(0).max(1e6).default(0.01).meta({ description: 'γ, added to the factors with the π split' }),
+    damping: factorDampingSchema,
     decay: factorDecaySchema,
     statisticsEvery: statisticsEverySchema,
     refreshEvery: refreshEverySchema,
@@ -351,19 +362,45 @@ const solverSchema = z
     description: 'How S κ = target is solved where the service solves it; a policy always carries the Cholesky factor',
   });
 
+/** What the learning rate and the value function's recursion depend on, in every mode. */
+export const recursionFields = {
+  terminalCurvature: terminalCurvatureSchema.prefault({ kind: 'gradient' }),
+  coupling: couplingSchema.default('feedback'),
+  batchCoupling: batchCouplingSchema.default('full'),
+  valueRegularization: finite
+    .min(0)
+    .max(1e6)
+    .default(0)
+    .meta({ description: 'ε ≥ 0: adds ε G Gᵀ to V_xx, G the back-propagated curvature; larger is more cautious' }),
+  solver: solverSchema.prefault({}),
+};
+
+interface RecursionOptions {
+  readonly terminalCurvature: TerminalCurvature;
+  readonly batchCoupling: BatchCoupling;
+  readonly valueRegularization: number;
+}
+
+/** Combinations that no recursion has. */
+export function refuseRecursion(
+  { terminalCurvature, batchCoupling, valueRegularization }: RecursionOptions,
+  context: z.RefinementCtx,
+): void {
+  if (batchCoupling !== 'full' && terminalCurvature.kind !== 'gradient') {
+    const message = `it takes terminal curvature "gradient", not "${terminalCurvature.kind}"; or batchCoupling "full"`;
+    context.addIssue({ code: 'custom', path: ['batchCoupling'], message, input: batchCoupling });
+  }
+  if (batchCoupling === 'paper-faithful' && valueRegularization > 0) {
+    const message = 'the paper-faithful recursion has no such regularisation; leave it 0';
+    context.addIssue({ code: 'custom', path: ['valueRegularization'], message, input: valueRegularization });
+  }
+}
+
 export const optimizerSchema = z
   .strictObject({
     learningRate: learningRateSchema.prefault({ kind: 'constant' }),
     metric: metricSchema.prefault({ kind: 'kronecker' }),
-    terminalCurvature: terminalCurvatureSchema.prefault({ kind: 'gradient' }),
-    coupling: couplingSchema.default('feedback'),
-    batchCoupling: batchCouplingSchema.default('full'),
-    valueRegularization: finite
-      .min(0)
-      .max(1e6)
-      .default(0)
-      .meta({ description: 'ε ≥ 0: adds ε G Gᵀ to V_xx, G the back-propagated curvature; larger is more cautious' }),
-    solver: solverSchema.prefault({}),
+    ...recursionFields,
     groups: z.array(parameterGroupSchema).max(64).default([]),
     weightDecay: weightDecaySchema.nullable().default(null).meta({ description: 'null for none' }),
     momentum: finite.min(0).lt(1).default(0).meta({
@@ -388,16 +425,8 @@ export const optimizerSchema = z
       }),
   })
   .superRefine((optimizer, context) => {
-    const { terminalCurvature, batchCoupling, valueRegularization, learningRate, lookahead, weightDecay, groups } =
-      optimizer;
-    if (batchCoupling !== 'full' && terminalCurvature.kind !== 'gradient') {
-      const message = `it takes terminal curvature "gradient", not "${terminalCurvature.kind}"; or batchCoupling "full"`;
-      context.addIssue({ code: 'custom', path: ['batchCoupling'], message, input: batchCoupling });
-    }
-    if (batchCoupling === 'paper-faithful' && valueRegularization > 0) {
-      const message = 'the paper-faithful recursion has no such regularisation; leave it 0';
-      context.addIssue({ code: 'custom', path: ['valueRegularization'], message, input: valueRegularization });
-    }
+    const { learningRate, lookahead, weightDecay, groups } = optimizer;
+    refuseRecursion(optimizer, context);
     if (lookahead !== null && learningRate.kind === 'levenberg-marquardt') {
       const message =
         'learningRate "levenberg-marquardt" judges what a step predicts, and lookahead takes part of some steps back; use one of them';

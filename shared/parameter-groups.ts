@@ -1,12 +1,20 @@
 /** Parameter groups: what a layer's name says about its learning rate and its weight decay. */
 import type { Optimizer, ParameterGroup } from './optimizer.ts';
 
-/** The factors of a layer: those of the first group whose pattern its name matches, else 1. */
+/** The group of a layer: the first whose pattern its name matches. */
+export function groupOf<Group extends Pick<ParameterGroup, 'pattern'>>(
+  groups: readonly Group[],
+  layer: string,
+): Group | undefined {
+  return groups.find(({ pattern }) => matches(pattern, layer));
+}
+
+/** The factors of a layer: those of its group, else 1. */
 export function groupFactors(
   groups: readonly ParameterGroup[],
   layer: string,
 ): Pick<ParameterGroup, 'learningRateFactor' | 'weightDecayFactor'> {
-  return groups.find(({ pattern }) => matches(pattern, layer)) ?? { learningRateFactor: 1, weightDecayFactor: 1 };
+  return groupOf(groups, layer) ?? { learningRateFactor: 1, weightDecayFactor: 1 };
 }
 
 /** λ of a layer, its group's factor included; 0 without weight decay. */

@@ -29,6 +29,11 @@ const ELEMENT_BYTES = {
 
 export type Dtype = keyof typeof ELEMENT_BYTES;
 
+/** Element types of numbers. */
+export const FLOATING_DTYPES: readonly Dtype[] = ['F32', 'F64'];
+/** Element types of whole numbers, which floating-point ones can hold as well. */
+export const INDEX_DTYPES: readonly Dtype[] = [...FLOATING_DTYPES, 'I64', 'I32', 'U8'];
+
 /** One tensor of a body: its bytes lie at [begin, end) of the data section. */
 export interface TensorEntry {
   readonly name: string;

@@ -1,18 +1,19 @@
 /**
- * Sessions: what a client states once when it creates one, in either mode, and how the service describes one. The OpenAPI
+ * Sessions: what a client states once when it creates one, in every mode, and how the service describes one. The OpenAPI
  * document, the error texts and the clients read it here.
  */
 import * as z from 'zod';
-import { optimizerStateBytes, parameterCount } from './cost.ts';
+import { kernelStateBytes, optimizerStateBytes, parameterCount } from './cost.ts';
 import { ProblemError } from './errors.ts';
 import { hostedDefinitionSchema } from './hosted-definition.ts';
+import { kernelDefinitionSchema } from './kernel-definition.ts';
 import { layersDefinitionSchema } from './layers-definition.ts';
 import { modelStages } from './model.ts';
 
-const MODES = ['layers', 'hosted'] as const;
+const MODES = ['layers', 'kernel', 'hosted'] as const;
 
 export const sessionDefinitionSchema = z
-  .discriminatedUnion('mode', [layersDefinitionSchema, hostedDefinitionSchema], {
+  .discriminatedUnion('mode', [layersDefinitionSchema, kernelDefinitionSchema, hostedDefinitionSchema], {
     error: ({ input }) =>
       typeof input === 'object' && input !== null && !Array.isArray(input)
         ? `${MODES.map((mode) => `"${mode}"`).join(' or ')} was expected`
@@ -30,6 +31,8 @@ export function stateBytes(definition: SessionDefinition): number {
   switch (definition.mode) {
     case 'layers':
       return optimizerStateBytes(definition);
+    case 'kernel':
+      return kernelStateBytes(definition.layers);
     case 'hosted': {
       const { model, optimizer } = definition;
       const layers = modelStages(model).map(({ layer }) => layer);
@@ -65,7 +68,7 @@ export function sessionNotFound(id: string): ProblemError {
 
 export function notHosted(id: SessionId): ProblemError {
   return new ProblemError('not_hosted', {
-    detail: `Session ${id} is in mode "layers": the client holds the model and its weights.`,
+    detail: `Session ${id} is not in mode "hosted": the client holds the model and its weights.`,
     remedy: 'Create a session with mode "hosted" to have the service hold them.',
   });
 }
@@ -110,10 +113,12 @@ const sessionStatus = {
 export const sessionSchema = z
   .discriminatedUnion('mode', [
     z.object({ ...layersDefinitionSchema.shape, ...sessionStatus }).meta({ id: 'LayersSession' }),
+    z.object({ ...kernelDefinitionSchema.shape, ...sessionStatus }).meta({ id: 'KernelSession' }),
     z.object({ ...hostedDefinitionSchema.shape, ...sessionStatus }).meta({ id: 'HostedSession' }),
   ])
   .meta({ id: 'Session' });
 
 export type Session = z.output<typeof sessionSchema>;
 export type LayersSession = Extract<Session, { mode: 'layers' }>;
+export type KernelSession = Extract<Session, { mode: 'kernel' }>;
 export type HostedSession = Extract<Session, { mode: 'hosted' }>;

@@ -1,68 +1,49 @@
 /**
- * The tensors of a step: their names and shapes in `layers` mode, and in either mode the check of a header against a session's
+ * The tensors of a step: their shapes in `layers` mode, and in every mode the check of a header against a session's
  * definition, which both the edge (before it forwards a body) and the worker (before it computes) apply.
  */
 import { convolutionGeometry } from './convolution.ts';
-import { passCost, PREDICTION_PASSES, stepCost, trainingPasses, type Passes } from './cost.ts';
+import {
+  batchCost,
+  passCost,
+  PREDICTION_PASSES,
+  stepCost,
+  trainingPasses,
+  type BatchCost,
+  type Passes,
+} from './cost.ts';
 import { ProblemError } from './errors.ts';
 import { checkTensors, type ExpectedTensor } from './expected-tensor.ts';
 import type { HostedDefinition } from './hosted-definition.ts';
 import { HOSTED_TENSOR, hostedStepTensors, predictionTensors } from './hosted-tensors.ts';
 import type { Layer } from './layer.ts';
-import type { LayersDefinition } from './layers-definition.ts';
+import type { KernelDefinition } from './kernel-definition.ts';
+import { carriesStatistics, kernelStepTensors } from './kernel-tensors.ts';
+import { replyForm, type LayersDefinition } from './layers-definition.ts';
 import { LIMITS } from './limits.ts';
 import { modelStages } from './model.ts';
 import { sentColumns, type Optimizer } from './optimizer.ts';
 import { weightDecayRate } from './parameter-groups.ts';
 import { PARAMETER_NAMES, type ParameterName } from './parameter-names.ts';
-import type { Dtype, SafetensorsHeader } from './safetensors.ts';
-
-/** Names of the tensors on the wire. */
-export const TENSOR = {
-  /** Request: per-sample losses φ_i, [B]. */
-  losses: 'losses',
-  /** Request, with the Levenberg–Marquardt rule: losses of the same samples under the parameters before the last step, [B]. */
-  previousLosses: 'previous_losses',
-  /** Request: input activations, [B, …]. */
-  input: (layer: string) => `layers.${layer}.input`,
-  /** Request: per-sample gradients of each sample's own loss in the pre-activations, [B, …]. */
-  outputGradient: (layer: string) => `layers.${layer}.output_grad`,
-  /** Request: the same for the r columns of the terminal curvature, [B, r, …]. */
-  curvatureGradient: (layer: string) => `layers.${layer}.curvature_grad`,
-  /** Request, generic layer: per-sample gradients in the parameters, [B, m]. */
-  parameterGradient: (layer: string) => `layers.${layer}.param_grad`,
-  /** Request, generic layer: the same for the r columns of the terminal curvature, [B, r, m]. */
-  curvatureParameterGradient: (layer: string) => `layers.${layer}.curvature_param_grad`,
-  /** Request: a parameter that decays, in its own shape. */
-  parameter: (layer: string, parameter: ParameterName) => `layers.${layer}.parameter.${parameter}`,
-  /** Reply: metric-weighted inputs ã, [B, n (+ 1, bias last)]. */
-  policyInput: (layer: string) => `layers.${layer}.policy.input`,
-  /** Reply: metric-weighted output gradients g̃, η included, [B, c]. */
-  policyOutputGradient: (layer: string) => `layers.${layer}.policy.output_grad`,
-  /** Reply: lower Cholesky factor of S_t, [B, B]. */
-  policyCholesky: (layer: string) => `layers.${layer}.policy.chol`,
-  /** Reply: the target of S_t κ_t = target_t + s_t, [B]: 1/h, unless V_xx is regularised or there is a running cost. */
-  policyTarget: (layer: string) => `layers.${layer}.policy.target`,
-  /** Reply, without cross-sample terms: κ_t = offset_t + gain_t ∘ s_t, both [B]. */
-  policyGain: (layer: string) => `layers.${layer}.policy.gain`,
-  policyOffset: (layer: string) => `layers.${layer}.policy.offset`,
-  /** Reply: change of a parameter, in its own shape; beside a policy the part of the change that does not depend on s. */
-  update: (layer: string, parameter: ParameterName) => `layers.${layer}.update.${parameter}`,
-} as const;
-
-const STEP_DTYPES: readonly Dtype[] = ['F32', 'F64'];
+import { hasVersions } from './policy-encoding.ts';
+import { FLOATING_DTYPES, INDEX_DTYPES, type SafetensorsHeader } from './safetensors.ts';
+import { TENSOR } from './tensor-names.ts';
 
 /** What a step's tensors depend on. */
 export type StepDefinition =
-  | Pick<LayersDefinition, 'mode' | 'layers' | 'optimizer'>
+  | Pick<LayersDefinition, 'mode' | 'layers' | 'optimizer' | 'reply' | 'policyEncoding'>
+  | Pick<KernelDefinition, 'mode' | 'layers' | 'optimizer'>
   | Pick<HostedDefinition, 'mode' | 'model' | 'loss' | 'optimizer'>;
 type LayersStepDefinition = Extract<StepDefinition, { mode: 'layers' }>;
+type KernelStepDefinition = Extract<StepDefinition, { mode: 'kernel' }>;
 type HostedStepDefinition = Extract<StepDefinition, { mode: 'hosted' }>;
 
+type ActivationAxis = 'B' | 'S' | number;
+
 /** A tensor that a step in `layers` mode carries. */
-export type LayersStepTensor = ExpectedTensor &
+export type LayersStepTensor = ExpectedTensor<ActivationAxis> &
   (
-    | { readonly role: 'losses' | 'previousLosses'; readonly layer: null }
+    | { readonly role: 'losses' | 'previousLosses' | 'metricVersions'; readonly layer: null }
     | { readonly role: 'input' | 'lossGradient' | 'columnGradient'; readonly layer: string }
     | { readonly role: 'parameter'; readonly layer: string; readonly parameter: ParameterName }
   );
@@ -145,18 +126,23 @@ export function layerTensors(layer: Layer): {
 }
 
 /** The tensors a step of this session carries; no others. */
-export function expectedTensors({
-  layers,
-  optimizer,
-}: Pick<LayersStepDefinition, 'layers' | 'optimizer'>): [LayersStepTensor, ...LayersStepTensor[]] {
+export function expectedTensors(
+  definition: Omit<LayersStepDefinition, 'mode'>,
+): [LayersStepTensor, ...LayersStepTensor[]] {
+  const { layers, optimizer } = definition;
   const columns = sentColumns(optimizer.terminalCurvature);
-  const always = { dtypes: STEP_DTYPES, presence: 'required' } as const;
+  const always = { dtypes: FLOATING_DTYPES, presence: 'required' } as const;
   const expected: [LayersStepTensor, ...LayersStepTensor[]] = [
     { name: TENSOR.losses, layer: null, role: 'losses', shape: ['B'], ...always },
   ];
   if (optimizer.learningRate.kind === 'levenberg-marquardt') {
-    const previous = { dtypes: STEP_DTYPES, presence: 'optional' } as const;
+    const previous = { dtypes: FLOATING_DTYPES, presence: 'optional' } as const;
     expected.push({ name: TENSOR.previousLosses, layer: null, role: 'previousLosses', shape: ['B'], ...previous });
+  }
+  if (replyForm(definition) === 'policy' && hasVersions(definition)) {
+    const shape = [layers.length];
+    const versions = { dtypes: INDEX_DTYPES, presence: 'optional' } as const;
+    expected.push({ name: TENSOR.metricVersions, layer: null, role: 'metricVersions', shape, ...versions });
   }
   for (const layer of layers) {
     const { input, output } = activationShapes(layer);
@@ -164,7 +150,7 @@ export function expectedTensors({
     const expect = (
       name: string,
       role: 'input' | 'lossGradient' | 'columnGradient',
-      shape: ExpectedTensor['shape'],
+      shape: readonly ActivationAxis[],
     ): void => {
       expected.push({ name, layer: layer.name, role, shape, ...always });
     };
@@ -202,6 +188,13 @@ export function checkStepHeader(header: SafetensorsHeader, definition: StepDefin
       checkStepSize(TENSOR.losses, batch, (samples) => layersExcess(definition, samples, positions));
       return batch;
     }
+    case 'kernel': {
+      const context = `this session, whose layers are ${layerNames(definition.layers)}`;
+      const { batch } = checkTensors(header, kernelStepTensors(definition), context);
+      carriesStatistics(header, definition, batch);
+      checkStepSize(TENSOR.losses, batch, (samples) => kernelExcess(definition, samples));
+      return batch;
+    }
     case 'hosted': {
       const { batch } = checkTensors(header, hostedStepTensors(definition), 'a step of this session');
       checkStepSize(HOSTED_TENSOR.samples, batch, (samples) => hostedExcess(definition, samples));
@@ -226,7 +219,7 @@ export function checkPredictionHeader(header: SafetensorsHeader, definition: Hos
  * @param excess what so many samples exceed, in words; null if nothing
  * @throws ProblemError `step_too_large`
  */
-function checkStepSize(counted: string, batch: number, excess: (samples: number) => string | null): void {
+export function checkStepSize(counted: string, batch: number, excess: (samples: number) => string | null): void {
   const fault = excess(batch);
   if (fault === null) return;
   let most = 0;
@@ -251,10 +244,10 @@ function layersExcess(
   positions: ReadonlyMap<string, number>,
 ): string | null {
   const { layers } = definition;
-  const { rows, batchWork, batchFactorBytes, gramWork, inputBytes } = stepCost(definition, batch, positions);
-  if (batchWork > LIMITS.batchWork || batchFactorBytes > LIMITS.batchFactorBytes) {
-    return `${String(layers.length)} factorisations of ${String(rows)}×${String(rows)}, one per layer, ${String(batchFactorBytes)} bytes together; the most are ${LIMITS.batchWork.toExponential(1)} operations and ${String(LIMITS.batchFactorBytes)} bytes`;
-  }
+  const cost = stepCost(definition, batch, positions);
+  const { gramWork, inputBytes } = cost;
+  const excess = factorisationExcess(layers.length, cost);
+  if (excess !== null) return excess;
   if (gramWork > LIMITS.gramWork) {
     return `${gramWork.toExponential(1)} operations for tangent kernels of explicit per-sample gradients, more than ${LIMITS.gramWork.toExponential(1)}`;
   }
@@ -262,6 +255,18 @@ function layersExcess(
     return `${String(inputBytes)} bytes for the patches or one-hot rows of one layer, more than ${String(LIMITS.inputBytes)}`;
   }
   return null;
+}
+
+function kernelExcess({ layers, optimizer }: KernelStepDefinition, batch: number): string | null {
+  // Without cross-sample terms there is nothing to factorise.
+  if (optimizer.batchCoupling === 'diagonal') return null;
+  return factorisationExcess(layers.length, batchCost(layers.length, batch, optimizer.terminalCurvature));
+}
+
+/** Of the systems of one batch. */
+export function factorisationExcess(layers: number, { rows, batchWork, batchFactorBytes }: BatchCost): string | null {
+  if (batchWork <= LIMITS.batchWork && batchFactorBytes <= LIMITS.batchFactorBytes) return null;
+  return `${String(layers)} factorisations of ${String(rows)}×${String(rows)}, one per layer, ${String(batchFactorBytes)} bytes together; the most are ${LIMITS.batchWork.toExponential(1)} operations and ${String(LIMITS.batchFactorBytes)} bytes`;
 }
 
 function hostedExcess({ model, optimizer }: HostedStepDefinition, batch: number): string | null {
@@ -284,7 +289,7 @@ function passExcess({ model }: Pick<HostedStepDefinition, 'model'>, passes: Pass
   return null;
 }
 
-function layerNames(layers: readonly Layer[]): string {
+function layerNames(layers: readonly { readonly name: string }[]): string {
   const shown = layers.slice(0, 8).map(({ name }) => name);
   return shown.join(', ') + (layers.length > shown.length ? ', …' : '');
 }

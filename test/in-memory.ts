@@ -4,6 +4,8 @@ import { SessionRegistry, type RegistryOptions } from '../gpu-worker/session/reg
 import type { SessionResources } from '../gpu-worker/session/session.ts';
 import { IN_MEMORY, openSqliteStorage } from '../gpu-worker/storage/sqlite.ts';
 import type { Storage } from '../gpu-worker/storage/storage.ts';
+import type { Engine } from '../gpu-worker/tensor/engine.ts';
+import { solveKernels } from '../gpu-worker/training/kernel-solve.ts';
 import type { Trainers } from '../gpu-worker/training/trainers.ts';
 
 /** Runs a piece of the device's work, named by its kind. */
@@ -11,9 +13,9 @@ type Run = <Result>(kind: string, work: () => Result) => Promise<Result>;
 
 const soon: Run = (_, work) => Promise.resolve().then(work);
 
-export function computeInPlace(trainers: Trainers, run: Run = soon): Compute {
+export function computeInPlace(engine: Engine, trainers: Trainers, run: Run = soon): Compute {
   return {
-    engine: 'reference',
+    engine: engine.name,
     open: (id, definition) =>
       soon('open', () => {
         trainers.open(id, definition);
@@ -24,6 +26,7 @@ export function computeInPlace(trainers: Trainers, run: Run = soon): Compute {
     step: (id, body) => run('step', () => ({ ...trainers.step(id, body), body })),
     weights: (id) => run('weights', () => trainers.weights(id)),
     predict: (id, body) => run('predict', () => trainers.predict(id, body)),
+    solve: (options, body) => run('solve', () => solveKernels(engine, body, options)),
     close: (id) => {
       trainers.close(id);
     },

@@ -1,10 +1,14 @@
 /** A client of the service: creates sessions and takes them up again. Runs in Node, Deno, browsers and Workers. */
 import { checkpointSchema, type Checkpoint } from '../../shared/checkpoint.ts';
 import type { HostedDefinitionInput } from '../../shared/hosted-definition.ts';
+import type { KernelDefinitionInput } from '../../shared/kernel-definition.ts';
+import type { KernelSolveOptions } from '../../shared/kernel-solve.ts';
 import type { LayersDefinitionInput } from '../../shared/layers-definition.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import type { Session, SessionDefinitionInput } from '../../shared/session.ts';
 import { HostedTrainingSession } from './hosted-session.ts';
+import { KernelTrainingSession } from './kernel-session.ts';
+import { solveKernels, type KernelBatchInput, type SolvedKernels } from './kernel-solve.ts';
 import { TrainingSession } from './layers-session.ts';
 import { readSession } from './session.ts';
 import { complete, Transport, type RequestOptions } from './transport.ts';
@@ -23,7 +27,7 @@ export class DdpnoptClient {
 
   /** Creates a session for a model that the caller runs. @throws DdpnoptError, ConnectionError, TypeError for another mode */
   async createSession(definition: LayersDefinitionInput, options: RequestOptions = {}): Promise<TrainingSession> {
-    refuseMode(definition, 'layers', 'createHostedSession');
+    refuseMode(definition, 'layers');
     return this.#inLayersMode(await this.#create(definition, options));
   }
 
@@ -32,13 +36,36 @@ export class DdpnoptClient {
     definition: Omit<HostedDefinitionInput, 'mode'>,
     options: RequestOptions = {},
   ): Promise<HostedTrainingSession> {
-    refuseMode(definition, 'hosted', 'createSession');
+    refuseMode(definition, 'hosted');
     return this.#inHostedMode(await this.#create({ ...definition, mode: 'hosted' }, options));
+  }
+
+  /** Creates a session for a caller that keeps its data and parameters. @throws DdpnoptError, ConnectionError, TypeError */
+  async createKernelSession(
+    definition: Omit<KernelDefinitionInput, 'mode'>,
+    options: RequestOptions = {},
+  ): Promise<KernelTrainingSession> {
+    refuseMode(definition, 'kernel');
+    return this.#inKernelMode(await this.#create({ ...definition, mode: 'kernel' }, options));
+  }
+
+  /** Solves the systems of one batch without a session. @throws DdpnoptError, ConnectionError, RangeError */
+  solveKernels(
+    batch: KernelBatchInput,
+    settings: Partial<KernelSolveOptions> = {},
+    options: RequestOptions = {},
+  ): Promise<SolvedKernels> {
+    return solveKernels(this.#transport, batch, settings, options);
   }
 
   /** Takes up a session that exists, at the step where the service stands. @throws DdpnoptError, ConnectionError, TypeError */
   async openSession(id: string, options: RequestOptions = {}): Promise<TrainingSession> {
     return this.#inLayersMode(await this.#get(id, options));
+  }
+
+  /** As {@link openSession}, in kernel mode; all inverse factors come anew. @throws DdpnoptError, ConnectionError, TypeError */
+  async openKernelSession(id: string, options: RequestOptions = {}): Promise<KernelTrainingSession> {
+    return this.#inKernelMode(await this.#get(id, options));
   }
 
   /** As {@link openSession}, for a model that the service runs. @throws DdpnoptError, ConnectionError, TypeError */
@@ -97,17 +124,31 @@ export class DdpnoptClient {
 
   #inLayersMode(session: Session): TrainingSession {
     if (session.mode === 'layers') return new TrainingSession(this.#transport, session);
-    throw new TypeError(`session ${session.id} is in mode "hosted"; open it with openHostedSession`);
+    throw otherMode(session);
+  }
+
+  #inKernelMode(session: Session): KernelTrainingSession {
+    if (session.mode === 'kernel') return new KernelTrainingSession(this.#transport, session);
+    throw otherMode(session);
   }
 
   #inHostedMode(session: Session): HostedTrainingSession {
     if (session.mode === 'hosted') return new HostedTrainingSession(this.#transport, session);
-    throw new TypeError(`session ${session.id} is in mode "layers"; open it with openSession`);
+    throw otherMode(session);
   }
 }
 
+const CREATORS = { layers: 'createSession', kernel: 'createKernelSession', hosted: 'createHostedSession' } as const;
+const OPENERS = { layers: 'openSession', kernel: 'openKernelSession', hosted: 'openHostedSession' } as const;
+
+function otherMode({ id, mode }: Session): TypeError {
+  return new TypeError(`session ${id} is in mode "${mode}"; open it with ${OPENERS[mode]}`);
+}
+
 /** The types do not let another mode through, but JavaScript does: before a session is made that nobody could use. */
-function refuseMode(definition: object, mode: Session['mode'], creator: string): void {
+function refuseMode(definition: object, mode: Session['mode']): void {
   if (!('mode' in definition) || definition.mode === undefined || definition.mode === mode) return;
-  throw new TypeError(`the definition is in mode ${JSON.stringify(definition.mode)}; create it with ${creator}`);
+  const wanted = Object.entries(CREATORS).find(([name]) => name === definition.mode);
+  const remedy = wanted === undefined ? `"${mode}" is the mode here` : `create it with ${wanted[1]}`;
+  throw new TypeError(`the definition is in mode ${JSON.stringify(definition.mode)}; ${remedy}`);
 }

@@ -8,6 +8,26 @@ export {
 } from './hosted-session.ts';
 export { TrainingSession, type LayerInput, type StepInput, type StepReply } from './layers-session.ts';
 export type { Checkpoint } from '../../shared/checkpoint.ts';
+export {
+  KernelPolicy,
+  KernelTrainingSession,
+  type KernelChange,
+  type KernelInput,
+  type KernelStepInput,
+  type KernelStepReply,
+  type LayerInverses,
+} from './kernel-session.ts';
+export type { KernelBatchInput, SolvedKernels } from './kernel-solve.ts';
 export type { RequestOptions } from './transport.ts';
 export { ConnectionError, DdpnoptError } from './errors.ts';
-export { LayerPolicy, type ParameterChanges, type PolicyCoefficients, type PolicyTensors } from './policy.ts';
+export type { PolicyCoefficients } from './coefficients.ts';
+export type { ParameterChanges } from './parameter-changes.ts';
+export type { BlockInverses, LayerMetric } from './layer-metric.ts';
+export {
+  LayerPolicy,
+  type InverseFactors,
+  type LayerSamples,
+  type PolicyTensors,
+  type SampleFactors,
+} from './policy.ts';
+export { terminalWeights } from '../../shared/terminal-weights.ts';

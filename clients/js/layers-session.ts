@@ -1,10 +1,14 @@
 /** A session in `layers` mode: the caller runs its own model, and sends what each pass computed. */
 import { replyForm } from '../../shared/layers-definition.ts';
-import { PARAMETER_NAMES, type ParameterName } from '../../shared/parameter-names.ts';
-import { encode, readHeader, readValues, type NamedTensor, type TensorValues } from '../../shared/safetensors.ts';
-import { stepMetricsSchema, type LayersSession, type StepMetrics } from '../../shared/session.ts';
-import { expectedTensors, TENSOR, type LayersStepTensor } from '../../shared/step.ts';
-import { LayerPolicy, type ParameterChanges, type PolicyCoefficients } from './policy.ts';
+import type { ParameterName } from '../../shared/parameter-names.ts';
+import { encode, type NamedTensor, type TensorValues } from '../../shared/safetensors.ts';
+import type { LayersSession, StepMetrics } from '../../shared/session.ts';
+import { expectedTensors, type LayersStepTensor } from '../../shared/step.ts';
+import { TENSOR } from '../../shared/tensor-names.ts';
+import type { ParameterChanges } from './parameter-changes.ts';
+import type { LayerPolicy, LayerSamples } from './policy.ts';
+import { readChanges, readInverses, readPolicy, type HeldInverses } from './read-policy.ts';
+import { ReplyTensors } from './reply-tensors.ts';
 import { ClientSession } from './session.ts';
 import type { RequestOptions } from './transport.ts';
 
@@ -46,6 +50,8 @@ export type StepReply =
 
 /** A session and the number of its next step. */
 export class TrainingSession extends ClientSession<LayersSession> {
+  readonly #inverses = new Map<string, HeldInverses>();
+
   /**
    * Takes one optimizer step; the next one must wait for its reply.
    *
@@ -58,7 +64,7 @@ export class TrainingSession extends ClientSession<LayersSession> {
   step(input: StepInput, options: RequestOptions = {}): Promise<StepReply> {
     return this.takeStep(
       () => encode(this.#tensorsOf(input)),
-      async (answer, bytesSent) => this.#readReply(new Uint8Array(await answer.arrayBuffer()), bytesSent),
+      async (answer, bytesSent) => this.#readReply(new Uint8Array(await answer.arrayBuffer()), bytesSent, input),
       options,
     );
   }
@@ -67,7 +73,7 @@ export class TrainingSession extends ClientSession<LayersSession> {
     const batch = input.losses.length;
     return expectedTensors(this.session).flatMap((tensor): NamedTensor[] => {
       const { name, shape } = tensor;
-      const values = valuesOf(input, tensor);
+      const values = this.#valuesOf(input, tensor);
       if (values === undefined && tensor.presence === 'optional') return [];
       if (values === undefined) throw new RangeError(`the step lacks ${name}`);
       const known = shape.reduce<number>(
@@ -79,60 +85,61 @@ export class TrainingSession extends ClientSession<LayersSession> {
     });
   }
 
-  #readReply(body: Uint8Array, bytesSent: number): StepReply {
-    const header = readHeader(body);
-    const entries = new Map(header.entries.map((entry) => [entry.name, entry]));
-    const values = (name: string): TensorValues => {
-      const entry = entries.get(name);
-      if (entry === undefined) throw new RangeError(`it lacks ${name}`);
-      return readValues(body, header, entry);
-    };
-    const metrics = stepMetricsSchema.parse(JSON.parse(header.metadata['metrics'] ?? 'null'));
-    const traffic: Traffic = { metrics, bytesSent, bytesReceived: body.length };
+  #readReply(body: Uint8Array, bytesSent: number, input: StepInput): StepReply {
+    const reply = new ReplyTensors(body);
+    const traffic: Traffic = { metrics: reply.metrics(), bytesSent, bytesReceived: body.length };
     const { layers } = this.session;
-    const changesOf = (layer: string): ParameterChanges => {
-      const parameters = PARAMETER_NAMES.filter((parameter) => entries.has(TENSOR.update(layer, parameter)));
-      return Object.fromEntries(parameters.map((parameter) => [parameter, values(TENSOR.update(layer, parameter))]));
-    };
     switch (replyForm(this.session)) {
       case 'policy': {
+        const inverses = this.#newInverses(reply);
         const policies = layers.map((layer): [string, LayerPolicy] => {
-          if (layer.kind !== 'dense') throw new RangeError(`layer ${layer.name} has no policy`);
           const { name } = layer;
-          const coefficients: PolicyCoefficients = entries.has(TENSOR.policyCholesky(name))
-            ? {
-                kind: 'cholesky',
-                factor: values(TENSOR.policyCholesky(name)),
-                target: values(TENSOR.policyTarget(name)),
-              }
-            : { kind: 'diagonal', gain: values(TENSOR.policyGain(name)), offset: values(TENSOR.policyOffset(name)) };
-          const input = values(TENSOR.policyInput(name));
-          const outputGradient = values(TENSOR.policyOutputGradient(name));
-          return [name, new LayerPolicy(layer, { input, outputGradient, coefficients, fixedChange: changesOf(name) })];
+          const held = inverses.get(name) ?? this.#inverses.get(name);
+          return [name, readPolicy(reply, layer, held, samplesOf(input, name))];
         });
+        for (const [name, held] of inverses) this.#inverses.set(name, held);
         return { kind: 'policy', ...traffic, policies: new Map(policies) };
       }
       case 'update': {
-        const changes = layers.map(({ name }): [string, ParameterChanges] => [name, changesOf(name)]);
+        const changes = layers.map(({ name }): [string, ParameterChanges] => [name, readChanges(reply, name)]);
         return { kind: 'update', ...traffic, changes: new Map(changes) };
       }
     }
   }
+
+  /** What a reply brings of inverses, by layer name. */
+  #newInverses(reply: ReplyTensors): Map<string, HeldInverses> {
+    if (!reply.has(TENSOR.metricVersions)) return new Map();
+    const versions = reply.values(TENSOR.metricVersions);
+    const found = this.session.layers.flatMap((layer, t): [string, HeldInverses][] => {
+      const inverses = readInverses(reply, layer, versions[t] ?? Number.NaN);
+      return inverses === null ? [] : [[layer.name, inverses]];
+    });
+    return new Map(found);
+  }
+
+  #valuesOf(input: StepInput, tensor: LayersStepTensor): TensorValues | undefined {
+    const { losses, previousLosses, layers } = input;
+    switch (tensor.role) {
+      case 'losses':
+        return losses;
+      case 'previousLosses':
+        return previousLosses;
+      case 'metricVersions':
+        return Float64Array.from(this.session.layers, ({ name }) => this.#inverses.get(name)?.version ?? 0);
+      case 'input':
+        return layers[tensor.layer]?.input;
+      case 'lossGradient':
+        return layers[tensor.layer]?.outputGradient;
+      case 'columnGradient':
+        return layers[tensor.layer]?.curvatureGradient;
+      case 'parameter':
+        return layers[tensor.layer]?.parameters?.[tensor.parameter];
+    }
+  }
 }
 
-function valuesOf({ losses, previousLosses, layers }: StepInput, tensor: LayersStepTensor): TensorValues | undefined {
-  switch (tensor.role) {
-    case 'losses':
-      return losses;
-    case 'previousLosses':
-      return previousLosses;
-    case 'input':
-      return layers[tensor.layer]?.input;
-    case 'lossGradient':
-      return layers[tensor.layer]?.outputGradient;
-    case 'columnGradient':
-      return layers[tensor.layer]?.curvatureGradient;
-    case 'parameter':
-      return layers[tensor.layer]?.parameters?.[tensor.parameter];
-  }
+function samplesOf({ layers }: StepInput, layer: string): LayerSamples | null {
+  const { input, outputGradient } = layers[layer] ?? {};
+  return input === undefined || outputGradient === undefined ? null : { input, outputGradient };
 }

@@ -19,6 +19,10 @@ export function rememberDefinition(session: Session): void {
 function stepDefinition(session: Session): StepDefinition {
   switch (session.mode) {
     case 'layers': {
+      const { mode, layers, optimizer, reply, policyEncoding } = session;
+      return { mode, layers, optimizer, reply, policyEncoding };
+    }
+    case 'kernel': {
       const { mode, layers, optimizer } = session;
       return { mode, layers, optimizer };
     }

@@ -1,6 +1,6 @@
 /**
- * A step's body on its way through the edge: the header is checked from the first bytes, the rest is streamed. The edge never
- * holds more than the header and one chunk.
+ * A body of tensors on its way through the edge: the header is checked from the first bytes, the rest is streamed. Of a body that it
+ * forwards the edge never holds more than the header and one chunk.
  */
 import { ProblemError } from '../../shared/errors.ts';
 import {
@@ -48,6 +48,12 @@ export class StreamedBody {
     } finally {
       reader.releaseLock();
     }
+  }
+
+  /** The whole body, for one that is small. @throws ProblemError `truncated_body` if the client stops sending */
+  async read(): Promise<Uint8Array> {
+    await this.#readUntil(this.#length);
+    return this.#read;
   }
 
   /**

@@ -1,8 +1,11 @@
-/** Calls to the worker that owns a session. */
+/** Calls to workers: to the one that owns a session, or to any. */
 import type { Context } from 'hono';
+import { accepts } from 'hono/accepts';
 import type * as z from 'zod';
-import type { CheckpointId } from '../../shared/checkpoint.ts';
 import { isProblem, ProblemError, problemSchema } from '../../shared/errors.ts';
+import { JSON_CONTENT_TYPE, jsonOfTensors } from '../../shared/json-tensors.ts';
+import { LIMITS } from '../../shared/limits.ts';
+import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import type { SessionId } from '../../shared/session.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { singleWorker } from '../placement/placement.ts';
@@ -14,11 +17,6 @@ interface WorkerRequest {
   readonly method: string;
   readonly body?: BodyInit;
   readonly headers?: Record<string, string>;
-}
-
-/** As {@link callWorker}, for a checkpoint. */
-export function callCheckpoint(c: Context<EdgeEnv>, id: CheckpointId, request: WorkerRequest): Promise<Response> {
-  return send(c, `${singleWorker(c.env.WORKER_URL).checkpoints}/checkpoints/${id}`, request);
 }
 
 /**
@@ -33,17 +31,23 @@ export function callWorker(
   c: Context<EdgeEnv>,
   session: SessionId,
   path: string,
-  request: WorkerRequest,
+  init: WorkerRequest,
 ): Promise<Response> {
-  return send(c, `${singleWorker(c.env.WORKER_URL).workerFor(session)}/sessions/${session}${path}`, request);
+  const base = singleWorker(c.env.WORKER_URL).workerFor(session);
+  return call(c, `${base}/sessions/${session}${path}`, init);
 }
 
-async function send(c: Context<EdgeEnv>, url: string, request: WorkerRequest): Promise<Response> {
+/** As {@link callWorker}, for what any worker can do. @param path as the worker has it */
+export function callAnyWorker(c: Context<EdgeEnv>, path: string, init: WorkerRequest): Promise<Response> {
+  return call(c, `${singleWorker(c.env.WORKER_URL).anyWorker()}${path}`, init);
+}
+
+async function call(c: Context<EdgeEnv>, url: string, init: WorkerRequest): Promise<Response> {
   let response: Response;
   try {
     response = await fetch(url, {
-      ...request,
-      headers: { ...request.headers, 'x-request-id': c.get('requestId') },
+      ...init,
+      headers: { ...init.headers, 'x-request-id': c.get('requestId') },
     });
   } catch (cause) {
     throw unavailable('no connection', cause);
@@ -110,13 +114,43 @@ function unexpectedAnswer(what: string, cause?: unknown): ProblemError {
   );
 }
 
-/** A worker's answer as the client gets it: its body streams through. @throws ProblemError `worker_protocol` if it has none */
-export function relay(c: Context<EdgeEnv>, response: Response): Response {
+/**
+ * A worker's answer as the client gets it: its body streams through, or becomes JSON where the client prefers that to safetensors
+ * and the answer is small.
+ *
+ * @throws ProblemError `worker_protocol` if it has no body
+ */
+export async function relay(c: Context<EdgeEnv>, response: Response): Promise<Response> {
+  const length = response.headers.get('content-length');
+  if (
+    response.headers.get('content-type') === SAFETENSORS_CONTENT_TYPE &&
+    prefersJson(c) &&
+    Number(length ?? Infinity) <= LIMITS.jsonTensorBytes
+  ) {
+    return c.json(jsonOfTensors(new Uint8Array(await response.arrayBuffer())));
+  }
+  return stream(c, response);
+}
+
+/** A worker's answer as it is. @throws ProblemError `worker_protocol` if it has no body */
+export function stream(c: Context<EdgeEnv>, response: Response, headers: Record<string, string> = {}): Response {
   const type = response.headers.get('content-type');
   if (response.body === null || type === null) throw unexpectedAnswer('an empty body');
   const length = response.headers.get('content-length');
   return c.body(response.body, 200, {
     'content-type': type,
     ...(length === null ? {} : { 'content-length': length }),
+    ...headers,
   });
+}
+
+/** An answer made at the edge, as {@link relay} gives one. */
+export function answerTensors(c: Context<EdgeEnv>, body: Uint8Array<ArrayBuffer>): Response {
+  if (prefersJson(c) && body.length <= LIMITS.jsonTensorBytes) return c.json(jsonOfTensors(body));
+  return c.body(body, 200, { 'content-type': SAFETENSORS_CONTENT_TYPE });
+}
+
+function prefersJson(c: Context<EdgeEnv>): boolean {
+  const supports = [SAFETENSORS_CONTENT_TYPE, JSON_CONTENT_TYPE];
+  return accepts(c, { header: 'Accept', supports, default: SAFETENSORS_CONTENT_TYPE }) === JSON_CONTENT_TYPE;
 }

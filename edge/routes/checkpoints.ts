@@ -7,7 +7,7 @@ import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { parseSessionId } from '../../shared/session.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { StreamedBody } from '../forward/streamed-body.ts';
-import { callCheckpoint, callWorker, readDocument, relay } from '../forward/worker.ts';
+import { callAnyWorker, callWorker, readDocument, stream } from '../forward/worker.ts';
 import { acceptBody } from '../middleware/content.ts';
 import { problemResponses, SESSION_PROBLEMS } from './problem-responses.ts';
 import { safetensorsBody } from './safetensors-body.ts';
@@ -58,7 +58,7 @@ const importCheckpoint = createRoute({
   summary: 'Import a checkpoint',
   description:
     'A file that was downloaded here or elsewhere. It is checked as a whole: digest, manifest, every tensor.',
-  middleware: [acceptBody(SAFETENSORS_CONTENT_TYPE, LIMITS.bodyBytes)] as const,
+  middleware: [acceptBody({ [SAFETENSORS_CONTENT_TYPE]: LIMITS.bodyBytes })] as const,
   request: { body: { required: true, content: safetensorsBody } },
   responses: {
     201: { description: 'The checkpoint', content: checkpointAnswer },
@@ -128,19 +128,20 @@ export function registerCheckpoints(app: OpenAPIHono<EdgeEnv>): void {
     const id = newCheckpointId();
     const body = new StreamedBody(c.req.raw.body, Number(c.req.header('content-length')));
     const headers = { 'content-type': SAFETENSORS_CONTENT_TYPE };
-    const answer = await body.forward((stream) => callCheckpoint(c, id, { method: 'PUT', body: stream, headers }));
+    const answer = await body.forward((stream) =>
+      callAnyWorker(c, `/checkpoints/${id}`, { method: 'PUT', body: stream, headers }),
+    );
     return c.json(await readDocument(checkpointSchema, answer), 201, { location: `/v1/checkpoints/${id}` });
   });
 
   app.openapi(getCheckpoint, async (c) => {
     const id = parseCheckpointId(c.req.valid('param').id);
-    const answer = relay(c, await callCheckpoint(c, id, { method: 'GET' }));
-    answer.headers.set('content-disposition', `attachment; filename="${id}.safetensors"`);
-    return answer;
+    const answer = await callAnyWorker(c, `/checkpoints/${id}`, { method: 'GET' });
+    return stream(c, answer, { 'content-disposition': `attachment; filename="${id}.safetensors"` });
   });
 
   app.openapi(deleteCheckpoint, async (c) => {
-    await callCheckpoint(c, parseCheckpointId(c.req.valid('param').id), { method: 'DELETE' });
+    await callAnyWorker(c, `/checkpoints/${parseCheckpointId(c.req.valid('param').id)}`, { method: 'DELETE' });
     return c.body(null, 204);
   });
 }

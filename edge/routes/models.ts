@@ -1,16 +1,14 @@
 /** GET /v1/sessions/{id}/weights and POST /v1/sessions/{id}/predictions: models that the service holds. */
 import { createRoute, type OpenAPIHono } from '@hono/zod-openapi';
-import { LIMITS } from '../../shared/limits.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { notHosted, parseSessionId } from '../../shared/session.ts';
 import { checkPredictionHeader } from '../../shared/step.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { definitionOf } from '../forward/session-definitions.ts';
-import { StreamedBody } from '../forward/streamed-body.ts';
 import { callWorker, relay } from '../forward/worker.ts';
-import { acceptBody } from '../middleware/content.ts';
+import { acceptTensors, tensorBody } from '../middleware/content.ts';
 import { problemResponses, SESSION_PROBLEMS, TENSOR_BODY_PROBLEMS } from './problem-responses.ts';
-import { safetensorsBody } from './safetensors-body.ts';
+import { tensorsBody } from './safetensors-body.ts';
 import { sessionParameters } from './sessions.ts';
 
 const getWeights = createRoute({
@@ -25,7 +23,7 @@ const getWeights = createRoute({
         '`layers.<name>.<parameter>`: every parameter in its own shape, and of batch norms `running_mean` and `running_variance`; dense kernels ' +
         '[inputs, outputs], convolution kernels [rows, columns, channels, outputs]. `__metadata__` has the `model` as JSON and ' +
         'the number of steps taken, `step`.',
-      content: safetensorsBody,
+      content: tensorsBody,
     },
     ...problemResponses(...SESSION_PROBLEMS, 'not_hosted', 'queue_full', 'memory_full'),
   },
@@ -38,14 +36,14 @@ const postPredictions = createRoute({
   summary: 'Ask a hosted model',
   description:
     'Send `x` [B, …], samples in the model’s input shape, F32 or F64; with `y`, labels [B] or targets [B, C], the answer has the mean loss, too.',
-  middleware: [acceptBody(SAFETENSORS_CONTENT_TYPE, LIMITS.bodyBytes)] as const,
-  request: { params: sessionParameters, body: { required: true, content: safetensorsBody } },
+  middleware: [acceptTensors()] as const,
+  request: { params: sessionParameters, body: { required: true, content: tensorsBody } },
   responses: {
     200: {
       description:
         '`outputs` [B, C], in evaluation mode: nothing is dropped, batch norms use their running statistics. `__metadata__.loss` is ' +
         'the mean loss where `y` was sent.',
-      content: safetensorsBody,
+      content: tensorsBody,
     },
     ...problemResponses(...TENSOR_BODY_PROBLEMS, ...SESSION_PROBLEMS, 'not_hosted', 'numerical_failure'),
   },
@@ -61,7 +59,7 @@ export function registerModels(app: OpenAPIHono<EdgeEnv>): void {
     const id = parseSessionId(c.req.valid('param').id);
     const definition = await definitionOf(c, id);
     if (definition.mode !== 'hosted') throw notHosted(id);
-    const body = new StreamedBody(c.req.raw.body, Number(c.req.header('content-length')));
+    const body = await tensorBody(c);
     checkPredictionHeader(await body.readHeader(), definition);
     const headers = { 'content-type': SAFETENSORS_CONTENT_TYPE };
     const forward = (stream: ReadableStream<Uint8Array>): Promise<Response> =>

@@ -8,6 +8,7 @@ interface ProblemResponse {
 
 /** What can be wrong with a body of tensors, in a step as in a prediction. */
 export const TENSOR_BODY_PROBLEMS = [
+  'malformed_json',
   'truncated_body',
   'length_required',
   'body_too_large',

@@ -1,7 +1,16 @@
-/** A safetensors body, for the OpenAPI document. */
+/** Bodies of tensors, for the OpenAPI document. */
 import * as z from 'zod';
+import { JSON_CONTENT_TYPE } from '../../shared/json-tensors.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 
 export const safetensorsBody = {
   [SAFETENSORS_CONTENT_TYPE]: { schema: z.string().meta({ format: 'binary', description: 'A safetensors file' }) },
 };
+
+/** What is wrong with a tensor is said by name where it is read. */
+export const tensorsSchema = z
+  .record(z.string(), z.unknown(), { error: 'an object of tensors by name was expected, as {"losses": [0.5, 0.2]}' })
+  .meta({ id: 'Tensors', description: 'Tensors by name, each a number or nested lists of numbers' });
+
+/** A body of tensors that may be JSON if it is small: sent as such, or asked for with Accept. */
+export const tensorsBody = { ...safetensorsBody, [JSON_CONTENT_TYPE]: { schema: tensorsSchema } };

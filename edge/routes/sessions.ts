@@ -1,8 +1,9 @@
 /** POST /v1/sessions, GET and DELETE /v1/sessions/{id}. */
 import { createRoute, type OpenAPIHono } from '@hono/zod-openapi';
+import type { Context } from 'hono';
 import * as z from 'zod';
 import { LIMITS } from '../../shared/limits.ts';
-import { sessionOrderSchema } from '../../shared/session-order.ts';
+import { parseSessionOrder, sessionOrderSchema } from '../../shared/session-order.ts';
 import { newSessionId, parseSessionId, sessionSchema } from '../../shared/session.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { forgetDefinition, rememberDefinition } from '../forward/session-definitions.ts';
@@ -27,9 +28,9 @@ const createSession = createRoute({
   path: '/v1/sessions',
   summary: 'Create a training session',
   description:
-    'States once what is trained and how: in mode `layers` the layers of a model that you run, in mode `hosted` a model that the worker runs. Only `layers`, or `model` and `loss`, have no default. ' +
+    'States once what is trained and how: in mode `layers` the layers of a model that you run, in mode `kernel` the layers of one whose data and parameters stay with you, in mode `hosted` a model that the worker runs. Only `layers`, or `model` and `loss`, have no default. ' +
     'With `fromCheckpoint` the session goes on where that checkpoint was made; its `nextStep` says with which step.',
-  middleware: [acceptBody(JSON_TYPE, LIMITS.sessionDocumentBytes)] as const,
+  middleware: [acceptBody({ [JSON_TYPE]: LIMITS.sessionDocumentBytes })] as const,
   request: { body: { required: true, content: { [JSON_TYPE]: { schema: sessionOrderSchema } } } },
   responses: {
     201: { description: 'The session, defaults filled in', content: sessionAnswer },
@@ -77,17 +78,21 @@ const deleteSession = createRoute({
 });
 
 export function registerSessions(app: OpenAPIHono<EdgeEnv>): void {
-  app.openapi(createSession, async (c) => {
-    const id = newSessionId();
-    const response = await callWorker(c, id, '', {
-      method: 'PUT',
-      body: JSON.stringify(c.req.valid('json')),
-      headers: { 'content-type': JSON_TYPE },
-    });
-    const session = await readDocument(sessionSchema, response);
-    rememberDefinition(session);
-    return c.json(session, 201, { location: `/v1/sessions/${id}` });
-  });
+  app.openapi(
+    createSession,
+    async (c) => {
+      const id = newSessionId();
+      const response = await callWorker(c, id, '', {
+        method: 'PUT',
+        body: JSON.stringify(c.req.valid('json')),
+        headers: { 'content-type': JSON_TYPE },
+      });
+      const session = await readDocument(sessionSchema, response);
+      rememberDefinition(session);
+      return c.json(session, 201, { location: `/v1/sessions/${id}` });
+    },
+    refuseOrder,
+  );
 
   app.openapi(getSession, async (c) => {
     const id = parseSessionId(c.req.valid('param').id);
@@ -100,4 +105,14 @@ export function registerSessions(app: OpenAPIHono<EdgeEnv>): void {
     await callWorker(c, id, '', { method: 'DELETE' });
     return c.body(null, 204);
   });
+}
+
+/** Says of a document that is no order what is wrong, in the words of the form that it is of. */
+function refuseOrder(result: { readonly success: boolean }, c: Context<EdgeEnv>): Promise<never> | undefined {
+  return result.success ? undefined : refuse(c);
+}
+
+async function refuse(c: Context<EdgeEnv>): Promise<never> {
+  parseSessionOrder(await c.req.json());
+  throw new TypeError('an order that is refused in one place and taken in another');
 }

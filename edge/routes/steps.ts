@@ -1,17 +1,15 @@
 /** PUT, GET and DELETE /v1/sessions/{id}/steps/{n}. */
 import { createRoute, type OpenAPIHono } from '@hono/zod-openapi';
 import * as z from 'zod';
-import { LIMITS } from '../../shared/limits.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { parseSessionId, stepMetricsSchema } from '../../shared/session.ts';
 import { checkStepHeader, parseStepNumber } from '../../shared/step.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { definitionOf } from '../forward/session-definitions.ts';
-import { StreamedBody } from '../forward/streamed-body.ts';
 import { callWorker, relay } from '../forward/worker.ts';
-import { acceptBody } from '../middleware/content.ts';
+import { acceptTensors, tensorBody } from '../middleware/content.ts';
 import { problemResponses, SESSION_PROBLEMS, TENSOR_BODY_PROBLEMS } from './problem-responses.ts';
-import { safetensorsBody } from './safetensors-body.ts';
+import { safetensorsBody, tensorsBody, tensorsSchema } from './safetensors-body.ts';
 import { sessionIdParameter } from './sessions.ts';
 
 const stepParameters = z.object({
@@ -19,7 +17,7 @@ const stepParameters = z.object({
   n: z.string().meta({ description: 'Sequence number of the step, from 0', example: '0' }),
 });
 
-const reply = { ...safetensorsBody, 'application/json': { schema: stepMetricsSchema } };
+const reply = { ...safetensorsBody, 'application/json': { schema: z.union([stepMetricsSchema, tensorsSchema]) } };
 
 const REQUEST_TENSORS = `
 Mode \`layers\`:
@@ -38,22 +36,45 @@ Behind B stand: dense [n] and [c], with \`sequence\` [S, n] and [S, c]; conv2d [
 scale-shift [features] twice, with \`sequence\` [S, features]; embedding [S] token numbers and [S, c]. F32 or F64, for every layer of
 the session and nothing else.
 
+Mode \`kernel\`, with R = B·r rows, r = 1 where the columns of the terminal curvature are the loss gradients:
+
+| tensor | shape | |
+|---|---|---|
+| \`losses\`, \`previous_losses\` | [B] | as above |
+| \`layers.<name>.gram\` | [R(R+1)/2] | N_t = J_t P_t⁻¹ J_tᵀ without the learning rate: its upper triangle row by row, \`N[numpy.triu_indices(R)]\` |
+| \`layers.<name>.gram_diagonal\` | [B] | in its place with batch coupling \`diagonal\`: the diagonal of N_t |
+| \`layers.<name>.gram_mean_grad\` | [B, r] | with \`gauss-newton\` and \`sampled-fisher\`: J_t P_t⁻¹ D_tᵀ1/B, D_t the loss gradients |
+| \`layers.<name>.factor.input\`, \`.factor.output_grad\` | [n(n+1)/2], [c(c+1)/2] | with metric \`kronecker\`, in the steps that carry statistics, for all layers with factors: aᵀa/B and gᵀ diag(h) g/B, upper triangles |
+| \`metric_versions\` | [layers] | optional, with metric \`kronecker\` and with policies in inverse factors: which inverses you hold, as the last reply said, 0 for none |
+
 Mode \`hosted\`: \`x\` [B, …], samples in the model’s input shape, F32 or F64; \`y\`, labels [B] (also I64, I32 or U8) or targets [B, C], as
 the loss takes; and, if you like, \`sample_weights\` [B], what each sample’s loss is multiplied by.
 
 A step is applied once: the same number with the same bytes gives the stored reply; with other bytes it is refused.`;
 
 const REPLY_TENSORS = `
-Mode \`hosted\`: the step’s metrics, as JSON. Mode \`layers\`: a safetensors file.
+Mode \`hosted\`: the step’s metrics, as JSON. Modes \`layers\` and \`kernel\`: a safetensors file, or JSON if \`Accept\` prefers that and the file
+would have no more than 64 KiB.
 
 \`update\`: \`layers.<name>.update.<parameter>\`, to be added to the parameters: \`weight\` and \`bias\`, or \`scale\` and \`shift\`, or
 \`parameters\`, in their own shapes.
 
-\`policy\`: per layer \`.policy.input\` ã [B, n (+ 1, bias last)], \`.policy.output_grad\` g̃ [B, c], and the coefficients κ as a function of
+\`policy\`, encoding \`sample-factors\`: per layer \`.policy.input\` ã [B, n (+ 1, bias last)], \`.policy.output_grad\` g̃ [B, c], and the coefficients κ as a function of
 s [B], s_i = ⟨∂φ_i/∂x, x̂_i − x_i⟩ the predicted change of sample i’s loss at this layer’s input in your second forward pass:
 \`.policy.chol\` L [B, B] and \`.policy.target\` [B], to solve L Lᵀ κ = target + s; or, without cross-sample terms, \`.policy.gain\` and
 \`.policy.offset\` [B] with κ = offset + gain ∘ s. Add −ãᵀ diag(κ) g̃ to [weight; bias], layer by layer. With weight decay
 \`layers.<name>.update.<parameter>\` carries the part of the change that does not depend on s: add it too, before the pass goes on.
+
+\`policy\`, encoding \`inverse-factors\`: the same coefficients; \`.learning_rate\` η_t []; and where yours are old, or you named none,
+\`.metric.input_inverse\` A⁻¹ [n(n+1)/2] and \`.metric.output_grad_inverse\` Γ⁻¹ [c(c+1)/2], upper triangles row by row, the bias as the
+last input, of a grouped convolution one row per group. \`.metric.inverse_diagonal.<parameter>\` in their place where the metric is
+diagonal, neither where it is the identity. Form M = Jᵀκ, the gradient of Σ_i κ_i φ_i in [weight; bias], and add −η_t A⁻¹ M Γ⁻¹.
+\`metric_versions\` [layers] is what to send with the next step.
+
+Mode \`kernel\`: per layer \`.learning_rate\` η_t [], and \`coefficients\` κ_t [R] or, of \`factors\`, \`.policy.chol\` L, its lower triangle row by
+row [R(R+1)/2] (\`L[numpy.tril_indices(R)]\`), and \`.policy.target\` [R], or \`.policy.gain\` and \`.policy.offset\` [B]. The change is
+−η_t P_t⁻¹ J_tᵀ κ_t, with the columns of another terminal curvature −η_t P_t⁻¹(D_tᵀ1/B + J_tᵀ κ_t). With metric \`kronecker\` also
+\`metric_versions\` and, where yours are old, \`.metric.input_inverse\` and \`.metric.output_grad_inverse\` as above.
 
 \`__metadata__.metrics\` is the step’s metrics as JSON (schema StepMetrics).`;
 
@@ -63,8 +84,8 @@ const putStep = createRoute({
   path: '/v1/sessions/{id}/steps/{n}',
   summary: 'Take one optimizer step',
   description: REQUEST_TENSORS,
-  middleware: [acceptBody(SAFETENSORS_CONTENT_TYPE, LIMITS.bodyBytes)] as const,
-  request: { params: stepParameters, body: { required: true, content: safetensorsBody } },
+  middleware: [acceptTensors()] as const,
+  request: { params: stepParameters, body: { required: true, content: tensorsBody } },
   responses: {
     200: { description: REPLY_TENSORS, content: reply },
     ...problemResponses(
@@ -128,7 +149,7 @@ export function registerSteps(app: OpenAPIHono<EdgeEnv>): void {
     const { id: idText, n } = c.req.valid('param');
     const id = parseSessionId(idText);
     const path = `/steps/${String(parseStepNumber(n))}`;
-    const body = new StreamedBody(c.req.raw.body, Number(c.req.header('content-length')));
+    const body = await tensorBody(c);
     checkStepHeader(await body.readHeader(), await definitionOf(c, id));
     const forward = (stream: ReadableStream<Uint8Array>): Promise<Response> =>
       callWorker(c, id, path, { method: 'PUT', body: stream, headers: { 'content-type': SAFETENSORS_CONTENT_TYPE } });

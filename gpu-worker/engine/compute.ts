@@ -1,4 +1,5 @@
 /** The device's work as the rest of the worker sees it: asynchronous, since it happens on another thread. */
+import type { KernelSolveOptions } from '../../shared/kernel-solve.ts';
 import type { SessionDefinition, SessionId } from '../../shared/session.ts';
 import type { Answer, StepOutcome } from '../training/trainer.ts';
 import type { CheckpointOrigin, CheckpointSummary, SavedCheckpoint } from '../training/trainers.ts';
@@ -31,6 +32,8 @@ export interface Compute {
   readonly weights: (id: SessionId) => Promise<Answer>;
   /** The body is no longer the caller's. @throws ProblemError as `HostedModel.predict`; `not_hosted` */
   readonly predict: (id: SessionId, body: Uint8Array<ArrayBuffer>) => Promise<Answer>;
+  /** Solves the systems of one batch; needs no session. The body is no longer the caller's. @throws ProblemError as `solveKernels` */
+  readonly solve: (options: KernelSolveOptions, body: Uint8Array<ArrayBuffer>) => Promise<Answer>;
   /** Frees the session's state when what was asked before is done. */
   readonly close: (id: SessionId) => void;
 }

@@ -1,5 +1,6 @@
 /** What the worker's main thread and its compute thread say to each other. */
 import { ProblemError, type ProblemCode, type ProblemDetails } from '../../shared/errors.ts';
+import type { KernelSolveOptions } from '../../shared/kernel-solve.ts';
 import type { SessionDefinition, SessionId } from '../../shared/session.ts';
 import type { EngineName } from '../tensor/engine.ts';
 import type { Answer } from '../training/trainer.ts';
@@ -19,6 +20,7 @@ type Work =
   | { readonly kind: 'step'; readonly id: SessionId; readonly body: Uint8Array<ArrayBuffer> }
   | { readonly kind: 'weights'; readonly id: SessionId }
   | { readonly kind: 'predict'; readonly id: SessionId; readonly body: Uint8Array<ArrayBuffer> }
+  | { readonly kind: 'solve'; readonly options: KernelSolveOptions; readonly body: Uint8Array<ArrayBuffer> }
   | { readonly kind: 'close'; readonly id: SessionId };
 
 /** What each kind of work results in. */
@@ -30,6 +32,7 @@ export interface Results {
   readonly step: AppliedStep;
   readonly weights: Answer;
   readonly predict: Answer;
+  readonly solve: Answer;
   readonly close: null;
 }
 

@@ -1,6 +1,7 @@
 /** The compute thread: one device, one request at a time. Started by compute-thread.ts. */
 import { parentPort, workerData } from 'node:worker_threads';
 import { loadBestEngine, loadEngine } from '../tensor/index.ts';
+import { solveKernels } from '../training/kernel-solve.ts';
 import type { Answer } from '../training/trainer.ts';
 import { Trainers } from '../training/trainers.ts';
 import { toFailure, type Request, type Response, type Results, type ThreadOptions, type WorkKind } from './messages.ts';
@@ -43,6 +44,8 @@ function perform(work: Request['work']): Performed {
       return moving(trainers.weights(work.id));
     case 'predict':
       return moving(trainers.predict(work.id, work.body));
+    case 'solve':
+      return moving(solveKernels(engine, work.body, work.options));
     case 'close':
       trainers.close(work.id);
       return { result: null, moved: [] };
@@ -64,5 +67,7 @@ port.on('message', ({ call, work }: Request) => {
     response = { kind: 'failure', call, failure: toFailure(error) };
   }
   port.postMessage(response, moved);
+  // The answer is on its way; a failure from here on is a defect, which ends the thread.
+  if (work.kind === 'step') trainers.settle(work.id);
 });
 port.postMessage({ kind: 'ready', engine: engine.name } satisfies Response);

@@ -12,13 +12,11 @@
 import { at } from '../../shared/at.ts';
 import { ProblemError } from '../../shared/errors.ts';
 import type { Layer } from '../../shared/layer.ts';
-import { sentColumns, type LearningRate, type LevenbergMarquardt, type Optimizer } from '../../shared/optimizer.ts';
+import { sentColumns, type Optimizer } from '../../shared/optimizer.ts';
 import { groupFactors } from '../../shared/parameter-groups.ts';
-import { TENSOR } from '../../shared/step.ts';
 import { tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
 import { applyInverse, type Preconditioner } from './curvature/inverse-metric.ts';
 import { preconditioner, refreshes, updateMetric } from './curvature/metric.ts';
-import { biasCorrectedShare } from './curvature/moving-average.ts';
 import { prepareSolver } from './ddp/coefficients.ts';
 import { lessDecay, openLoopChanges, type Policy, type PolicyBlock } from './ddp/policy.ts';
 import { tangentKernelDiagonal, valueRecursion } from './ddp/value-recursion.ts';
@@ -33,8 +31,8 @@ import {
 } from './layers/per-sample-gradients.ts';
 import { terminalWeights } from './losses/terminal-curvature.ts';
 import type { MetricState, OptimizerState } from './state.ts';
-import { batchLeverage, scheduledLearningRate } from './update/learning-rate.ts';
-import { judgedLearningRate, modelChange } from './update/levenberg-marquardt.ts';
+import { chooseLearningRate } from './update/choose-learning-rate.ts';
+import { modelChange } from './update/levenberg-marquardt.ts';
 import { clipNorm, limitPredictedDecrease } from './update/limits.ts';
 import { withLookahead } from './update/lookahead.ts';
 import { withMomentum } from './update/momentum.ts';
@@ -151,9 +149,14 @@ export function uncheckedStep(
       engine,
       optimizer.learningRate,
       state,
-      unit,
       rowWeights,
       batch,
+      () => {
+        const diagonals = unit.map((stage) => tangentKernelDiagonal(engine, stage));
+        const kernelDiagonal = diagonals.reduce((sum, diagonal) => engine.add(sum, diagonal));
+        engine.evaluate([unit, kernelDiagonal]);
+        return kernelDiagonal;
+      },
     );
     const stages = unit.map((stage) => atLearningRate(engine, stage, learningRate));
 
@@ -251,58 +254,6 @@ function atLearningRate(engine: Engine, { blocks, learningRate }: Stage, eta: nu
     learningRate: learningRate * eta,
   };
 }
-
-/** η of this step, and the running average of the leverage where that decides it. */
-function chooseLearningRate(
-  engine: Engine,
-  rule: LearningRate,
-  state: OptimizerState,
-  unit: readonly Stage[],
-  rowWeights: Tensor,
-  batch: StepBatch,
-): { learningRate: number; leverage: number | null } {
-  switch (rule.kind) {
-    case 'leverage': {
-      const diagonals = unit.map((stage) => tangentKernelDiagonal(engine, stage));
-      const kernelDiagonal = diagonals.reduce((sum, diagonal) => engine.add(sum, diagonal));
-      engine.evaluate([unit, kernelDiagonal]);
-      const observed = batchLeverage(engine, kernelDiagonal, rowWeights, batch.losses.shape[0] ?? 1);
-      const share = biasCorrectedShare(rule.decay, state.step);
-      const leverage = state.leverage === null ? observed : state.leverage + share * (observed - state.leverage);
-      return { learningRate: rule.value / Math.max(leverage, SMALLEST_LEVERAGE), leverage };
-    }
-    case 'levenberg-marquardt':
-      return { learningRate: levenbergMarquardtRate(engine, rule, state, batch), leverage: null };
-    case 'constant':
-    case 'step':
-    case 'cosine':
-    case 'one-cycle':
-      return { learningRate: scheduledLearningRate(rule, state.step), leverage: null };
-  }
-}
-
-/** η after the last step's judgement, where this batch brings the losses for it. @throws ProblemError if there is no last step */
-function levenbergMarquardtRate(
-  engine: Engine,
-  rule: LevenbergMarquardt,
-  { learningRate, predictedChange }: OptimizerState,
-  { losses, previousLosses }: StepBatch,
-): number {
-  if (previousLosses === null) return learningRate ?? rule.initial;
-  if (learningRate === null || predictedChange === null) {
-    throw new ProblemError('unknown_tensor', {
-      param: TENSOR.previousLosses,
-      detail: `${TENSOR.previousLosses} came with the first step, which has no step before it to judge.`,
-      remedy: `Send ${TENSOR.previousLosses} with later steps only, every ${String(rule.every)} steps.`,
-    });
-  }
-  const number = (tensor: Tensor): number => engine.read(tensor)[0] ?? Number.NaN;
-  const actual = number(mean(engine, engine.subtract(losses, previousLosses)));
-  return judgedLearningRate(rule, learningRate, number(predictedChange), actual);
-}
-
-/** Without any gradient there is no leverage; η is then immaterial, but must be finite. */
-const SMALLEST_LEVERAGE = 1e-12;
 
 /** Changes per layer and parameter block, [n, c]. */
 type Changes = readonly (readonly Tensor[])[];

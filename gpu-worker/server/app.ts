@@ -3,10 +3,12 @@ import type { HttpBindings } from '@hono/node-server';
 import { Hono, type Context } from 'hono';
 import { parseCheckpointId } from '../../shared/checkpoint.ts';
 import { internalProblem, PROBLEM_CONTENT_TYPE, ProblemError, RETRY_AFTER_SECONDS } from '../../shared/errors.ts';
+import { kernelSolveOptionsSchema, type KernelSolveOptions } from '../../shared/kernel-solve.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { parseSessionOrder } from '../../shared/session-order.ts';
 import { parseSessionId } from '../../shared/session.ts';
 import { parseStepNumber } from '../../shared/step.ts';
+import { parseDocument } from '../../shared/validation.ts';
 import type { SessionRegistry } from '../session/registry.ts';
 import type { UndeliveredAnswers } from '../session/undelivered-answers.ts';
 import type { Answer } from '../training/trainer.ts';
@@ -16,6 +18,8 @@ export interface WorkerServices {
   readonly sessions: SessionRegistry;
   readonly undelivered: UndeliveredAnswers;
   readonly limits: WorkerLimits;
+  /** Solves the systems of one batch without a session. @throws ProblemError as `Compute.solve`; `queue_full` */
+  readonly solve: (options: KernelSolveOptions, body: Uint8Array<ArrayBuffer>) => Promise<Answer>;
   readonly engineName: string;
   /** Reports a defect: something thrown that is no answer to the client. */
   readonly reportDefect: (error: unknown, requestId: string) => void;
@@ -35,7 +39,7 @@ interface WorkerEnv {
 const REQUEST_ID = 'x-request-id';
 
 export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
-  const { sessions, undelivered, limits, engineName, reportDefect } = services;
+  const { sessions, undelivered, limits, solve, engineName, reportDefect } = services;
   const app = new Hono<WorkerEnv>();
   const withBody = bodyReader(limits.bodyBytesInMemory, limits.stallMilliseconds);
 
@@ -130,6 +134,11 @@ export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
   app.delete('/checkpoints/:id', async (c) => {
     await sessions.deleteCheckpoint(parseCheckpointId(c.req.param('id')));
     return c.body(null, 204);
+  });
+
+  app.post('/kernel/solve', async (c) => {
+    const options = parseDocument(kernelSolveOptionsSchema, c.req.query());
+    return answer(c, await withBody(c.env.incoming, ({ bytes }) => solve(options, bytes)));
   });
 
   return app;

@@ -48,6 +48,10 @@ export class UndeliveredAnswers {
         this.admit();
         return compute.predict(id, body);
       },
+      solve: async (options, body) => {
+        this.admit();
+        return compute.solve(options, body);
+      },
     };
   }
 

@@ -17,7 +17,7 @@ import {
   type TensorEntry,
 } from '../../shared/safetensors.ts';
 import type { Engine } from '../tensor/engine.ts';
-import { readFinite, type CheckedTensor } from './values.ts';
+import { readFinite, type CheckedTensor } from '../../shared/checked-tensors.ts';
 
 export interface CheckpointFile {
   readonly bytes: Uint8Array<ArrayBuffer>;

@@ -1,20 +1,23 @@
 /** The trainer of a session: one place chooses among the modes. */
-import { ProblemError } from '../../shared/errors.ts';
 import type { SessionDefinition } from '../../shared/session.ts';
 import { compile } from '../model/program.ts';
 import type { Engine } from '../tensor/engine.ts';
 import type { OpenedCheckpoint } from './checkpoint.ts';
 import { hostedTrainer } from './hosted-trainer.ts';
+import { kernelTrainer } from './kernel-trainer.ts';
 import { layersTrainer } from './layers-trainer.ts';
 import { restoreHosted } from './saved-hosted.ts';
+import { restoreKernel } from './saved-kernel.ts';
 import { restoreOptimizer } from './saved-optimizer.ts';
-import { SavedTensors } from './saved-tensors.ts';
+import { contradiction, SavedTensors } from './saved-tensors.ts';
 import type { Trainer } from './trainer.ts';
 
 export function createTrainer(engine: Engine, definition: SessionDefinition): Trainer {
   switch (definition.mode) {
     case 'layers':
       return layersTrainer(engine, definition);
+    case 'kernel':
+      return kernelTrainer(engine, definition);
     case 'hosted':
       return hostedTrainer(engine, definition);
   }
@@ -42,6 +45,13 @@ export function restoreTrainer(engine: Engine, { manifest, tensors }: OpenedChec
       restore((saved) => restoreOptimizer(layers, step, state.optimizer, saved)),
     );
   }
+  if (definition.mode === 'kernel' && state.mode === 'kernel') {
+    return kernelTrainer(
+      engine,
+      definition,
+      restore((saved) => restoreKernel(definition.layers, step, state, saved)),
+    );
+  }
   if (definition.mode === 'hosted' && state.mode === 'hosted') {
     const program = compile(definition.model);
     return hostedTrainer(
@@ -50,9 +60,5 @@ export function restoreTrainer(engine: Engine, { manifest, tensors }: OpenedChec
       restore((saved) => restoreHosted(program, step, state, saved)),
     );
   }
-  throw new ProblemError('invalid_checkpoint', {
-    param: '__metadata__.manifest',
-    detail: `The manifest’s definition is in mode "${definition.mode}", its state in mode "${state.mode}".`,
-    remedy: 'Import the file as it was downloaded.',
-  });
+  throw contradiction(`its mode is "${definition.mode}", that of the state "${state.mode}"`);
 }

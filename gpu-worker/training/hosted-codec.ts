@@ -10,7 +10,13 @@ import type { Truth } from '../optimizer/losses/loss.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
 import type { HostedState } from './hosted-step.ts';
 import { saveStatistics, saveWeights } from './saved-hosted.ts';
-import { assertEach, assertIndices, readFinite, tensorNamed, type CheckedTensor } from './values.ts';
+import {
+  assertEach,
+  assertIndices,
+  readFinite,
+  tensorNamed,
+  type CheckedTensor,
+} from '../../shared/checked-tensors.ts';
 
 /** A mini-batch whose header and values are checked. */
 export interface DecodedBatch {

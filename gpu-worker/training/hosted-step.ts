@@ -35,7 +35,7 @@ import { INITIAL_STATE, type OptimizerState } from '../optimizer/state.ts';
 import { assertFinite, uncheckedStep, type StepBatch, type StepResult } from '../optimizer/step.ts';
 import { synchronises } from '../optimizer/update/lookahead.ts';
 import { tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
-import { mean } from './values.ts';
+import { mean } from '../../shared/checked-tensors.ts';
 
 /** A definition made ready to run. */
 export interface HostedConfiguration extends Pick<HostedDefinition, 'loss' | 'optimizer' | 'seed'> {

@@ -9,7 +9,7 @@ import { decodeHostedStep, decodePrediction, encodePrediction, encodeWeights } f
 import { evaluate, hostedConfiguration, hostedStep, initialHostedState, type HostedState } from './hosted-step.ts';
 import { saveHosted } from './saved-hosted.ts';
 import type { Answer, StepOutcome, Trainer } from './trainer.ts';
-import { mean } from './values.ts';
+import { mean } from '../../shared/checked-tensors.ts';
 
 /** @param initial null for the initial weights; else what an earlier trainer saved, from here on the trainer's own */
 export function hostedTrainer(
@@ -54,6 +54,7 @@ export function hostedTrainer(
   return {
     step,
     save: () => saveHosted(engine, configuration.program, state),
+    settle: () => undefined,
     model: {
       predict,
       weights: () => ({

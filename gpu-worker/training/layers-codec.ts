@@ -1,16 +1,24 @@
 /** `layers` mode: a step's body to tensors, and its result to a reply's body. */
+import { at } from '../../shared/at.ts';
+import type { Layer } from '../../shared/layer.ts';
 import type { LayersDefinition } from '../../shared/layers-definition.ts';
 import { sentColumns } from '../../shared/optimizer.ts';
-import { PARAMETER_NAMES } from '../../shared/parameter-names.ts';
-import { encode, readHeader } from '../../shared/safetensors.ts';
+import { PARAMETER_NAMES, type ParameterName } from '../../shared/parameter-names.ts';
+import { hasVersions, policyEncodingOf } from '../../shared/policy-encoding.ts';
+import { elementCount } from '../../shared/shape.ts';
+import { encode, readHeader, type NamedTensor } from '../../shared/safetensors.ts';
 import type { StepMetrics } from '../../shared/session.ts';
-import { checkStepHeader, decayingParameters, layerTensors, TENSOR } from '../../shared/step.ts';
+import { checkStepHeader, decayingParameters, layerTensors } from '../../shared/step.ts';
+import { TENSOR } from '../../shared/tensor-names.ts';
+import { packSymmetric, triangleSize } from '../../shared/triangle.ts';
 import { fixedChange, metricWeighted, type Policy } from '../optimizer/ddp/policy.ts';
 import { parameterChanges } from '../optimizer/layers/layer.ts';
 import type { ParameterChanges } from '../optimizer/layers/parameter-changes.ts';
 import type { LayerBatch, StepBatch, StepReply } from '../optimizer/step.ts';
+import type { Transform } from '../optimizer/layers/transform.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
-import { assertIndices, mean, readFinite, tensorNamed } from './values.ts';
+import { assertIndices, mean, readFinite, tensorNamed } from '../../shared/checked-tensors.ts';
+import { readVersions } from './metric-versions.ts';
 
 /** A body whose header and values are checked. */
 export interface DecodedStep {
@@ -18,6 +26,8 @@ export interface DecodedStep {
   readonly batch: number;
   /** Mean loss of the batch. */
   readonly loss: number;
+  /** Which inverses the client holds, per layer. */
+  readonly heldVersions: readonly number[];
   /** Copies the tensors to the device. */
   readonly upload: (engine: Engine) => StepBatch;
 }
@@ -26,12 +36,14 @@ export interface DecodedStep {
  * Checks a step's body: header, names, shapes, that every value is finite, and that token numbers are in range.
  *
  * @param precision of the engine that will compute
- * @throws ProblemError the codes of `checkStepHeader`, `non_finite_value` and `invalid_index`
+ * @param versions of the inverses that the client can hold, per layer
+ * @throws ProblemError the codes of `checkStepHeader`, `non_finite_value`, `invalid_index`, and `invalid_parameter` for a version
  */
 export function decodeStep(
   body: Uint8Array,
   definition: LayersDefinition,
   precision: Engine['precision'],
+  versions: readonly number[],
 ): DecodedStep {
   const header = readHeader(body);
   const batch = checkStepHeader(header, definition);
@@ -45,6 +57,7 @@ export function decodeStep(
   const columns = sentColumns(optimizer.terminalCurvature);
   return {
     batch,
+    heldVersions: readVersions(tensors, definition.layers, versions),
     loss: mean(tensorNamed(tensors, TENSOR.losses).values),
     upload: (engine) => {
       const upload = (name: string): Tensor => {
@@ -80,28 +93,43 @@ function mergeColumns(engine: Engine, gradient: Tensor): Tensor {
 export interface ReplyTensor {
   readonly name: string;
   readonly tensor: Tensor;
+  /** Whether it is a symmetric matrix [n, n], or a stack of them, which goes out as packed triangles. */
+  readonly isSymmetric: boolean;
 }
 
-/** The tensors of a reply. */
-export function replyTensors(engine: Engine, { layers }: LayersDefinition, reply: StepReply): ReplyTensor[] {
-  const named = (name: string, tensor: Tensor): ReplyTensor => ({ name, tensor });
+/** What the client holds of the layers' inverses, and what there is, per layer. */
+export interface InverseVersions {
+  readonly held: readonly number[];
+  readonly newest: readonly number[];
+}
+
+/**
+ * The tensors of a reply.
+ *
+ * @param batch B
+ */
+export function replyTensors(
+  engine: Engine,
+  definition: LayersDefinition,
+  reply: StepReply,
+  batch: number,
+  { held, newest }: InverseVersions,
+): ReplyTensor[] {
+  const { layers } = definition;
   const changesOf = (layer: string, changes: ParameterChanges): ReplyTensor[] =>
-    PARAMETER_NAMES.flatMap((parameter) => {
-      const change = changes[parameter];
-      return change === undefined ? [] : [named(TENSOR.update(layer, parameter), change)];
-    });
-  return layers.flatMap((layer, t): ReplyTensor[] => {
+    parameterTensors((parameter) => TENSOR.update(layer, parameter), changes);
+  const versions = hasVersions(definition) && reply.kind === 'policy' ? [versionTensor(engine, newest)] : [];
+  const perLayer = layers.flatMap((layer, t): ReplyTensor[] => {
     const { name } = layer;
     switch (reply.kind) {
       case 'policy': {
-        const policy = reply.policies[t];
-        if (policy === undefined) throw new TypeError(`no policy for layer ${name}`);
-        const { input, output } = metricWeighted(engine, policy);
+        const policy = at(reply.policies, t);
         const fixed = fixedChange(engine, policy);
         return [
-          named(TENSOR.policyInput(name), input),
-          named(TENSOR.policyOutputGradient(name), output),
-          ...coefficientTensors(name, policy, named),
+          ...(policyEncodingOf(definition, layer, batch) === 'sample-factors'
+            ? sampleFactorTensors(engine, name, policy)
+            : inverseFactorTensors(engine, layer, policy, at(held, t) < at(newest, t))),
+          ...coefficientTensors(name, policy),
           ...(fixed === null ? [] : changesOf(name, parameterChanges(engine, layer, fixed))),
         ];
       }
@@ -109,6 +137,58 @@ export function replyTensors(engine: Engine, { layers }: LayersDefinition, reply
         return changesOf(name, reply.changes[t] ?? {});
     }
   });
+  return [...perLayer, ...versions];
+}
+
+function named(name: string, tensor: Tensor): ReplyTensor {
+  return { name, tensor, isSymmetric: false };
+}
+
+function versionTensor(engine: Engine, versions: readonly number[]): ReplyTensor {
+  return named(TENSOR.metricVersions, engine.tensor(versions, [versions.length]));
+}
+
+function sampleFactorTensors(engine: Engine, layer: string, policy: Policy): ReplyTensor[] {
+  const { input, output } = metricWeighted(engine, policy);
+  return [named(TENSOR.policyInput(layer), input), named(TENSOR.policyOutputGradient(layer), output)];
+}
+
+/** η_t and P⁻¹; its Kronecker factors only where the client's are `old`. */
+function inverseFactorTensors(
+  engine: Engine,
+  layer: Layer,
+  { blocks, learningRate }: Policy,
+  old: boolean,
+): ReplyTensor[] {
+  const { name } = layer;
+  const rate = named(TENSOR.learningRate(name), engine.tensor([learningRate], []));
+  const weights = blocks.flatMap(({ inverse }) => (inverse.weights === null ? [] : [inverse.weights]));
+  if (weights.length > 0) {
+    const diagonal = parameterChanges(engine, layer, weights);
+    return [rate, ...parameterTensors((parameter) => TENSOR.inverseDiagonal(name, parameter), diagonal)];
+  }
+  if (!old || blocks.some(({ inverse }) => inverse.input === null || inverse.output === null)) return [rate];
+  const symmetric = (side: 'input' | 'output', tensorName: string): ReplyTensor => {
+    const inverses = blocks.map(({ inverse }) => timesTransposed(engine, inverse[side]));
+    return { name: tensorName, tensor: stack(engine, inverses), isSymmetric: true };
+  };
+  return [rate, symmetric('input', TENSOR.inputInverse(name)), symmetric('output', TENSOR.outputInverse(name))];
+}
+
+/** T Tᵀ. */
+function timesTransposed(engine: Engine, root: Transform | null): Tensor {
+  if (root === null) throw new TypeError('a Kronecker metric without factors');
+  return engine.matMul(root.matrix, root.matrix, { transposeRight: true });
+}
+
+/** One matrix as it is, several along a first axis of their own. */
+function stack(engine: Engine, matrices: readonly Tensor[]): Tensor {
+  const [first] = matrices;
+  if (matrices.length === 1 && first !== undefined) return first;
+  return engine.concat(
+    matrices.map((matrix) => engine.reshape(matrix, [1, ...matrix.shape])),
+    0,
+  );
 }
 
 /** The body of a reply: its tensors, and the step's metrics in `__metadata__`. */
@@ -117,15 +197,30 @@ export function encodeReply(
   tensors: readonly ReplyTensor[],
   metrics: StepMetrics,
 ): Uint8Array<ArrayBuffer> {
-  const named = tensors.map(({ name, tensor }) => ({ name, shape: tensor.shape, values: engine.read(tensor) }));
-  return encode(named, { metrics: JSON.stringify(metrics) });
+  return encode(tensors.map((tensor) => readTensor(engine, tensor)), { metrics: JSON.stringify(metrics) }); // prettier-ignore
 }
 
-function coefficientTensors(
-  layer: string,
-  { solver }: Policy,
-  named: (name: string, tensor: Tensor) => ReplyTensor,
-): ReplyTensor[] {
+function readTensor(engine: Engine, { name, tensor, isSymmetric }: ReplyTensor): NamedTensor {
+  const values = engine.read(tensor);
+  if (!isSymmetric) return { name, shape: tensor.shape, values };
+  const n = tensor.shape.at(-1) ?? 0;
+  const stacked = tensor.shape.slice(0, -2);
+  const count = elementCount(stacked);
+  const packed = engine.precision === 'float64' ? new Float64Array(count * triangleSize(n)) : new Float32Array(count * triangleSize(n)); // prettier-ignore
+  for (let index = 0; index < count; index++) {
+    packed.set(packSymmetric(values.subarray(index * n * n, (index + 1) * n * n), n), index * triangleSize(n));
+  }
+  return { name, shape: [...stacked, triangleSize(n)], values: packed };
+}
+
+function parameterTensors(name: (parameter: ParameterName) => string, tensors: ParameterChanges): ReplyTensor[] {
+  return PARAMETER_NAMES.flatMap((parameter) => {
+    const tensor = tensors[parameter];
+    return tensor === undefined ? [] : [named(name(parameter), tensor)];
+  });
+}
+
+function coefficientTensors(layer: string, { solver }: Policy): ReplyTensor[] {
   switch (solver.kind) {
     case 'cholesky':
       return [named(TENSOR.policyCholesky(layer), solver.factor), named(TENSOR.policyTarget(layer), solver.target)];

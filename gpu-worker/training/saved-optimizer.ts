@@ -6,14 +6,11 @@
 import { at } from '../../shared/at.ts';
 import type { SavedOptimizer } from '../../shared/checkpoint.ts';
 import { blocksOf } from '../../shared/cost.ts';
-import { ProblemError } from '../../shared/errors.ts';
 import type { Layer } from '../../shared/layer.ts';
 import type { NamedTensor } from '../../shared/safetensors.ts';
 import type { MetricState, OptimizerState } from '../optimizer/state.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
-import type { SavedTensors } from './saved-tensors.ts';
-
-const PREDICTED_CHANGE = 'optimizer.predicted_change';
+import { contradiction, PREDICTED_CHANGE, type SavedTensors } from './saved-tensors.ts';
 
 type BlockField =
   | 'input_factor'
@@ -105,10 +102,10 @@ export function restoreOptimizer(
 ): OptimizerState {
   const { metrics } = numbers;
   if ((metrics === null) !== (step === 0)) {
-    throw mismatch(`the metric’s state is ${metrics === null ? 'missing' : 'there'} at step ${String(step)}`);
+    throw contradiction(`the metric’s state is ${metrics === null ? 'missing' : 'there'} at step ${String(step)}`);
   }
   if (metrics !== null && metrics.length !== layers.length) {
-    throw mismatch(`metrics has ${String(metrics.length)} entries for ${String(layers.length)} layers`);
+    throw contradiction(`metrics has ${String(metrics.length)} entries for ${String(layers.length)} layers`);
   }
   const perBlock = <Item>(restore: (layer: Layer, t: number, block: number) => Item): Item[][] =>
     layers.map((layer, t) => Array.from({ length: blocksOf(layer).count }, (_, block) => restore(layer, t, block)));
@@ -124,7 +121,7 @@ export function restoreOptimizer(
         ? null
         : perBlock((layer, t, block) => {
             const kind = at(metrics, t)[block];
-            if (kind === undefined) throw mismatch(`metrics[${String(t)}] lacks block ${String(block)}`);
+            if (kind === undefined) throw contradiction(`metrics[${String(t)}] lacks block ${String(block)}`);
             return restoreMetric(layer, block, kind, tensors);
           }),
     velocities: numbers.hasVelocities ? matrices('velocity') : null,
@@ -171,12 +168,4 @@ function restoreMetric(layer: Layer, block: number, kind: MetricState['kind'], t
       };
     }
   }
-}
-
-function mismatch(what: string): ProblemError {
-  return new ProblemError('invalid_checkpoint', {
-    param: '__metadata__.manifest',
-    detail: `The manifest contradicts its own definition: ${what}.`,
-    remedy: 'Import the file as it was downloaded.',
-  });
 }

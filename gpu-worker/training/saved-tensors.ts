@@ -2,9 +2,21 @@
 import { ProblemError } from '../../shared/errors.ts';
 import { formatShape } from '../../shared/safetensors.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
-import type { CheckedTensor } from './values.ts';
+import type { CheckedTensor } from '../../shared/checked-tensors.ts';
 
 const REMEDY = 'Import the file as it was downloaded.';
+
+/** What the last step's model predicted, a scalar; where the Levenberg–Marquardt rule needs it. */
+export const PREDICTED_CHANGE = 'optimizer.predicted_change';
+
+/** The problem of a state that does not belong to its definition. */
+export function contradiction(what: string): ProblemError {
+  return new ProblemError('invalid_checkpoint', {
+    param: '__metadata__.manifest',
+    detail: `The manifest contradicts its own definition: ${what}.`,
+    remedy: REMEDY,
+  });
+}
 
 /** Sizes of a tensor's axes; null for one that may have any size. */
 type ExpectedShape = readonly (number | null)[];

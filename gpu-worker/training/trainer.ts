@@ -32,6 +32,8 @@ export interface Trainer {
   readonly step: (body: Uint8Array) => StepOutcome;
   /** The complete state, as of the last step. */
   readonly save: () => SavedTraining;
+  /** Does what can wait until a step has been answered. The steps that follow are the same without it, and take longer. */
+  readonly settle: () => void;
   /** Present in hosted mode. */
   readonly model: HostedModel | null;
   /** Frees the device's memory. */

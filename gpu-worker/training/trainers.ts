@@ -58,6 +58,11 @@ export class Trainers {
     return this.#find(id).step(body);
   }
 
+  /** Does what the session's last step has left for later, if it is still open. */
+  settle(id: SessionId): void {
+    this.#trainers.get(id)?.settle();
+  }
+
   /** @throws ProblemError `session_not_found`, `not_hosted` */
   weights(id: SessionId): Answer {
     return this.#model(id).weights();

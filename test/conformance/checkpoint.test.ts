@@ -92,6 +92,19 @@ const cases: readonly Case[] = [
     definition: { layers: [...LAYERS], optimizer },
   })),
   { title: 'layers: policies', definition: { layers: LAYERS.slice(0, 1) } },
+  { title: 'kernel: the client’s metric', definition: { mode: 'kernel', layers: [{ name: 'a' }, { name: 'b' }] } },
+  {
+    title: 'kernel: factors and the Levenberg–Marquardt rule',
+    definition: {
+      mode: 'kernel',
+      layers: [{ name: 'a', factors: { inputs: 4, outputs: 3 } }, { name: 'b' }],
+      optimizer: {
+        metric: { kind: 'kronecker', refreshEvery: 2 },
+        coupling: 'value',
+        learningRate: { kind: 'levenberg-marquardt', every: 1 },
+      },
+    },
+  },
   ...Object.entries(HOSTED).map(([title, optimizer]) => ({
     title: `hosted: ${title}`,
     definition: {

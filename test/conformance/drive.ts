@@ -107,7 +107,7 @@ export function parametersOf(engine: Engine, { rows, cols, data }: Matrix): { we
  * Per layer the gradients of the terminal curvature's columns in the pre-activations, [B·r, c], one backward pass a column; null
  * where the client sends none.
  */
-function columnGradients(
+export function columnGradients(
   network: Network,
   trajectory: Trajectory,
   { objective }: Batch,
@@ -145,7 +145,8 @@ export function policiesOf(engine: Engine, configuration: StepConfiguration, { r
     const { input, output } = metricWeighted(engine, policy);
     const fixed = fixedChange(engine, policy);
     const { weight, bias } = fixed === null ? {} : parameterChanges(engine, layer, fixed);
-    return new LayerPolicy(layer, {
+    const tensors = {
+      kind: 'sample-factors',
       input: engine.read(input),
       outputGradient: engine.read(output),
       coefficients: coefficientsOf(engine, policy.solver),
@@ -153,7 +154,8 @@ export function policiesOf(engine: Engine, configuration: StepConfiguration, { r
         ...(weight === undefined ? {} : { weight: engine.read(weight) }),
         ...(bias === undefined ? {} : { bias: engine.read(bias) }),
       },
-    });
+    } as const;
+    return new LayerPolicy(layer, tensors, null);
   });
 }
 
@@ -184,7 +186,7 @@ export type Rollout = 'network' | 'linearised';
  * s = ⟨∂φ/∂x, x̂ − x⟩ at its input.
  */
 export function applyPolicies(
-  policies: readonly LayerPolicy[],
+  policies: readonly Pick<LayerPolicy, 'change'>[],
   network: Network,
   batch: Batch,
   rollout: Rollout,

@@ -14,12 +14,18 @@ import { INITIAL_STATE, type OptimizerState } from '../../gpu-worker/optimizer/s
 import { ddpStep, type StepBatch, type StepConfiguration } from '../../gpu-worker/optimizer/step.ts';
 import { tensorsIn, type Engine, type Tensor } from '../../gpu-worker/tensor/engine.ts';
 import { presentEngines } from '../../gpu-worker/tensor/index.ts';
+import { layersTrainer } from '../../gpu-worker/training/layers-trainer.ts';
+import type { ParameterChanges } from '../../clients/js/index.ts';
+import { readInverses, readPolicy } from '../../clients/js/read-policy.ts';
+import { ReplyTensors } from '../../clients/js/reply-tensors.ts';
+import { encode, type NamedTensor } from '../../shared/safetensors.ts';
 import { oracleJudgedEngine } from './engines.ts';
 import { layersDefinitionSchema, type LayersDefinitionInput } from '../../shared/layers-definition.ts';
 import { terminalWeights, type LossScale } from '../oracle/bellman.ts';
 import {
   exactStep,
   outputExtent,
+  parameterGradients,
   sampleSpaceStep,
   stagesOf,
   type Conv2dOracle,
@@ -29,7 +35,7 @@ import {
   type MetricOracle,
   type StageOracle,
 } from '../oracle/layers.ts';
-import { columnVector, type Matrix } from '../oracle/matrix.ts';
+import { columnVector, multiply, transpose, type Matrix } from '../oracle/matrix.ts';
 import { gaussianMatrix, mulberry32 } from '../oracle/network.ts';
 import { relativeError, type OptimizerInput, TOLERANCE } from './drive.ts';
 
@@ -326,6 +332,54 @@ function changesAfter(
   });
 }
 
+/** What a client that forms Jᵀκ makes of the last batch's policies, where nothing has changed before (s = 0). */
+function inverseFactorChanges(
+  engine: Engine,
+  cases: readonly LayerCase[],
+  optimizer: OptimizerInput,
+  batches: readonly RandomBatch[],
+): readonly Matrix[] {
+  const definition = layersDefinitionSchema.parse({
+    layers: configurationOf(cases, { ...optimizer, coupling: 'value' }).layers,
+    optimizer: { ...optimizer, coupling: 'feedback' },
+    policyEncoding: 'inverse-factors',
+  });
+  const trainer = layersTrainer(engine, definition);
+  const [body] = batches.map((batch) => trainer.step(bodyOf(cases, batch)).answer.body).reverse();
+  trainer.close();
+  const reply = new ReplyTensors(body!);
+  return cases.map(({ oracle, parameters }, t) => {
+    const { inputs, lossGradients } = batches.at(-1)!.layers[t]!;
+    const layer = definition.layers[t]!;
+    const policy = readPolicy(reply, layer, readInverses(reply, layer, 1) ?? undefined, null);
+    const kappa = columnVector(policy.coefficients(null));
+    const weighted = multiply(transpose(parameterGradients(oracle, inputs, lossGradients)), kappa).data;
+    let offset = 0;
+    const gradient = parameters.map(([name, shape]) => {
+      offset += sizeOf(shape);
+      return [name, weighted.slice(offset - sizeOf(shape), offset)];
+    });
+    const change = policy.changeFrom(Object.fromEntries(gradient) as ParameterChanges);
+    return columnVector(Object.values(change).flatMap((values) => [...values]));
+  });
+}
+
+function bodyOf(cases: readonly LayerCase[], { losses, layers }: RandomBatch): Uint8Array {
+  const stack = (name: string, rows: readonly Float64Array[], shape: readonly number[]): NamedTensor => ({
+    name,
+    shape: [rows.length, ...shape],
+    values: Float64Array.from(rows.flatMap((row) => [...row])),
+  });
+  const tensors = layers.flatMap(({ inputs, lossGradients }, t) => {
+    const { input, output } = cases[t]!;
+    const prefix = `layers.layer${String(t)}`;
+    return input === null
+      ? [stack(`${prefix}.param_grad`, lossGradients, output)]
+      : [stack(`${prefix}.input`, inputs, input), stack(`${prefix}.output_grad`, lossGradients, output)];
+  });
+  return encode([{ name: 'losses', shape: [losses.length], values: losses }, ...tensors]);
+}
+
 function optimizerFor(metric: MetricCase, curvature: CurvatureCase): OptimizerInput {
   return {
     learningRate: { kind: 'constant', value: ETA },
@@ -401,6 +455,17 @@ describe.each(presentEngines())('engine %s', async (name) => {
   }
 
   describe.each(STACKS)('$title', ({ stack, seed }) => {
+    it.each(METRICS.filter(({ oracle }) => oracle.kind !== 'ekfac'))(
+      '$oracle.kind: so is what a client makes of a policy of inverse factors',
+      (metric) => {
+        const curvature = CURVATURES[0]!;
+        const known = scenario(stack, metric, curvature, seed);
+        const changes = inverseFactorChanges(engine, stack, optimizerFor(metric, curvature), known.batches);
+        const key = [seed, `${metric.oracle.kind}, ${curvature.title}`, 'value', 'full'].join();
+        expectEqual(changes, expectedChanges(known, 'value', 'full', key));
+      },
+    );
+
     it.each(COMBINATIONS)('$title: the update is that of explicit Jacobians', ({ metric, curvature, title }) => {
       const known = scenario(stack, metric, curvature, seed);
       const [first, second] = known.batches;

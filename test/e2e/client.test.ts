@@ -87,21 +87,49 @@ function problemOn(network: Network, batches: readonly Batch[]): Problem {
 }
 
 describe('against the oracle', () => {
-  it('feedback: the policies, applied in the second forward pass, after several batches', async () => {
+  it.each(['auto', 'sample-factors', 'inverse-factors'] as const)(
+    'feedback, %s: the policies, applied in the second forward pass, after several batches',
+    async (policyEncoding) => {
+      const { network, batches } = scenario();
+      const session = await client.createSession({
+        layers: [...configurationFor(network, {}).layers],
+        optimizer: optimizer('feedback'),
+        policyEncoding,
+      });
+      for (const [n, batch] of batches.entries()) {
+        const reply = await session.step(passes(network, batch).input);
+        if (reply.kind !== 'policy') throw new Error('the reply carries no policy');
+        const changes = applyPolicies([...reply.policies.values()], network, batch, 'network');
+        const expected = oracleStep(problemOn(network, batches.slice(0, n + 1)), 'feedback').deltaU;
+        expect(changes).toHaveLength(expected.length);
+        for (const [t, change] of changes.entries()) expect(relativeError(change, expected[t]!)).toBeLessThan(1e-10);
+        expect(session.nextStep).toBe(n + 1);
+      }
+      await session.delete();
+    },
+  );
+
+  it('inverse factors come again only when they have changed', async () => {
     const { network, batches } = scenario();
     const session = await client.createSession({
       layers: [...configurationFor(network, {}).layers],
-      optimizer: optimizer('feedback'),
+      optimizer: { ...optimizer('feedback'), metric: { kind: 'kronecker', ...METRIC, refreshEvery: 2 } },
+      policyEncoding: 'inverse-factors',
     });
+    const received: number[] = [];
     for (const [n, batch] of batches.entries()) {
       const reply = await session.step(passes(network, batch).input);
       if (reply.kind !== 'policy') throw new Error('the reply carries no policy');
+      received.push(reply.bytesReceived);
       const changes = applyPolicies([...reply.policies.values()], network, batch, 'network');
-      const expected = oracleStep(problemOn(network, batches.slice(0, n + 1)), 'feedback').deltaU;
-      expect(changes).toHaveLength(expected.length);
+      const seen = batches.slice(0, n === 2 ? 3 : 1);
+      const expected = oracleStep({ ...problemOn(network, seen), batch }, 'feedback').deltaU;
       for (const [t, change] of changes.entries()) expect(relativeError(change, expected[t]!)).toBeLessThan(1e-10);
-      expect(session.nextStep).toBe(n + 1);
     }
+    const triangle = (n: number): number => (n * (n + 1)) / 2;
+    const inverses = WIDTHS.slice(1).reduce((sum, c, t) => sum + triangle(WIDTHS[t]! + 1) + triangle(c), 0);
+    expect(received[0]! - received[1]!).toBeGreaterThanOrEqual(8 * inverses);
+    expect(received[2]! - received[1]!).toBeGreaterThanOrEqual(8 * inverses);
     await session.delete();
   });
 

@@ -61,6 +61,7 @@ describe('/openapi.json', () => {
       'get /v1/sessions/{id}/steps/{n}',
       'get /v1/sessions/{id}/weights',
       'post /v1/checkpoints',
+      'post /v1/kernel/solve',
       'post /v1/sessions',
       'post /v1/sessions/{id}/checkpoints',
       'post /v1/sessions/{id}/predictions',
@@ -99,7 +100,7 @@ describe('/openapi.json', () => {
         variables,
       );
       expect(
-        parameters.every(({ required }) => required),
+        parameters.every((parameter) => parameter.in === 'query' || parameter.required),
         name,
       ).toBe(true);
     }
@@ -134,13 +135,14 @@ describe('/openapi.json', () => {
     const weights = operation('get /v1/sessions/{id}/weights');
     for (const tensor of ['`x`', '`y`', '`sample_weights`']) expect(step.description).toContain(tensor);
     for (const tensor of ['`x`', '`y`']) expect(predictions.description).toContain(tensor);
-    for (const each of [step, predictions]) expect(Object.keys(each.requestBody!.content)).toEqual([SAFETENSORS]);
+    const BODIES = [SAFETENSORS, 'application/json'];
+    for (const each of [step, predictions]) expect(Object.keys(each.requestBody!.content)).toEqual(BODIES);
     expect(Object.keys(step.responses['200']!.content!).toSorted()).toEqual(['application/json', SAFETENSORS]);
     expect(step.responses['200']!.content!['application/json']!.schema).toEqual({
-      $ref: '#/components/schemas/StepMetrics',
+      anyOf: [{ $ref: '#/components/schemas/StepMetrics' }, { $ref: '#/components/schemas/Tensors' }],
     });
     for (const each of [predictions, weights]) {
-      expect(Object.keys(each.responses['200']!.content!)).toEqual([SAFETENSORS]);
+      expect(Object.keys(each.responses['200']!.content!)).toEqual(BODIES);
       expect(each.responses['409']!.description).toContain('`not_hosted`');
     }
     for (const word of ['`outputs`', 'evaluation mode', '`__metadata__.loss`']) {
@@ -209,10 +211,18 @@ describe('/openapi.json', () => {
       default: 'feedback',
     });
     expect(document.components.schemas['ReplyForm']).toMatchObject({ default: 'auto' });
+    const query = operations.find(({ name }) => name === 'post /v1/kernel/solve')!.operation.parameters!;
+    expect(query.find(({ name }) => name === 'learningRate')).toMatchObject({
+      in: 'query',
+      required: false,
+      schema: { type: 'number', exclusiveMinimum: 0, maximum: 1e6, default: 10 },
+    });
   });
 
   it('asks of a request only what has no default', () => {
     expect(document.components.schemas['LayersDefinition']!['required']).toEqual(['layers']);
+    expect(document.components.schemas['KernelDefinition']!['required']).toEqual(['mode', 'layers']);
+    expect(document.components.schemas['KernelLayer']!['required']).toEqual(['name']);
     expect(document.components.schemas['HostedDefinition']!['required']).toEqual(['mode', 'model', 'loss']);
     expect(document.components.schemas['DenseLayer']!['required']).toEqual(['name', 'kind', 'inputs', 'outputs']);
   });

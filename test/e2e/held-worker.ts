@@ -37,14 +37,15 @@ export async function startHeldWorker(
   wantedPort = 0,
 ): Promise<HeldWorker> {
   const { undeliveredBytes, ...others } = { ...LIMITS, ...limits };
-  const trainers = new Trainers(createReferenceEngine());
+  const engine = createReferenceEngine();
+  const trainers = new Trainers(engine);
   const computed: string[] = [];
   let held = Promise.resolve();
   const compute = <Result>(kind: string, work: () => Result): Promise<Result> => {
     computed.push(kind);
     return held.then(work);
   };
-  const device = computeInPlace(trainers, compute);
+  const device = computeInPlace(engine, trainers, compute);
   const queue = new ComputeQueue({ perSession: 4, total: 16 });
   const undelivered = new UndeliveredAnswers(undeliveredBytes);
   const resources = { compute: undelivered.limiting(device), queue, now: Date.now };
@@ -55,6 +56,7 @@ export async function startHeldWorker(
     sessions,
     undelivered,
     limits: others,
+    solve: (options, body) => queue.run('solve', () => resources.compute.solve(options, body)),
     engineName: device.engine,
     reportDefect: (error) => defects.push(error),
   });

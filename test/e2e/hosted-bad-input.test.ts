@@ -53,7 +53,7 @@ const DEFINITIONS: readonly BadDefinition[] = [
     title: 'an unknown mode',
     definition: { ...HOSTED, mode: 'remote' },
     param: 'mode',
-    mentions: ['"remote"', '"layers" or "hosted"'],
+    mentions: ['"remote"', '"layers" or "kernel" or "hosted"'],
   },
   {
     title: 'a model without a mode',
@@ -589,7 +589,7 @@ describe('a prediction', () => {
   });
 
   it.each([
-    { title: 'another content type', type: 'application/json', status: 415, code: 'unsupported_media_type' },
+    { title: 'another content type', type: 'application/octet-stream', status: 415, code: 'unsupported_media_type' },
     { title: 'no content type', type: undefined, status: 415, code: 'unsupported_media_type' },
   ] as const)('$title', async ({ type, status, code }) => {
     const answer = await call(stack.url, 'POST', `/v1/sessions/${disturbed}/predictions`, {
@@ -731,7 +731,7 @@ describe('a session in layers mode', () => {
       await call(stack.url, 'GET', `/v1/sessions/${id}/weights`),
       await predict(id, encode([GOOD.x])),
     ]) {
-      const mentions = [id, 'mode "layers"'];
+      const mentions = [id, 'not in mode "hosted"'];
       const { remedy } = expectProblem(answer, { status: 409, code: 'not_hosted', mentions });
       expect(remedy).toContain('mode "hosted"');
     }

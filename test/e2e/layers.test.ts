@@ -152,11 +152,35 @@ it.each([
   await session.delete();
 });
 
-it('says that a policy is for dense layers', async () => {
-  const client = new DdpnoptClient({ url: stack.url });
-  const created = client.createSession({ layers: definition.layers });
-  await expect(created).rejects.toMatchObject({ problem: { code: 'invalid_parameter', param: 'optimizer.coupling' } });
-  await expect(created).rejects.toThrow(/coupling is left at its default.*layer embed.*gauss-newton-step/);
+it.each([
+  {
+    title: 'a metric that has no policy',
+    input: { optimizer: { metric: { kind: 'ekfac' } } },
+    param: 'optimizer.coupling',
+    words: /coupling is left at its default.*"ekfac".*gauss-newton-step/,
+  },
+  {
+    title: 'sample factors of other layers',
+    input: { policyEncoding: 'sample-factors' },
+    param: 'policyEncoding',
+    words: /layer embed is another.*"inverse-factors"/,
+  },
+  {
+    title: 'sample factors of a diagonal metric',
+    input: { layers: LAYERS, policyEncoding: 'sample-factors', optimizer: { metric: { kind: 'adam' } } },
+    param: 'policyEncoding',
+    words: /the metric is "adam".*"auto"/,
+  },
+  {
+    title: 'an encoding of updates',
+    input: { policyEncoding: 'inverse-factors', optimizer: { coupling: 'value' } },
+    param: 'policyEncoding',
+    words: /update.*coupling "feedback"/,
+  },
+] as const)('refuses $title', async ({ input, param, words }) => {
+  const created = new DdpnoptClient({ url: stack.url }).createSession({ layers: definition.layers, ...input });
+  await expect(created).rejects.toMatchObject({ problem: { code: 'invalid_parameter', param } });
+  await expect(created).rejects.toThrow(words);
 });
 
 describe('weight decay', () => {

@@ -33,7 +33,8 @@ describe('with a worker', () => {
   afterAll(() => stack.stop());
 
   it('create, get, step, get the reply again, delete, gone', async () => {
-    const { id, createdAt } = await newSession(stack.url);
+    const definition = { layers: LAYERS, policyEncoding: 'sample-factors' } as const;
+    const { id, createdAt } = await newSession(stack.url, definition);
     expect(await describeSession(stack.url, id)).toMatchObject({ id, nextStep: 0, metrics: null, createdAt });
     expectProblem(await getStep(stack.url, id, 0), { status: 412, code: 'step_out_of_order' });
 
@@ -71,7 +72,7 @@ describe('with a worker', () => {
     expectProblem(await getStep(stack.url, id, 0), gone);
     expectProblem(await putStep(stack.url, id, 1, stepBody(2)), gone);
     // A new session starts from nothing.
-    const fresh = await putStep(stack.url, (await newSession(stack.url)).id, 0, stepBody(1));
+    const fresh = await putStep(stack.url, (await newSession(stack.url, definition)).id, 0, stepBody(1));
     expect(Buffer.compare(fresh.bytes, put.bytes)).toBe(0);
   });
 

@@ -47,3 +47,26 @@ it('the guide’s hosted mode: learns the circle', async () => {
     expect(stdout).toContain(`layers.${line}\n`);
   }
 });
+
+/** What the examples in shell of a document print, one after the other. */
+async function runShell(document: string): Promise<string[]> {
+  const text = await readFile(new URL(document, ROOT), 'utf8');
+  const examples = [...text.matchAll(/```sh\n(curl.*?|session=.*?)```/gs)].map((match) => match[1]!);
+  return Promise.all(
+    examples.map(async (code) => {
+      const { stdout } = await promisify(execFile)('sh', ['-c', code.replaceAll('http://127.0.0.1:8787', stack.url)]);
+      return stdout;
+    }),
+  );
+}
+
+it('the guide’s curl: solves a kernel, and takes a step', async () => {
+  const [solved, stepped] = await runShell('docs/guide.md');
+  const { coefficients } = JSON.parse(solved!) as { coefficients: number[][] };
+  expect(coefficients.map((row) => row.length)).toEqual([2]);
+  expect(JSON.parse(stepped!)).toMatchObject({
+    'layers.fc.update.weight': [[expect.any(Number)], [expect.any(Number)]],
+    'layers.fc.update.bias': [expect.any(Number)],
+    __metadata__: { metrics: { step: 0, batch: 2, loss: 1.25 } },
+  });
+});

@@ -25,13 +25,17 @@ type Body = NonNullable<RequestInit['body']>;
 export interface CallOptions {
   readonly body?: Body;
   readonly type?: string;
+  readonly accept?: string;
 }
 
 export async function call(url: string, method: string, path: string, options: CallOptions = {}): Promise<Answer> {
   const response = await fetch(new URL(path, url), {
     method,
     ...(options.body === undefined ? {} : { body: options.body, duplex: 'half' }),
-    ...(options.type === undefined ? {} : { headers: { 'content-type': options.type } }),
+    headers: {
+      ...(options.type === undefined ? {} : { 'content-type': options.type }),
+      ...(options.accept === undefined ? {} : { accept: options.accept }),
+    },
   });
   return { status: response.status, headers: response.headers, bytes: new Uint8Array(await response.arrayBuffer()) };
 }

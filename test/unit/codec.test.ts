@@ -22,7 +22,7 @@ function body(tokens: TensorValues): Uint8Array {
 
 function problemOf(tokens: TensorValues): ProblemError {
   try {
-    decodeStep(body(tokens), definition, 'float32');
+    decodeStep(body(tokens), definition, 'float32', []);
   } catch (error) {
     if (error instanceof ProblemError) return error;
     throw error;
@@ -35,7 +35,7 @@ describe('token numbers', () => {
     const engine = createReferenceEngine();
     const tokens = [0, VOCABULARY - 1, 1, 2, 2, -0];
     for (const values of [Float32Array.from(tokens), Float64Array.from(tokens)]) {
-      const { layers } = decodeStep(body(values), definition, 'float32').upload(engine);
+      const { layers } = decodeStep(body(values), definition, 'float32', []).upload(engine);
       expect([...engine.read(layers[0]!.input!)]).toEqual(tokens);
     }
   });

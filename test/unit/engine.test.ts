@@ -116,7 +116,11 @@ function transposed(host: Host): Host {
 /** On a GPU, and with npm's binding, TensorFlow computes without OpenBLAS. */
 async function withoutOpenblas(file: string): Promise<Engine> {
   const { engine, compile } = createTensorFlowEngine(loadBinding(file), 'tensorflow');
-  return Promise.resolve(createDeferredEngine(engine, compile));
+  return Promise.resolve(
+    createDeferredEngine(engine, compile, (reason) => {
+      throw new Error(reason);
+    }),
+  );
 }
 
 const binding = findBinding();

@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { expect, it } from 'vitest';
 import { renderOptions } from '../../docs/generate/options.ts';
 import { renderEngines, type EngineResults } from '../../bench/engine/report.ts';
+import { renderKernelSolve, type KernelSolveResults } from '../../bench/kernel-solve/report.ts';
 import { renderLearningRates, type LearningRateResults } from '../../bench/learning-rate/report.ts';
 import { renderReadmeTable, renderResults, type QuickstartResults } from '../../bench/quickstart/report.ts';
 import { renderResponsiveness, type ResponsivenessResults } from '../../bench/responsiveness/report.ts';
@@ -22,6 +23,11 @@ it('the README’s table is made from quickstart.json', async () => {
 it('docs/results/learning-rate.md is made from learning-rate.json', async () => {
   const stored = JSON.parse(await readFile(new URL('learning-rate.json', FOLDER), 'utf8')) as LearningRateResults;
   expect(await readFile(new URL('learning-rate.md', FOLDER), 'utf8')).toBe(renderLearningRates(stored));
+});
+
+it('docs/results/kernel-solve.md is made from kernel-solve.json', async () => {
+  const stored = JSON.parse(await readFile(new URL('kernel-solve.json', FOLDER), 'utf8')) as KernelSolveResults;
+  expect(await readFile(new URL('kernel-solve.md', FOLDER), 'utf8')).toBe(renderKernelSolve(stored));
 });
 
 it('docs/results/engine.md is made from engine.json', async () => {

@@ -40,7 +40,10 @@ beforeEach(async () => {
 afterEach(() => storage.close());
 
 function newRegistry(queue: ComputeQueue, limit: number, storage: Storage): SessionRegistry {
-  return registryOf({ compute: computeInPlace(new Trainers(engine)), queue, now: () => now }, { limit, storage });
+  return registryOf(
+    { compute: computeInPlace(engine, new Trainers(engine)), queue, now: () => now },
+    { limit, storage },
+  );
 }
 
 const seconds = (count: number): number => count * 1000;
@@ -277,7 +280,7 @@ describe('expiry where storage is durable', () => {
     onTestFinished(() => store.close());
     const sessions = new SessionRegistry(
       {
-        compute: computeInPlace(new Trainers(engine)),
+        compute: computeInPlace(engine, new Trainers(engine)),
         queue: new ComputeQueue({ perSession: 4, total: 8 }),
         now: () => now,
         report: () => undefined,

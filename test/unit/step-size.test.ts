@@ -6,7 +6,8 @@ import type { SafetensorsHeader } from '../../shared/safetensors.ts';
 import { layersDefinitionSchema, type LayersDefinition } from '../../shared/layers-definition.ts';
 import { modelSchema, type ModelInput } from '../../shared/model.ts';
 import { optimizerSchema } from '../../shared/optimizer.ts';
-import { checkStepHeader, TENSOR } from '../../shared/step.ts';
+import { checkStepHeader } from '../../shared/step.ts';
+import { TENSOR } from '../../shared/tensor-names.ts';
 
 function definitionOf(count: number): LayersDefinition {
   const layers = Array.from({ length: count }, (_, t) => ({

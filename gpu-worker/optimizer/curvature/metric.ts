@@ -143,6 +143,17 @@ export function preconditioner(metric: ControlMetric, state: MetricState, isFirs
   };
 }
 
+/**
+ * How many times the inverses that a step uses have been made anew, if no refresh failed: a version of theirs. A failed refresh counts
+ * as well, which repeats the inverses it kept.
+ */
+export function inverseVersion(metric: KroneckerMetric, isFirstLayer: boolean, step: number): number {
+  if (step < 0) return 0;
+  const frozen = frozenFactor(metric, isFirstLayer);
+  const freezes = frozen !== null && step >= frozen.batches - 1 ? 1 : 0;
+  return 1 + Math.floor(step / metric.refreshEvery) + freezes;
+}
+
 /** P⁻¹ of one block. */
 export function inverseMetric(state: MetricState): InverseMetric {
   return state.kind === 'identity' ? IDENTITY_METRIC : state.inverse;

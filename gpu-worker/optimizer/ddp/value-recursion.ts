@@ -36,6 +36,17 @@ export interface StageExpansion {
   readonly learningRate: number;
 }
 
+/** One stage of which only its tangent kernel is known. */
+export interface StageKernel {
+  /** N_t at η_t = 1: [R, R], or its diagonal [R] where cross-sample terms are dropped. */
+  readonly kernel: Tensor;
+  /** J_t R_t⁻¹ Dᵀ 1/B, [R]; null where D = J. */
+  readonly plainPrediction: Tensor | null;
+  readonly learningRate: number;
+}
+
+type Stage = StageExpansion | StageKernel;
+
 export interface RecursionOptions {
   readonly terminalCurvature: TerminalCurvature;
   readonly coupling: Coupling;
@@ -66,7 +77,7 @@ interface Value {
  */
 export function valueRecursion(
   engine: Engine,
-  stages: readonly StageExpansion[],
+  stages: readonly Stage[],
   rowWeights: Tensor,
   batch: number,
   options: RecursionOptions,
@@ -83,7 +94,7 @@ export function valueRecursion(
 
 function fullRecursion(
   engine: Engine,
-  stages: readonly StageExpansion[],
+  stages: readonly Stage[],
   rowWeights: Tensor,
   batch: number,
   { terminalCurvature, coupling, valueRegularization }: RecursionOptions,
@@ -106,19 +117,29 @@ function fullRecursion(
 }
 
 /** N_t = J_t R_t⁻¹ J_tᵀ, [R, R]. */
-function tangentKernel(engine: Engine, { blocks, learningRate }: StageExpansion): Tensor {
+function tangentKernel(engine: Engine, stage: Stage): Tensor {
+  if ('kernel' in stage) return engine.multiply(stage.kernel, stage.learningRate);
+  const { blocks, learningRate } = stage;
   const kernels = blocks.map(({ transformed, weights }) => gram(engine, transformed, weights));
   return engine.multiply(sum(engine, kernels), learningRate);
 }
 
 /** The diagonal of N_t, [R]. */
-export function tangentKernelDiagonal(engine: Engine, { blocks, learningRate }: StageExpansion): Tensor {
+export function tangentKernelDiagonal(engine: Engine, stage: Stage): Tensor {
+  if ('kernel' in stage) {
+    const { kernel, learningRate } = stage;
+    return engine.multiply(kernel.shape.length === 1 ? kernel : engine.diagonalOf(kernel), learningRate);
+  }
+  const { blocks, learningRate } = stage;
   const diagonals = blocks.map(({ transformed, weights }) => gramDiagonal(engine, transformed, weights));
   return engine.multiply(sum(engine, diagonals), learningRate);
 }
 
 /** target − J_t R_t⁻¹ (D_tᵀ 1/B + ℓ_u), [R]: the plain step has done that much already. */
-function lessPlainPrediction(engine: Engine, target: Tensor, stage: StageExpansion): Tensor {
+function lessPlainPrediction(engine: Engine, target: Tensor, stage: Stage): Tensor {
+  if ('kernel' in stage) {
+    return stage.plainPrediction === null ? target : engine.subtract(target, stage.plainPrediction);
+  }
   return stage.blocks.reduce(
     (rest, { columns, plainStep }) =>
       plainStep === null ? rest : engine.subtract(rest, timesChange(engine, columns, plainStep)),
@@ -153,7 +174,7 @@ function regularise(engine: Engine, value: Value, epsilon: number): Value {
 /** The same recursion with the cross-sample terms of N dropped: κ_i = (target_i + s_i) / S_ii. O(B) instead of O(B²); D = J. */
 function diagonalRecursion(
   engine: Engine,
-  stages: readonly StageExpansion[],
+  stages: readonly Stage[],
   rowWeights: Tensor,
   batch: number,
   { coupling, valueRegularization }: RecursionOptions,
@@ -183,7 +204,7 @@ function diagonalRecursion(
  */
 function paperRecursion(
   engine: Engine,
-  stages: readonly StageExpansion[],
+  stages: readonly Stage[],
   rowWeights: Tensor,
   batch: number,
   { coupling }: RecursionOptions,

@@ -1,7 +1,10 @@
 /** The values of a body's tensors, checked: nothing that is not a number in the engine's precision gets to the device. */
-import { ProblemError, type ProblemCode } from '../../shared/errors.ts';
-import { readValues, type SafetensorsHeader, type TensorEntry, type TensorValues } from '../../shared/safetensors.ts';
-import type { Engine } from '../tensor/engine.ts';
+import { ProblemError, type ProblemCode } from './errors.ts';
+import { packedDiagonal } from './triangle.ts';
+import { readValues, type SafetensorsHeader, type TensorEntry, type TensorValues } from './safetensors.ts';
+
+/** What a computation is done in. */
+export type Precision = 'float32' | 'float64';
 
 export interface CheckedTensor {
   readonly entry: TensorEntry;
@@ -17,7 +20,7 @@ export interface CheckedTensor {
 export function readFinite(
   body: Uint8Array,
   header: SafetensorsHeader,
-  precision: Engine['precision'],
+  precision: Precision,
 ): Map<string, CheckedTensor> {
   return new Map(
     header.entries.map((entry) => {
@@ -35,7 +38,7 @@ export function tensorNamed(tensors: ReadonlyMap<string, CheckedTensor>, name: s
   return found;
 }
 
-function assertFinite(entry: TensorEntry, values: TensorValues, precision: Engine['precision']): void {
+function assertFinite(entry: TensorEntry, values: TensorValues, precision: Precision): void {
   const isFinite = precision === 'float32' ? isFiniteInFloat32 : Number.isFinite;
   const index = values.findIndex((value) => !isFinite(value));
   if (index < 0) return;
@@ -52,19 +55,25 @@ function isFiniteInFloat32(value: number): boolean {
   return Number.isFinite(Math.fround(value));
 }
 
-/**
- * @param rule what every value must be: "a whole number from 0 to 9"
- * @throws ProblemError with the rule's code unless every value is valid
- */
+interface ValueRule {
+  readonly code: ProblemCode;
+  /** What every value must be: "a whole number from 0 to 9". */
+  readonly rule: string;
+  readonly remedy: string;
+  /** The tensor at fault, where the values are some of its own. */
+  readonly param?: string;
+}
+
+/** @throws ProblemError with the rule's code unless every value is valid */
 export function assertEach(
   { entry, values }: CheckedTensor,
-  isValid: (value: number) => boolean,
-  { code, rule, remedy }: { readonly code: ProblemCode; readonly rule: string; readonly remedy: string },
+  isValid: (value: number, index: number) => boolean,
+  { code, rule, remedy, param = entry.name }: ValueRule,
 ): void {
-  const index = values.findIndex((value) => !isValid(value));
+  const index = values.findIndex((value, position) => !isValid(value, position));
   if (index < 0) return;
   const detail = `${entry.name}${formatIndex(index, entry.shape)} is ${String(values[index])}; ${rule} was expected.`;
-  throw new ProblemError(code, { param: entry.name, detail, remedy });
+  throw new ProblemError(code, { param, detail, remedy });
 }
 
 /** @throws ProblemError `invalid_index` unless every value is a whole number from 0 to count − 1 */
@@ -72,6 +81,27 @@ export function assertIndices(tensor: CheckedTensor, count: number, remedy: stri
   const rule = `a whole number from 0 to ${String(count - 1)}`;
   const isIndex = (value: number): boolean => Number.isInteger(value) && value >= 0 && value < count;
   assertEach(tensor, isIndex, { code: 'invalid_index', rule, remedy });
+}
+
+/**
+ * Refuses a packed matrix that cannot be a Gram matrix, by the entry at fault of its diagonal.
+ *
+ * @param n its order
+ * @param param the tensor it is of
+ */
+export function assertGram({ entry, values }: CheckedTensor, n: number, param = entry.name): void {
+  const name = `Diagonal of ${entry.name}: `;
+  assertNoneNegative({ entry: { ...entry, name, shape: [n] }, values: packedDiagonal(values, n) }, param);
+}
+
+/** Refuses what cannot be the diagonal of a Gram matrix. */
+export function assertNoneNegative(diagonal: CheckedTensor, param = diagonal.entry.name): void {
+  assertEach(diagonal, (value) => value >= 0, {
+    param,
+    code: 'invalid_parameter',
+    rule: 'a number of at least 0',
+    remedy: 'Send Gram matrices, J P⁻¹ Jᵀ, aᵀa and gᵀg, not negated, and their upper triangles row by row.',
+  });
 }
 
 export function mean(values: TensorValues): number {

@@ -1,0 +1,434 @@
+/**
+ * Kernel mode: a client computes N_t in a metric of its own, or in the service's inverse Kronecker factors, and makes the changes
+ * from what it gets back; they are the dense oracle's.
+ */
+import { describe, expect, it } from 'vitest';
+import { solverOf } from '../../clients/js/kernel-session.ts';
+import { solveCoefficients } from '../../clients/js/coefficients.ts';
+import { ReplyTensors } from '../../clients/js/reply-tensors.ts';
+import { INITIAL_STATE } from '../../gpu-worker/optimizer/state.ts';
+import type { Engine } from '../../gpu-worker/tensor/engine.ts';
+import { presentEngines } from '../../gpu-worker/tensor/index.ts';
+import { createReferenceEngine } from '../../gpu-worker/tensor/reference.ts';
+import { kernelTrainer } from '../../gpu-worker/training/kernel-trainer.ts';
+import type { Trainer } from '../../gpu-worker/training/trainer.ts';
+import {
+  kernelDefinitionSchema,
+  type KernelDefinition,
+  type KernelDefinitionInput,
+} from '../../shared/kernel-definition.ts';
+import { sentColumns } from '../../shared/optimizer.ts';
+import { encode, type NamedTensor } from '../../shared/safetensors.ts';
+import type { StepMetrics } from '../../shared/session.ts';
+import { packSymmetric, unpackSymmetric } from '../../shared/triangle.ts';
+import {
+  ddpStep as oracleStep,
+  perSampleStep,
+  sampleGradients,
+  type Coupling as OracleCoupling,
+  type Problem,
+} from '../oracle/bellman.ts';
+import {
+  add,
+  build,
+  columnVector,
+  identity,
+  inverse,
+  kron,
+  multiply,
+  reshape,
+  scale,
+  transpose,
+  type Matrix,
+} from '../oracle/matrix.ts';
+import { averagedFactors, batchFactors, dampedFactors, type LayerStatistics } from '../oracle/metric.ts';
+import {
+  backpropagate,
+  forward,
+  gaussianMatrix,
+  losses,
+  mulberry32,
+  prediction,
+  randomBatch,
+  randomProblem,
+  type Batch,
+  type Network,
+} from '../oracle/network.ts';
+import { oracleJudgedEngine } from './engines.ts';
+import { applyPolicies, columnGradients, configurationFor, relativeError, stepOn, TOLERANCE } from './drive.ts';
+
+const WIDTHS = [4, 5, 3];
+const BATCH = 6;
+const ETA = 2;
+const OUTPUTS = 3;
+
+function scenario(seed: number, batches: number): { network: Network; batches: Batch[] } {
+  const options = { activation: 'tanh', loss: 'softmax-cross-entropy', batchSize: BATCH } as const;
+  const { network, batch } = randomProblem({ widths: WIDTHS, seed, ...options });
+  const random = mulberry32(seed + 100);
+  const more = Array.from({ length: batches - 1 }, () => randomBatch(random, WIDTHS, options.loss, BATCH));
+  return { network, batches: [batch, ...more] };
+}
+
+type Optimizer = NonNullable<KernelDefinitionInput['optimizer']>;
+
+function definitionFor(network: Network, optimizer: Optimizer, withFactors = false): KernelDefinition {
+  return kernelDefinitionSchema.parse({
+    mode: 'kernel',
+    layers: network.map(({ weights }, t) => ({
+      name: `layer${t}`,
+      ...(withFactors ? { factors: { inputs: weights.rows, outputs: weights.cols } } : {}),
+    })),
+    optimizer: { learningRate: { kind: 'constant', value: ETA }, ...optimizer },
+  });
+}
+
+/** What the client's passes over a batch yield: J, the mean loss gradient D̄ if it is not of J, and the losses. */
+interface Passes {
+  readonly phi: Float64Array;
+  readonly layers: readonly { readonly J: Matrix; readonly meanGradient: Matrix | null }[];
+}
+
+function passesOver(network: Network, batch: Batch, { optimizer }: KernelDefinition): Passes {
+  const trajectory = forward(network, batch.inputs);
+  const { inputs, outputGradients } = backpropagate(network, trajectory, batch.objective);
+  const columns = columnGradients(network, trajectory, batch, optimizer.terminalCurvature);
+  return {
+    phi: losses(prediction(trajectory), batch.objective),
+    layers: inputs.map((input, t) => {
+      const D = sampleGradients(input, outputGradients[t]!);
+      if (columns === null) return { J: D, meanGradient: null };
+      const mean = multiply(transpose(D), columnVector(new Float64Array(D.rows).fill(1 / D.rows)));
+      return { J: sampleGradients(input, columns[t]!), meanGradient: mean };
+    }),
+  };
+}
+
+const tensor = (name: string, values: Float64Array, shape: readonly number[] = [values.length]): NamedTensor => ({
+  name,
+  shape,
+  values,
+});
+const packed = (name: string, { data, rows }: Matrix): NamedTensor =>
+  tensor(name, packSymmetric(Float64Array.from(data), rows) as Float64Array);
+
+/** The body of a step whose kernels are made with these P⁻¹. */
+function bodyOf(
+  { layers: declared, optimizer }: KernelDefinition,
+  { phi, layers }: Passes,
+  inverses: readonly Matrix[],
+  more: readonly NamedTensor[] = [],
+): Uint8Array<ArrayBuffer> {
+  const kernels = layers.flatMap(({ J, meanGradient }, t) => {
+    const { name } = declared[t]!;
+    const N = multiply(J, inverses[t]!, transpose(J));
+    const rows = Array.from({ length: N.rows }, (_, i) => N.data[i * N.rows + i]!);
+    const kernel =
+      optimizer.batchCoupling === 'diagonal'
+        ? tensor(`layers.${name}.gram_diagonal`, Float64Array.from(rows))
+        : packed(`layers.${name}.gram`, N);
+    if (meanGradient === null) return [kernel];
+    const predicted = multiply(J, inverses[t]!, meanGradient);
+    const shape = [BATCH, sentColumns(optimizer.terminalCurvature)];
+    return [kernel, tensor(`layers.${name}.gram_mean_grad`, Float64Array.from(predicted.data), shape)];
+  });
+  return encode([tensor('losses', Float64Array.from(phi)), ...kernels, ...more]);
+}
+
+interface Reply {
+  readonly tensors: ReplyTensors;
+  readonly metrics: StepMetrics;
+}
+
+function take(trainer: Trainer, body: Uint8Array): Reply {
+  const { answer, metrics } = trainer.step(body);
+  return { tensors: new ReplyTensors(answer.body), metrics };
+}
+
+/** −η_t P⁻¹(D̄ + Jᵀκ), [n, c]. */
+function changeFor(
+  network: Network,
+  t: number,
+  passes: Passes,
+  P: Matrix,
+  eta: number,
+  kappa: ArrayLike<number>,
+): Matrix {
+  const { J, meanGradient } = passes.layers[t]!;
+  const weighted = multiply(transpose(J), columnVector(kappa));
+  const gradient = meanGradient === null ? weighted : add(weighted, meanGradient);
+  const { rows, cols } = network[t]!.weights;
+  return reshape(scale(multiply(P, gradient), -eta), rows, cols);
+}
+
+/** The changes that a client makes of a reply, in the second forward pass where the reply has factors. */
+function changesFrom(
+  network: Network,
+  batch: Batch,
+  passes: Passes,
+  inverses: readonly Matrix[],
+  { tensors }: Reply,
+): Matrix[] {
+  const rate = (t: number): number => tensors.number(`layers.layer${t}.learning_rate`);
+  if (tensors.has('layers.layer0.coefficients')) {
+    return network.map((_, t) =>
+      changeFor(network, t, passes, inverses[t]!, rate(t), tensors.values(`layers.layer${t}.coefficients`)),
+    );
+  }
+  const policies = network.map((_, t) => ({
+    change: (s: ArrayLike<number> | null) => {
+      const kappa = solveCoefficients(solverOf(tensors, `layer${t}`), s);
+      const { data, rows, cols } = changeFor(network, t, passes, inverses[t]!, rate(t), kappa);
+      const values = Float64Array.from(data);
+      return { weight: values.slice(0, (rows - 1) * cols), bias: values.slice((rows - 1) * cols) };
+    },
+  }));
+  return applyPolicies(policies, network, batch, 'network');
+}
+
+/** A symmetric positive definite matrix that is nothing in particular: the client's own metric. */
+function ownMetric(m: number, seed: number): Matrix {
+  const root = gaussianMatrix(mulberry32(seed), m, m);
+  return add(scale(multiply(root, transpose(root)), 1 / m), scale(identity(m), 0.5));
+}
+
+const SCALED = { kind: 'gradient', lossScale: { floor: 0.5, ceiling: 100 } } as const;
+const COUPLINGS = ['layerwise', 'value', 'gauss-newton-step', 'feedback'] as const;
+const CASES = [
+  ...COUPLINGS.flatMap((coupling) => [
+    { coupling, terminalCurvature: SCALED },
+    { coupling, terminalCurvature: SCALED, valueRegularization: 0.3 },
+    ...(coupling === 'gauss-newton-step'
+      ? []
+      : [{ coupling, terminalCurvature: SCALED, batchCoupling: 'diagonal' } as const]),
+    {
+      coupling,
+      terminalCurvature: { kind: 'gradient', lossScale: null } as const,
+      batchCoupling: 'paper-faithful',
+    } as const,
+  ]),
+  ...(['layerwise', 'value', 'gauss-newton-step'] as const).map((coupling) => ({
+    coupling,
+    terminalCurvature: { kind: 'gauss-newton', columns: OUTPUTS } as const,
+  })),
+];
+
+function expectedChanges(problem: Problem, { optimizer }: KernelDefinition): Matrix[] {
+  const { coupling, batchCoupling } = optimizer;
+  const oracleCoupling: OracleCoupling = coupling === 'gauss-newton-step' ? 'linear-feedback' : coupling;
+  return batchCoupling === 'full'
+    ? [...oracleStep(problem, oracleCoupling).deltaU]
+    : perSampleStep(problem, oracleCoupling, batchCoupling);
+}
+
+function problemFor(
+  network: Network,
+  batch: Batch,
+  { optimizer }: KernelDefinition,
+  metrics: readonly Matrix[],
+): Problem {
+  const { terminalCurvature: curvature, valueRegularization } = optimizer;
+  return {
+    network,
+    batch,
+    curvature:
+      curvature.kind === 'gauss-newton'
+        ? { kind: 'gauss-newton' }
+        : {
+            kind: 'gradient',
+            ...(curvature.kind === 'gradient' && curvature.lossScale !== null
+              ? { lossScale: curvature.lossScale }
+              : {}),
+          },
+    controlMetrics: metrics.map((P) => scale(P, 1 / ETA)),
+    valueRegularization,
+  };
+}
+
+describe.each(presentEngines())('engine %s', async (name) => {
+  const engine = await oracleJudgedEngine(name);
+  const tolerance = TOLERANCE[engine.precision];
+
+  function expectEqual(actual: readonly Matrix[], expected: readonly Matrix[]): void {
+    expect(actual).toHaveLength(expected.length);
+    for (const [t, matrix] of actual.entries()) expect(relativeError(matrix, expected[t]!)).toBeLessThan(tolerance);
+  }
+
+  it.each(CASES)(
+    'the client’s own metric: $coupling, $batchCoupling, $terminalCurvature.kind, ε = $valueRegularization',
+    (optimizer) => {
+      const { network, batches } = scenario(11, 1);
+      const definition = definitionFor(network, optimizer);
+      const metrics = network.map(({ weights }, t) => ownMetric(weights.rows * weights.cols, t));
+      const inverses = metrics.map(inverse);
+      const passes = passesOver(network, batches[0]!, definition);
+      const trainer = kernelTrainer(engine, definition);
+      const before = engine.liveTensors;
+      const reply = take(trainer, bodyOf(definition, passes, inverses));
+      const changes = changesFrom(network, batches[0]!, passes, inverses, reply);
+      expectEqual(changes, expectedChanges(problemFor(network, batches[0]!, definition, metrics), definition));
+      trainer.close();
+      expect(engine.liveTensors).toBe(before);
+    },
+  );
+
+  it('groups give layers learning rates of their own', () => {
+    const { network, batches } = scenario(12, 1);
+    const groups = [{ pattern: '*0', learningRateFactor: 0.25 }];
+    const definition = definitionFor(network, { coupling: 'value', terminalCurvature: SCALED, groups });
+    const metrics = network.map(({ weights }, t) => ownMetric(weights.rows * weights.cols, t));
+    const inverses = metrics.map(inverse);
+    const passes = passesOver(network, batches[0]!, definition);
+    const reply = take(kernelTrainer(engine, definition), bodyOf(definition, passes, inverses));
+    expect(reply.tensors.number('layers.layer0.learning_rate')).toBe(ETA / 4);
+    const problem = problemFor(network, batches[0]!, definition, metrics.map((P, t) => scale(P, t === 0 ? 4 : 1))); // prettier-ignore
+    expectEqual(changesFrom(network, batches[0]!, passes, inverses, reply), [...oracleStep(problem, 'value').deltaU]);
+  });
+
+  describe('the service’s Kronecker factors', () => {
+    const METRIC = { kind: 'kronecker', damping: 0.03, decay: 0.8 } as const;
+
+    function statisticsOf(network: Network, batch: Batch): LayerStatistics[] {
+      const { inputs, outputGradients } = backpropagate(network, forward(network, batch.inputs), batch.objective);
+      const terminalWeights = new Float64Array(BATCH).fill(1);
+      return inputs.map((input, t) => ({ inputs: input, outputGradients: outputGradients[t]!, terminalWeights }));
+    }
+
+    function factorTensors(network: Network, batch: Batch): NamedTensor[] {
+      return statisticsOf(network, batch).flatMap((statistics, t) => {
+        const { A, Gamma } = batchFactors(statistics);
+        return [packed(`layers.layer${t}.factor.input`, A), packed(`layers.layer${t}.factor.output_grad`, Gamma)];
+      });
+    }
+
+    /** The damped factors averaged over these batches. */
+    function damped(network: Network, batches: readonly Batch[], t: number): { A: Matrix; Gamma: Matrix } {
+      const statistics = batches.map((batch) => statisticsOf(network, batch)[t]!);
+      return dampedFactors(averagedFactors(statistics, METRIC.decay), METRIC.damping);
+    }
+
+    const asSquare = (values: Float32Array | Float64Array, n: number): Matrix => {
+      const matrix = unpackSymmetric(values, n);
+      return build(n, n, (i, j) => matrix[i * n + j]!);
+    };
+
+    /** Steps of a client that sends statistics with every second of them and uses whatever inverses it has. */
+    function train(engineUsed: Engine, settles: boolean, steps: number) {
+      const { network, batches } = scenario(13, steps);
+      const optimizer: Optimizer = {
+        coupling: 'value',
+        terminalCurvature: { kind: 'gradient', lossScale: null },
+        metric: METRIC,
+      };
+      const definition = definitionFor(network, optimizer, true);
+      const trainer = kernelTrainer(engineUsed, definition);
+      let held = network.map(() => 0);
+      let factors = network.map(({ weights }) => ({ A: identity(weights.rows), Gamma: identity(weights.cols) }));
+      const history = batches.map((batch, n) => {
+        const passes = passesOver(network, batch, definition);
+        const inverses = factors.map(({ A, Gamma }) => kron(A, Gamma));
+        const versions = tensor('metric_versions', Float64Array.from(held));
+        const statistics = n % 2 === 0 ? factorTensors(network, batch) : [];
+        const body = bodyOf(definition, passes, inverses, [versions, ...statistics]);
+        const reply = take(trainer, body);
+        if (settles) trainer.settle();
+        const used = factors;
+        const carried = network.map((_, t) => reply.tensors.has(`layers.layer${t}.metric.input_inverse`));
+        factors = factors.map((before, t) => {
+          if (!carried[t]) return before;
+          const { rows, cols } = network[t]!.weights;
+          return {
+            A: asSquare(reply.tensors.values(`layers.layer${t}.metric.input_inverse`), rows),
+            Gamma: asSquare(reply.tensors.values(`layers.layer${t}.metric.output_grad_inverse`), cols),
+          };
+        });
+        held = [...reply.tensors.values('metric_versions')];
+        const changes = changesFrom(network, batch, passes, inverses, reply);
+        return { batch, body, reply, used, carried, held, changes };
+      });
+      trainer.close();
+      return { network, batches, definition, history };
+    }
+
+    it('come with the first step’s reply, later with the one after the step that made them due, and are the oracle’s', () => {
+      const { network, batches, definition, history } = train(engine, true, 5);
+      expect(history.map(({ held }) => held[0])).toEqual([1, 1, 1, 2, 2]);
+      expect(history.map(({ carried }) => carried)).toEqual([[true, true], [false, false], [false, false], [true, true], [false, false]]); // prettier-ignore
+      expect(history.map(({ reply }) => reply.metrics.refreshed)).toEqual([true, false, true, false, true]);
+      // Of which batches the factors were made that each step's kernels stand on.
+      const averaged = [[], [0], [0], [0], [0, 2]];
+      for (const [n, { batch, used, changes }] of history.entries()) {
+        const seen = averaged[n]!.map((index) => batches[index]!);
+        const expected = network.map(({ weights }, t) =>
+          seen.length === 0 ? { A: identity(weights.rows), Gamma: identity(weights.cols) } : damped(network, seen, t),
+        );
+        expectEqual(used.map(({ A }) => A), expected.map(({ A }) => inverse(A))); // prettier-ignore
+        expectEqual(used.map(({ Gamma }) => Gamma), expected.map(({ Gamma }) => inverse(Gamma))); // prettier-ignore
+        const metrics = expected.map(({ A, Gamma }) => kron(A, Gamma));
+        expectEqual(changes, expectedChanges(problemFor(network, batch, definition, metrics), definition));
+      }
+    });
+
+    it('are the same whether the refresh is done after the reply or when the next step comes', () => {
+      const [after, lazily] = [true, false].map((settles) => train(engine, settles, 4).history);
+      for (const [n, { body, reply }] of after!.entries()) {
+        expect(lazily![n]!.body).toEqual(body);
+        expect(lazily![n]!.reply).toEqual(reply);
+      }
+    });
+
+    it('that have no inverse later on keep the last good one, and count it', () => {
+      const { network, batches } = scenario(14, 1);
+      const definition = definitionFor(network, { coupling: 'value', metric: { ...METRIC, decay: 0 } }, true);
+      const passes = passesOver(network, batches[0]!, definition);
+      const inverses = network.map(({ weights }) => identity(weights.rows * weights.cols));
+      const trainer = kernelTrainer(engine, definition);
+      const good = factorTensors(network, batches[0]!);
+      // Symmetric with a positive diagonal, and indefinite.
+      const indefinite = good.map((each) =>
+        each.name === 'layers.layer1.factor.output_grad'
+          ? { ...each, values: Float64Array.of(1, 5, 0, 1, 0, 1) }
+          : each,
+      );
+      const first = take(trainer, bodyOf(definition, passes, inverses, good));
+      expect(first.metrics.failedFactorizations).toBe(0);
+      take(trainer, bodyOf(definition, passes, inverses, indefinite));
+      const third = take(trainer, bodyOf(definition, passes, inverses));
+      expect(third.metrics.failedFactorizations).toBe(1);
+      expect([...third.tensors.values('metric_versions')]).toEqual([2, 1]);
+      expect(third.tensors.values('layers.layer1.metric.output_grad_inverse')).toEqual(
+        first.tensors.values('layers.layer1.metric.output_grad_inverse'),
+      );
+      trainer.close();
+    });
+  });
+});
+
+describe('the learning rate', () => {
+  const engine = createReferenceEngine();
+
+  it.each([
+    { kind: 'leverage', value: 3, decay: 0.7 },
+    { kind: 'levenberg-marquardt', initial: 4, every: 1, factor: 2 },
+    { kind: 'cosine', value: 2, steps: 5, warmUpSteps: 2 },
+  ] as const)('$kind: as in layers mode', (learningRate) => {
+    const { network, batches } = scenario(15, 4);
+    const options = { learningRate, terminalCurvature: SCALED, coupling: 'gauss-newton-step' } as const;
+    const definition = definitionFor(network, options);
+    const configuration = configurationFor(network, { ...options, metric: { kind: 'identity' } });
+    const trainer = kernelTrainer(engine, definition);
+    const inverses = network.map(({ weights }) => identity(weights.rows * weights.cols));
+    let state = INITIAL_STATE;
+    for (const [n, batch] of batches.entries()) {
+      const passes = passesOver(network, batch, definition);
+      const isJudging = learningRate.kind === 'levenberg-marquardt' && n > 0;
+      const previous = isJudging ? passes.phi.map((loss) => loss * (n % 2 === 0 ? 1.5 : 0.7)) : null;
+      const more = previous === null ? [] : [tensor('previous_losses', Float64Array.from(previous))];
+      const reply = take(trainer, bodyOf(definition, passes, inverses, more));
+      const result = stepOn(engine, configuration, state, network, batch, undefined, previous);
+      ({ state } = result);
+      expect(reply.metrics.learningRate).toBeCloseTo(result.learningRate, 10);
+    }
+    trainer.close();
+  });
+});
