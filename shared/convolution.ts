@@ -9,6 +9,11 @@ export interface AxisGeometry {
   readonly outputs: number;
 }
 
+export interface WindowGeometry {
+  readonly rows: AxisGeometry;
+  readonly columns: AxisGeometry;
+}
+
 interface Convolution {
   readonly height: number;
   readonly width: number;
@@ -26,10 +31,7 @@ interface Convolution {
 }
 
 /** The geometry along rows and columns; `same` pads as TensorFlow does, the odd zero behind. */
-export function convolutionGeometry(layer: Convolution): {
-  readonly rows: AxisGeometry;
-  readonly columns: AxisGeometry;
-} {
+export function convolutionGeometry(layer: Convolution): WindowGeometry {
   const axis = (index: 0 | 1, length: number): AxisGeometry => {
     const kernel = layer.kernel[index];
     const stride = layer.strides[index];

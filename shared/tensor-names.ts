@@ -42,7 +42,7 @@ export const TENSOR = {
   coefficients: (layer: string) => `layers.${layer}.coefficients`,
   /** Reply: η_t, the layer's group's factor included, a scalar. */
   learningRate: (layer: string) => `layers.${layer}.learning_rate`,
-  /** Reply: lower Cholesky factor of S_t, [B, B]; in kernel mode its packed lower triangle, [R(R + 1)/2]. */
+  /** Reply: lower Cholesky factor of S_t as its packed lower triangle, [R(R + 1)/2]. */
   policyCholesky: (layer: string) => `layers.${layer}.policy.chol`,
   /** Reply: the target of S_t κ_t = target_t + s_t, [B], in kernel mode [R]: 1/h, unless V_xx is regularised or there is a running cost. */
   policyTarget: (layer: string) => `layers.${layer}.policy.target`,

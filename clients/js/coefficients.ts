@@ -1,6 +1,9 @@
 /** The coefficients κ of a layer's policy, as a client solves for them: S κ = target + s. */
 import { choleskySolve } from '../../shared/linear-algebra.ts';
 import type { TensorValues } from '../../shared/safetensors.ts';
+import { TENSOR } from '../../shared/tensor-names.ts';
+import { unpackLower } from '../../shared/triangle.ts';
+import type { ReplyTensors } from './reply-tensors.ts';
 
 /** How the coefficients κ depend on s; R rows, one per sample with terminal curvature "gradient". */
 export type PolicyCoefficients =
@@ -36,4 +39,14 @@ export function solveCoefficients(
       return Float64Array.from(offset, (value, i) => value + (gain[i] ?? 0) * (predictedChange?.[i] ?? 0));
     }
   }
+}
+
+/** What a reply with a policy says of a layer's κ. @throws RangeError if it lacks something */
+export function readCoefficients(reply: ReplyTensors, layer: string): PolicyCoefficients {
+  if (!reply.has(TENSOR.policyCholesky(layer))) {
+    const gain = reply.values(TENSOR.policyGain(layer));
+    return { kind: 'diagonal', gain, offset: reply.values(TENSOR.policyOffset(layer)) };
+  }
+  const target = reply.values(TENSOR.policyTarget(layer));
+  return { kind: 'cholesky', factor: unpackLower(reply.values(TENSOR.policyCholesky(layer)), target.length), target };
 }

@@ -5,8 +5,8 @@ import { sentColumns } from '../../shared/optimizer.ts';
 import { encode, type NamedTensor, type TensorValues } from '../../shared/safetensors.ts';
 import type { KernelSession, StepMetrics } from '../../shared/session.ts';
 import { TENSOR } from '../../shared/tensor-names.ts';
-import { packSymmetric, unpackLower, unpackSymmetric } from '../../shared/triangle.ts';
-import { solveCoefficients, type PolicyCoefficients } from './coefficients.ts';
+import { packSymmetric, unpackSymmetric } from '../../shared/triangle.ts';
+import { readCoefficients, solveCoefficients, type PolicyCoefficients } from './coefficients.ts';
 import { ReplyTensors } from './reply-tensors.ts';
 import { ClientSession } from './session.ts';
 import type { RequestOptions } from './transport.ts';
@@ -165,7 +165,7 @@ export class KernelTrainingSession extends ClientSession<KernelSession> {
         case 'factors': {
           const policies = layers.map(({ name }): [string, KernelPolicy] => [
             name,
-            new KernelPolicy(reply.number(TENSOR.learningRate(name)), solverOf(reply, name)),
+            new KernelPolicy(reply.number(TENSOR.learningRate(name)), readCoefficients(reply, name)),
           ]);
           return { kind: 'factors', ...traffic, policies: new Map(policies) };
         }
@@ -189,19 +189,6 @@ export class KernelTrainingSession extends ClientSession<KernelSession> {
       });
     }
   }
-}
-
-/** What a reply with factors says of κ. */
-export function solverOf(reply: ReplyTensors, layer: string): PolicyCoefficients {
-  if (!reply.has(TENSOR.policyCholesky(layer))) {
-    return {
-      kind: 'diagonal',
-      gain: reply.values(TENSOR.policyGain(layer)),
-      offset: reply.values(TENSOR.policyOffset(layer)),
-    };
-  }
-  const target = reply.values(TENSOR.policyTarget(layer));
-  return { kind: 'cholesky', factor: unpackLower(reply.values(TENSOR.policyCholesky(layer)), target.length), target };
 }
 
 /** The upper triangle of a symmetric matrix. @throws RangeError if it is none of n×n */

@@ -5,7 +5,7 @@ import { PARAMETER_NAMES, type ParameterName } from '../../shared/parameter-name
 import type { TensorValues } from '../../shared/safetensors.ts';
 import { TENSOR } from '../../shared/tensor-names.ts';
 import { triangleSize, unpackSymmetric } from '../../shared/triangle.ts';
-import type { PolicyCoefficients } from './coefficients.ts';
+import { readCoefficients } from './coefficients.ts';
 import type { BlockInverses, LayerMetric } from './layer-metric.ts';
 import type { ParameterChanges } from './parameter-changes.ts';
 import { LayerPolicy, type LayerSamples } from './policy.ts';
@@ -63,15 +63,6 @@ function unpackBlocks(packed: TensorValues, n: number): TensorValues[] {
   return Array.from({ length: packed.length / size }, (_, group) =>
     unpackSymmetric(packed.subarray(group * size, (group + 1) * size), n),
   );
-}
-
-function readCoefficients(reply: ReplyTensors, layer: string): PolicyCoefficients {
-  if (!reply.has(TENSOR.policyCholesky(layer))) {
-    const gain = reply.values(TENSOR.policyGain(layer));
-    return { kind: 'diagonal', gain, offset: reply.values(TENSOR.policyOffset(layer)) };
-  }
-  const factor = reply.values(TENSOR.policyCholesky(layer));
-  return { kind: 'cholesky', factor, target: reply.values(TENSOR.policyTarget(layer)) };
 }
 
 function parametersNamed(reply: ReplyTensors, name: (parameter: ParameterName) => string): ParameterChanges {

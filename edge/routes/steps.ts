@@ -61,7 +61,7 @@ would have no more than 64 KiB.
 
 \`policy\`, encoding \`sample-factors\`: per layer \`.policy.input\` ã [B, n (+ 1, bias last)], \`.policy.output_grad\` g̃ [B, c], and the coefficients κ as a function of
 s [B], s_i = ⟨∂φ_i/∂x, x̂_i − x_i⟩ the predicted change of sample i’s loss at this layer’s input in your second forward pass:
-\`.policy.chol\` L [B, B] and \`.policy.target\` [B], to solve L Lᵀ κ = target + s; or, without cross-sample terms, \`.policy.gain\` and
+\`.policy.chol\` L, its lower triangle row by row [B(B+1)/2] (\`L[numpy.tril_indices(B)]\`), and \`.policy.target\` [B], to solve L Lᵀ κ = target + s; or, without cross-sample terms, \`.policy.gain\` and
 \`.policy.offset\` [B] with κ = offset + gain ∘ s. Add −ãᵀ diag(κ) g̃ to [weight; bias], layer by layer. With weight decay
 \`layers.<name>.update.<parameter>\` carries the part of the change that does not depend on s: add it too, before the pass goes on.
 

@@ -1,9 +1,10 @@
 /** Pooling over windows of images [B, H, W, C]. */
+import type { WindowGeometry } from '../../shared/convolution.ts';
 import type { PoolingLayer } from '../../shared/model-layer.ts';
 import { poolingGeometry } from '../../shared/model-shapes.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
-import { padWindows, sumWindowViews, windowViews, type WindowGeometry } from '../tensor/windows.ts';
-import { timesPerSample, type Differentiable } from './pullback.ts';
+import { padWindows, sumWindowViews, windowViews } from '../tensor/windows.ts';
+import type { Differentiable } from './pullback.ts';
 
 export function pooling(engine: Engine, layer: PoolingLayer, images: Tensor): Differentiable {
   const [, height = 1, width = 1] = images.shape;
@@ -12,37 +13,25 @@ export function pooling(engine: Engine, layer: PoolingLayer, images: Tensor): Di
 }
 
 function maxPooling(engine: Engine, geometry: WindowGeometry, images: Tensor): Differentiable {
-  const { add, isPositive, maximum, multiply, subtract } = engine;
-  const [, height = 1, width = 1] = images.shape;
-  const views = (): Tensor[] => {
-    const padded = padWindows(engine, geometry, images);
-    // Far below anything in the image, so that padding is never the largest.
-    const border = multiply(subtract(1, inside(engine, geometry, height, width)), -1e30);
-    return windowViews(engine, geometry, hasPadding(geometry) ? add(padded, border) : padded);
-  };
-  const largest = engine.scope(() => views().reduce((best, view) => maximum(best, view)));
+  const { concat, maxPool, maxPoolGradient, reshape, slice } = engine;
+  const [batch = 1] = images.shape;
+  const largest = maxPool(images, geometry);
+  const inner = largest.shape.slice(1);
   return {
     value: largest,
-    pullback: (rows) =>
-      engine.scope(() => {
-        // Of several largest elements the first one gets the gradient.
-        let free: Tensor | null = null;
-        const gradients = views().map((view) => {
-          const before: Tensor | null = free;
-          const next = engine.scope(() => {
-            const isLargest = subtract(1, isPositive(subtract(largest, view)));
-            const chosen = before === null ? isLargest : multiply(before, isLargest);
-            return {
-              free: before === null ? subtract(1, chosen) : subtract(before, chosen),
-              gradient: timesPerSample(engine, rows, chosen),
-            };
-          });
-          if (before !== null) engine.dispose([before]);
-          free = next.free;
-          return next.gradient;
+    pullback: (rows) => {
+      const columns = (rows.shape[0] ?? 1) / batch;
+      if (columns === 1) return maxPoolGradient(images, largest, rows, geometry);
+      return engine.scope(() => {
+        const bySample = reshape(rows, [batch, columns, ...inner]);
+        const gradients = Array.from({ length: columns }, (_, column) => {
+          const gradient = reshape(slice(bySample, 1, column, 1), [batch, ...inner]);
+          const inImages = maxPoolGradient(images, largest, gradient, geometry);
+          return reshape(inImages, [batch, 1, ...images.shape.slice(1)]);
         });
-        return sumWindowViews(engine, geometry, gradients, [height, width]);
-      }),
+        return reshape(concat(gradients, 1), [batch * columns, ...images.shape.slice(1)]);
+      });
+    },
   };
 }
 
@@ -60,10 +49,6 @@ function averagePooling(engine: Engine, geometry: WindowGeometry, images: Tensor
         return sumWindowViews(engine, geometry, new Array<Tensor>(views).fill(share), [height, width]);
       }),
   };
-}
-
-function hasPadding({ rows, columns }: WindowGeometry): boolean {
-  return [...rows.padding, ...columns.padding].some((zeros) => zeros > 0);
 }
 
 /** 1 in the image, 0 in its padding, [1, H', W', 1]. */

@@ -2,10 +2,9 @@
 import { convolutionGeometry } from '../../shared/convolution.ts';
 import type { Conv2dLayer } from '../../shared/layer.ts';
 import type { StageLayer } from '../../shared/model-stages.ts';
-import { patches } from '../optimizer/layers/conv2d.ts';
 import { timesLastAxis } from '../optimizer/layers/per-sample-gradients.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
-import { sumWindowViews } from '../tensor/windows.ts';
+import { convolutionAdjoint } from '../tensor/windows.ts';
 import { parameter, type StageParameters } from './parameters.ts';
 
 import type { Differentiable } from './pullback.ts';
@@ -45,47 +44,22 @@ export function stageMap(engine: Engine, layer: StageLayer, parameters: StagePar
 
 /** @param weight [kh, kw, C/G, c] @param x [B, H, W, C] */
 function convolution(engine: Engine, layer: Conv2dLayer, weight: Tensor, x: Tensor): Differentiable {
-  const { concat, reshape, slice } = engine;
-  const geometry = convolutionGeometry(layer);
-  const { rows: down, columns: across } = geometry;
-  const [batch = 1] = x.shape;
-  const elements = down.kernel * across.kernel;
+  const { concat, slice } = engine;
+  const window = convolutionGeometry(layer);
   const channels = layer.inputs / layer.groups;
   const outputs = layer.outputs / layer.groups;
-  const groups = Array.from({ length: layer.groups }, (_, group) => ({
-    /** [kh·kw·C/G, c/G]. */
-    kernel: reshape(slice(weight, 3, group * outputs, outputs), [elements * channels, outputs]),
-    group,
-  }));
-  const joined = (tensors: readonly Tensor[]): Tensor => {
-    const [only] = tensors;
-    return only !== undefined && tensors.length === 1 ? only : concat(tensors, 3);
-  };
-  // The patches are the largest tensors of a model: in a scope, none outlives its product.
-  const value = groups.map(({ kernel, group }) =>
-    engine.scope(() => {
-      const seen = patches(engine, layer, slice(x, 3, group * channels, channels));
-      return reshape(timesLastAxis(engine, seen, kernel), [batch, down.outputs, across.outputs, outputs]);
-    }),
-  );
+  const byGroup = (map: (group: number) => Tensor): Tensor =>
+    layer.groups === 1 ? map(0) : engine.scope(() => concat(Array.from({ length: layer.groups }, (_, group) => map(group)), 3)); // prettier-ignore
+  const ofGroup = (tensor: Tensor, group: number, width: number): Tensor =>
+    layer.groups === 1 ? tensor : slice(tensor, 3, group * width, width);
   return {
-    value: joined(value),
-    pullback: (rows) => {
-      const [rowCount = 1] = rows.shape;
-      const inputs = groups.map(({ kernel, group }) =>
-        engine.scope(() => {
-          const gradient = slice(rows, 3, group * outputs, outputs);
-          const seen = reshape(timesLastAxis(engine, gradient, kernel, { transposeRight: true }), [
-            rowCount,
-            down.outputs,
-            across.outputs,
-            elements * channels,
-          ]);
-          const views = Array.from({ length: elements }, (_, element) => slice(seen, 3, element * channels, channels));
-          return sumWindowViews(engine, geometry, views, [layer.height, layer.width]);
-        }),
-      );
-      return joined(inputs);
-    },
+    value: byGroup((group) => engine.convolution(ofGroup(x, group, channels), ofGroup(weight, group, outputs), window)),
+    pullback: (rows) =>
+      byGroup((group) =>
+        convolutionAdjoint(engine, window, ofGroup(weight, group, outputs), ofGroup(rows, group, outputs), [
+          layer.height,
+          layer.width,
+        ]),
+      ),
   };
 }

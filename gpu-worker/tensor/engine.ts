@@ -4,6 +4,7 @@
  *
  * Matrices are row-major. Elementwise operations broadcast as in NumPy. No operation changes its arguments.
  */
+import type { WindowGeometry } from '../../shared/convolution.ts';
 
 declare const engineTensor: unique symbol;
 
@@ -60,6 +61,21 @@ export interface Engine {
   readonly concat: (tensors: readonly Tensor[], axis: number) => Tensor;
   /** Zeros added before and after along every axis. */
   readonly pad: (tensor: Tensor, paddings: readonly (readonly [number, number])[]) => Tensor;
+
+  /** The elements of one axis in reverse order. */
+  readonly reverse: (tensor: Tensor, axis: number) => Tensor;
+
+  /** Images [B, H, W, C] under a kernel [kh, kw, C, c], which is not flipped: [B, oh, ow, c]. */
+  readonly convolution: (images: Tensor, kernel: Tensor, window: WindowGeometry) => Tensor;
+  /** The largest element in every window of images [B, H, W, C], channel by channel: [B, oh, ow, C]. Padding is never the largest. */
+  readonly maxPool: (images: Tensor, window: WindowGeometry) => Tensor;
+  /**
+   * The adjoint of {@link maxPool} at these images: adds every element of a gradient [B, oh, ow, C] to where the largest element
+   * of its window is, the first one of several.
+   *
+   * @param largest what `maxPool` made of the images
+   */
+  readonly maxPoolGradient: (images: Tensor, largest: Tensor, gradient: Tensor, window: WindowGeometry) => Tensor;
 
   readonly exp: (tensor: Tensor) => Tensor;
   readonly log: (tensor: Tensor) => Tensor;

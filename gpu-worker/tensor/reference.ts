@@ -2,6 +2,7 @@
  * The reference engine: float64 on the host, in plain loops. Slow and exact; it shows what the float32 engines round, and lets
  * the dense oracle judge the step to 1e-10.
  */
+import type { WindowGeometry } from '../../shared/convolution.ts';
 import { elementCount } from '../../shared/shape.ts';
 import { tensorsIn, type Engine, type Operand, type Tensor } from './engine.ts';
 import { erf } from './error-function.ts';
@@ -46,6 +47,31 @@ function broadcastStrides(shape: readonly number[], target: readonly number[]): 
     stride *= size;
   }
   return strides;
+}
+
+/** Calls back for every element of images [B, H, W, C] that a window sees, with its index and those of its output and of its place in the window. */
+function eachInWindows(
+  [batch = 1, height = 1, width = 1, channels = 1]: readonly number[],
+  { rows, columns }: WindowGeometry,
+  visit: (element: number, output: number, place: number) => void,
+): void {
+  for (let output = 0; output < batch * rows.outputs * columns.outputs; output++) {
+    const across = output % columns.outputs;
+    const down = Math.floor(output / columns.outputs) % rows.outputs;
+    const sample = Math.floor(output / (rows.outputs * columns.outputs));
+    for (let place = 0; place < rows.kernel * columns.kernel; place++) {
+      const y = down * rows.stride + Math.floor(place / columns.kernel) * rows.dilation - rows.padding[0];
+      const x = across * columns.stride + (place % columns.kernel) * columns.dilation - columns.padding[0];
+      if (y < 0 || y >= height || x < 0 || x >= width) continue;
+      for (let channel = 0; channel < channels; channel++) {
+        visit(
+          ((sample * height + y) * width + x) * channels + channel,
+          output * channels + channel,
+          place * channels + channel,
+        );
+      }
+    }
+  }
 }
 
 export function createReferenceEngine(): Engine {
@@ -235,6 +261,47 @@ export function createReferenceEngine(): Engine {
         },
         tensor,
       ),
+    reverse: (tensor, axis) =>
+      gather(tensor.shape, (index) => index.with(axis, (tensor.shape[axis] ?? 1) - 1 - (index[axis] ?? 0)), tensor),
+    convolution(images, kernel, window) {
+      const { shape, values } = own(images);
+      const { values: weights } = own(kernel);
+      const [batch = 1, , , channels = 1] = shape;
+      const outputs = kernel.shape[3] ?? 1;
+      const result = new Float64Array(batch * window.rows.outputs * window.columns.outputs * outputs);
+      eachInWindows(shape, window, (element, output, place) => {
+        const position = Math.floor(output / channels);
+        for (let c = 0; c < outputs; c++) {
+          const index = position * outputs + c;
+          result[index] =
+            (result[index] ?? 0) + (values[element] ?? Number.NaN) * (weights[place * outputs + c] ?? Number.NaN);
+        }
+      });
+      return make([batch, window.rows.outputs, window.columns.outputs, outputs], result);
+    },
+    maxPool(images, window) {
+      const { shape, values } = own(images);
+      const [batch = 1, , , channels = 1] = shape;
+      const { rows, columns } = window;
+      const result = new Float64Array(batch * rows.outputs * columns.outputs * channels).fill(Number.NEGATIVE_INFINITY);
+      eachInWindows(shape, window, (element, output) => {
+        result[output] = Math.max(result[output] ?? Number.NaN, values[element] ?? Number.NaN);
+      });
+      return make([batch, rows.outputs, columns.outputs, channels], result);
+    },
+    maxPoolGradient(images, largest, gradient, window) {
+      const { shape, values } = own(images);
+      const best = own(largest).values;
+      const rows = own(gradient).values;
+      const result = new Float64Array(values.length);
+      const given = new Set<number>();
+      eachInWindows(shape, window, (element, output) => {
+        if (values[element] !== best[output] || given.has(output)) return;
+        given.add(output);
+        result[element] = (result[element] ?? 0) + (rows[output] ?? Number.NaN);
+      });
+      return make(shape, result);
+    },
     exp: (tensor) => map(tensor, Math.exp),
     log: (tensor) => map(tensor, Math.log),
     tanh: (tensor) => map(tensor, Math.tanh),

@@ -1,7 +1,9 @@
 /** The seam on TensorFlow.js: float32 on whichever backend is active. */
 import * as tf from '@tensorflow/tfjs-core';
+import type { AxisGeometry, WindowGeometry } from '../../shared/convolution.ts';
 import { tensorsIn, type Engine, type EngineName, type Operand, type Tensor } from './engine.ts';
 import { hostLinearAlgebra } from './host-linear-algebra.ts';
+import { maxPoolGradient } from './windows.ts';
 
 const isTensor = (value: object): value is Tensor => value instanceof tf.Tensor;
 
@@ -36,13 +38,36 @@ function product(a: tf.Tensor, b: tf.Tensor, transposeA: boolean, transposeB: bo
   return tf.matMul(transposeA ? swapLastAxes(a) : a, transposeB ? swapLastAxes(b) : b);
 }
 
+function explicitPadding({ rows, columns }: WindowGeometry): tf.backend_util.ExplicitPadding {
+  return [[0, 0], [...rows.padding], [...columns.padding], [0, 0]];
+}
+
+/** TensorFlow.js convolves with strides or with dilations: with both, at every place, of which some are taken. */
+function convolution(images: tf.Tensor4D, kernel: tf.Tensor4D, window: WindowGeometry): tf.Tensor4D {
+  const { rows, columns } = window;
+  const dilations: [number, number] = [rows.dilation, columns.dilation];
+  const strides: [number, number] = [rows.stride, columns.stride];
+  const convolve = (along: [number, number]): tf.Tensor4D =>
+    tf.conv2d(images, kernel, along, explicitPadding(window), 'NHWC', dilations);
+  if (Math.max(...strides) === 1 || Math.max(...dilations) === 1) return convolve(strides);
+  const all = convolve([1, 1]);
+  const [batch, , , outputs] = all.shape;
+  const end = ({ outputs: places, stride }: AxisGeometry): number => (places - 1) * stride + 1;
+  return tf.stridedSlice(
+    all,
+    [0, 0, 0, 0],
+    [batch, end(rows), end(columns), outputs],
+    [1, ...strides, 1],
+  ) as tf.Tensor4D;
+}
+
 export function createTfjsEngine(name: EngineName): Engine {
   const transfer: Pick<Engine, 'tensor' | 'read'> = {
     tensor: (values, shape) =>
       made(tf.tensor(values instanceof Float32Array ? values : Float32Array.from(values), [...shape], 'float32')),
     read: (tensor) => Float32Array.from(own(tensor).dataSync()),
   };
-  return {
+  const engine: Engine = {
     name,
     precision: 'float32',
     ...transfer,
@@ -83,6 +108,16 @@ export function createTfjsEngine(name: EngineName): Engine {
     },
     concat: (tensors, axis) => made(tf.concat(tensors.map((tensor) => own(tensor)), axis)), // prettier-ignore
     pad: (tensor, paddings) => made(tf.pad(own(tensor), paddings.map(([before, after]) => [before, after]))), // prettier-ignore
+    reverse: (tensor, axis) => made(tf.reverse(own(tensor), axis)),
+    convolution: (images, kernel, window) =>
+      made(tf.tidy(() => convolution(own<tf.Rank.R4>(images), own<tf.Rank.R4>(kernel), window))),
+    maxPool: (images, window) => {
+      const { rows, columns } = window;
+      const [size, strides] = [[rows.kernel, columns.kernel], [rows.stride, columns.stride]] as [[number, number], [number, number]]; // prettier-ignore
+      return made(tf.maxPool(own<tf.Rank.R4>(images), size, strides, explicitPadding(window)));
+    },
+    // The backend's own gradient goes to the last of several largest elements.
+    maxPoolGradient: (images, largest, gradient, window) => maxPoolGradient(engine, images, largest, gradient, window),
     exp: (tensor) => made(tf.exp(own(tensor))),
     log: (tensor) => made(tf.log(own(tensor))),
     tanh: (tensor) => made(tf.tanh(own(tensor))),
@@ -129,4 +164,5 @@ export function createTfjsEngine(name: EngineName): Engine {
       return tf.memory().numTensors;
     },
   };
+  return engine;
 }

@@ -3,16 +3,21 @@ import { at } from '../../shared/at.ts';
 import type { KernelDefinition } from '../../shared/kernel-definition.ts';
 import { carriesStatistics, factorTensors } from '../../shared/kernel-tensors.ts';
 import { sentColumns } from '../../shared/optimizer.ts';
-import { encode, readHeader, type NamedTensor, type TensorValues } from '../../shared/safetensors.ts';
-import type { StepMetrics } from '../../shared/session.ts';
+import { readHeader } from '../../shared/safetensors.ts';
 import { checkStepHeader } from '../../shared/step.ts';
 import { TENSOR } from '../../shared/tensor-names.ts';
-import { packLower, packSymmetric, unpackSymmetric } from '../../shared/triangle.ts';
+import { unpackSymmetric } from '../../shared/triangle.ts';
 import type { Factors } from '../optimizer/curvature/kronecker.ts';
-import type { CoefficientSolver } from '../optimizer/ddp/coefficients.ts';
-import type { KernelBatch, KernelReply, KernelState, KernelStepResult } from '../optimizer/kernel-step.ts';
+import type {
+  KernelBatch,
+  KernelReply,
+  KernelState,
+  KernelStepResult,
+  SharedFactors,
+} from '../optimizer/kernel-step.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
 import { readVersions } from './metric-versions.ts';
+import { solverTensors, whole, type ReplyTensor } from './reply-tensors.ts';
 import {
   assertGram,
   assertNoneNegative,
@@ -103,77 +108,37 @@ export function inverseVersions({ factors }: KernelState): number[] {
   return factors.map((layer) => layer?.version ?? 0);
 }
 
-/** The tensors of a reply, read from the device. */
+/** The tensors of a reply. */
 export function kernelReplyTensors(
   engine: Engine,
   { layers, optimizer }: KernelDefinition,
   { reply, learningRates, state }: Pick<KernelStepResult, 'reply' | 'learningRates' | 'state'>,
   heldVersions: readonly number[],
-): NamedTensor[] {
-  const perLayer = layers.flatMap(({ name }, t): NamedTensor[] => [
-    { name: TENSOR.learningRate(name), shape: [], values: Float64Array.of(at(learningRates, t)) },
-    ...coefficientTensors(engine, name, reply, t),
-    ...inverseTensors(engine, name, state.factors[t] ?? null, at(heldVersions, t)),
+): ReplyTensor[] {
+  const perLayer = layers.flatMap(({ name }, t): ReplyTensor[] => [
+    whole(TENSOR.learningRate(name), engine.tensor([at(learningRates, t)], [])),
+    ...coefficientTensors(name, reply, t),
+    ...inverseTensors(name, at(state.factors, t), at(heldVersions, t)),
   ]);
   if (optimizer.metric.kind === 'client') return perLayer;
-  const versions = Float64Array.from(inverseVersions(state));
-  return [...perLayer, { name: TENSOR.metricVersions, shape: [layers.length], values: versions }];
+  return [...perLayer, whole(TENSOR.metricVersions, engine.tensor(inverseVersions(state), [layers.length]))];
 }
 
-function coefficientTensors(engine: Engine, layer: string, reply: KernelReply, t: number): NamedTensor[] {
+function coefficientTensors(layer: string, reply: KernelReply, t: number): ReplyTensor[] {
   switch (reply.kind) {
     case 'coefficients':
-      return [vector(engine, TENSOR.coefficients(layer), at(reply.coefficients, t))];
+      return [whole(TENSOR.coefficients(layer), at(reply.coefficients, t))];
     case 'factors':
-      return solverTensors(engine, layer, at(reply.solvers, t));
-  }
-}
-
-function solverTensors(engine: Engine, layer: string, solver: CoefficientSolver): NamedTensor[] {
-  switch (solver.kind) {
-    case 'cholesky': {
-      const [n = 0] = solver.factor.shape;
-      const values = packLower(engine.read(solver.factor), n);
-      return [
-        { name: TENSOR.policyCholesky(layer), shape: [values.length], values },
-        vector(engine, TENSOR.policyTarget(layer), solver.target),
-      ];
-    }
-    case 'diagonal':
-      return [
-        vector(engine, TENSOR.policyGain(layer), solver.gain),
-        vector(engine, TENSOR.policyOffset(layer), solver.offset),
-      ];
-    case 'conjugate-gradient':
-      throw new TypeError('a system is handed out with its Cholesky factor');
+      return solverTensors(layer, at(reply.solvers, t));
   }
 }
 
 /** A layer's inverses, where the client's are older. */
-function inverseTensors(
-  engine: Engine,
-  layer: string,
-  factors: KernelState['factors'][number],
-  heldVersion: number,
-): NamedTensor[] {
+function inverseTensors(layer: string, factors: SharedFactors | null, heldVersion: number): ReplyTensor[] {
   if (factors?.inverses == null || heldVersion >= factors.version) return [];
   const { input, output } = factors.inverses;
   return [
-    symmetric(TENSOR.inputInverse(layer), engine.read(input), input.shape[0] ?? 0),
-    symmetric(TENSOR.outputInverse(layer), engine.read(output), output.shape[0] ?? 0),
+    { name: TENSOR.inputInverse(layer), tensor: input, form: 'symmetric' },
+    { name: TENSOR.outputInverse(layer), tensor: output, form: 'symmetric' },
   ];
-}
-
-function symmetric(name: string, matrix: TensorValues, n: number): NamedTensor {
-  const values = packSymmetric(matrix, n);
-  return { name, shape: [values.length], values };
-}
-
-function vector(engine: Engine, name: string, tensor: Tensor): NamedTensor {
-  return { name, shape: tensor.shape, values: engine.read(tensor) };
-}
-
-/** The body of a reply: its tensors, and the step's metrics in `__metadata__`. */
-export function encodeKernelReply(tensors: readonly NamedTensor[], metrics: StepMetrics): Uint8Array<ArrayBuffer> {
-  return encode(tensors, { metrics: JSON.stringify(metrics) });
 }

@@ -18,7 +18,8 @@ import {
   type KernelState,
 } from '../optimizer/kernel-step.ts';
 import { disposeReplaced, tensorsIn, type Engine } from '../tensor/engine.ts';
-import { decodeKernels, encodeKernelReply, inverseVersions, kernelReplyTensors } from './kernel-codec.ts';
+import { decodeKernels, inverseVersions, kernelReplyTensors } from './kernel-codec.ts';
+import { encodeReply } from './reply-tensors.ts';
 import { saveKernel } from './saved-kernel.ts';
 import type { StepOutcome, Trainer } from './trainer.ts';
 import { mean } from '../../shared/checked-tensors.ts';
@@ -74,7 +75,7 @@ export function kernelTrainer(
         failedFactorizations: nextState.failedFactorizations,
       };
       const tensors = kernelReplyTensors(engine, definition, { ...result, state: nextState }, decoded.heldVersions);
-      return { state: nextState, metrics, body: encodeKernelReply(tensors, metrics) };
+      return { state: nextState, metrics, body: encodeReply(engine, tensors, metrics) };
     });
     replaceState(next.state);
     return { metrics: next.metrics, answer: { contentType: SAFETENSORS_CONTENT_TYPE, body: next.body } };

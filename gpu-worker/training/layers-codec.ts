@@ -5,12 +5,9 @@ import type { LayersDefinition } from '../../shared/layers-definition.ts';
 import { sentColumns } from '../../shared/optimizer.ts';
 import { PARAMETER_NAMES, type ParameterName } from '../../shared/parameter-names.ts';
 import { hasVersions, policyEncodingOf } from '../../shared/policy-encoding.ts';
-import { elementCount } from '../../shared/shape.ts';
-import { encode, readHeader, type NamedTensor } from '../../shared/safetensors.ts';
-import type { StepMetrics } from '../../shared/session.ts';
+import { readHeader } from '../../shared/safetensors.ts';
 import { checkStepHeader, decayingParameters, layerTensors } from '../../shared/step.ts';
 import { TENSOR } from '../../shared/tensor-names.ts';
-import { packSymmetric, triangleSize } from '../../shared/triangle.ts';
 import { fixedChange, metricWeighted, type Policy } from '../optimizer/ddp/policy.ts';
 import { parameterChanges } from '../optimizer/layers/layer.ts';
 import type { ParameterChanges } from '../optimizer/layers/parameter-changes.ts';
@@ -19,6 +16,7 @@ import type { Transform } from '../optimizer/layers/transform.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
 import { assertIndices, mean, readFinite, tensorNamed } from '../../shared/checked-tensors.ts';
 import { readVersions } from './metric-versions.ts';
+import { solverTensors, whole, type ReplyTensor } from './reply-tensors.ts';
 
 /** A body whose header and values are checked. */
 export interface DecodedStep {
@@ -89,14 +87,6 @@ function mergeColumns(engine: Engine, gradient: Tensor): Tensor {
   return engine.reshape(gradient, [batch * columns, ...rest]);
 }
 
-/** A tensor of a reply. */
-export interface ReplyTensor {
-  readonly name: string;
-  readonly tensor: Tensor;
-  /** Whether it is a symmetric matrix [n, n], or a stack of them, which goes out as packed triangles. */
-  readonly isSymmetric: boolean;
-}
-
 /** What the client holds of the layers' inverses, and what there is, per layer. */
 export interface InverseVersions {
   readonly held: readonly number[];
@@ -129,7 +119,7 @@ export function replyTensors(
           ...(policyEncodingOf(definition, layer, batch) === 'sample-factors'
             ? sampleFactorTensors(engine, name, policy)
             : inverseFactorTensors(engine, layer, policy, at(held, t) < at(newest, t))),
-          ...coefficientTensors(name, policy),
+          ...solverTensors(name, policy.solver),
           ...(fixed === null ? [] : changesOf(name, parameterChanges(engine, layer, fixed))),
         ];
       }
@@ -140,17 +130,13 @@ export function replyTensors(
   return [...perLayer, ...versions];
 }
 
-function named(name: string, tensor: Tensor): ReplyTensor {
-  return { name, tensor, isSymmetric: false };
-}
-
 function versionTensor(engine: Engine, versions: readonly number[]): ReplyTensor {
-  return named(TENSOR.metricVersions, engine.tensor(versions, [versions.length]));
+  return whole(TENSOR.metricVersions, engine.tensor(versions, [versions.length]));
 }
 
 function sampleFactorTensors(engine: Engine, layer: string, policy: Policy): ReplyTensor[] {
   const { input, output } = metricWeighted(engine, policy);
-  return [named(TENSOR.policyInput(layer), input), named(TENSOR.policyOutputGradient(layer), output)];
+  return [whole(TENSOR.policyInput(layer), input), whole(TENSOR.policyOutputGradient(layer), output)];
 }
 
 /** η_t and P⁻¹; its Kronecker factors only where the client's are `old`. */
@@ -161,7 +147,7 @@ function inverseFactorTensors(
   old: boolean,
 ): ReplyTensor[] {
   const { name } = layer;
-  const rate = named(TENSOR.learningRate(name), engine.tensor([learningRate], []));
+  const rate = whole(TENSOR.learningRate(name), engine.tensor([learningRate], []));
   const weights = blocks.flatMap(({ inverse }) => (inverse.weights === null ? [] : [inverse.weights]));
   if (weights.length > 0) {
     const diagonal = parameterChanges(engine, layer, weights);
@@ -170,7 +156,7 @@ function inverseFactorTensors(
   if (!old || blocks.some(({ inverse }) => inverse.input === null || inverse.output === null)) return [rate];
   const symmetric = (side: 'input' | 'output', tensorName: string): ReplyTensor => {
     const inverses = blocks.map(({ inverse }) => timesTransposed(engine, inverse[side]));
-    return { name: tensorName, tensor: stack(engine, inverses), isSymmetric: true };
+    return { name: tensorName, tensor: stack(engine, inverses), form: 'symmetric' };
   };
   return [rate, symmetric('input', TENSOR.inputInverse(name)), symmetric('output', TENSOR.outputInverse(name))];
 }
@@ -191,42 +177,9 @@ function stack(engine: Engine, matrices: readonly Tensor[]): Tensor {
   );
 }
 
-/** The body of a reply: its tensors, and the step's metrics in `__metadata__`. */
-export function encodeReply(
-  engine: Engine,
-  tensors: readonly ReplyTensor[],
-  metrics: StepMetrics,
-): Uint8Array<ArrayBuffer> {
-  return encode(tensors.map((tensor) => readTensor(engine, tensor)), { metrics: JSON.stringify(metrics) }); // prettier-ignore
-}
-
-function readTensor(engine: Engine, { name, tensor, isSymmetric }: ReplyTensor): NamedTensor {
-  const values = engine.read(tensor);
-  if (!isSymmetric) return { name, shape: tensor.shape, values };
-  const n = tensor.shape.at(-1) ?? 0;
-  const stacked = tensor.shape.slice(0, -2);
-  const count = elementCount(stacked);
-  const packed = engine.precision === 'float64' ? new Float64Array(count * triangleSize(n)) : new Float32Array(count * triangleSize(n)); // prettier-ignore
-  for (let index = 0; index < count; index++) {
-    packed.set(packSymmetric(values.subarray(index * n * n, (index + 1) * n * n), n), index * triangleSize(n));
-  }
-  return { name, shape: [...stacked, triangleSize(n)], values: packed };
-}
-
 function parameterTensors(name: (parameter: ParameterName) => string, tensors: ParameterChanges): ReplyTensor[] {
   return PARAMETER_NAMES.flatMap((parameter) => {
     const tensor = tensors[parameter];
-    return tensor === undefined ? [] : [named(name(parameter), tensor)];
+    return tensor === undefined ? [] : [whole(name(parameter), tensor)];
   });
-}
-
-function coefficientTensors(layer: string, { solver }: Policy): ReplyTensor[] {
-  switch (solver.kind) {
-    case 'cholesky':
-      return [named(TENSOR.policyCholesky(layer), solver.factor), named(TENSOR.policyTarget(layer), solver.target)];
-    case 'diagonal':
-      return [named(TENSOR.policyGain(layer), solver.gain), named(TENSOR.policyOffset(layer), solver.offset)];
-    case 'conjugate-gradient':
-      throw new TypeError('a policy is handed out with its Cholesky factor');
-  }
 }

@@ -24,6 +24,7 @@ const LAYERS: readonly LayerInput[] = [
   { name: 'dense', kind: 'dense', inputs: 5, outputs: 4 },
   { name: 'sequence', kind: 'dense', inputs: 4, outputs: 3, sequence: true },
   { name: 'conv', kind: 'conv2d', height: 5, width: 4, inputs: 2, outputs: 4, kernel: [3, 2], groups: 2, strides: [2, 1], padding: { kind: 'same' } },
+  { name: 'lowered', kind: 'conv2d', height: 5, width: 4, inputs: 4, outputs: 2, kernel: [3, 3], padding: { kind: 'same' } },
   { name: 'norm', kind: 'scale-shift', features: 4, sequence: true },
   { name: 'embedding', kind: 'embedding', inputs: 7, outputs: 3 },
   { name: 'generic', kind: 'generic', parameters: 5 },

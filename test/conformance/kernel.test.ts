@@ -3,8 +3,7 @@
  * from what it gets back; they are the dense oracle's.
  */
 import { describe, expect, it } from 'vitest';
-import { solverOf } from '../../clients/js/kernel-session.ts';
-import { solveCoefficients } from '../../clients/js/coefficients.ts';
+import { readCoefficients, solveCoefficients } from '../../clients/js/coefficients.ts';
 import { ReplyTensors } from '../../clients/js/reply-tensors.ts';
 import { INITIAL_STATE } from '../../gpu-worker/optimizer/state.ts';
 import type { Engine } from '../../gpu-worker/tensor/engine.ts';
@@ -177,7 +176,7 @@ function changesFrom(
   }
   const policies = network.map((_, t) => ({
     change: (s: ArrayLike<number> | null) => {
-      const kappa = solveCoefficients(solverOf(tensors, `layer${t}`), s);
+      const kappa = solveCoefficients(readCoefficients(tensors, `layer${t}`), s);
       const { data, rows, cols } = changeFor(network, t, passes, inverses[t]!, rate(t), kappa);
       const values = Float64Array.from(data);
       return { weight: values.slice(0, (rows - 1) * cols), bias: values.slice((rows - 1) * cols) };

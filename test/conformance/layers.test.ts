@@ -169,6 +169,9 @@ const CASES: readonly LayerCase[] = [
   scaleShift(3, { positions: 5, shift: false }),
   generic(1),
   generic(7),
+  // Many inputs, few outputs and enough rows: without patches.
+  conv2d('3×3, same, lowered', { height: 5, width: 4, inputs: 3, outputs: 1, kernel: [3, 3], padding: { kind: 'same' } }, [[1, 1], [1, 1]]),
+  conv2d('2×3, dilation 2×1, stride 1×2, 2 groups, without bias, lowered', { height: 6, width: 5, inputs: 6, outputs: 2, kernel: [2, 3], dilations: [2, 1], strides: [1, 2], groups: 2, bias: false }),
 ];
 
 const BEFORE = dense(3, 2);
@@ -626,7 +629,7 @@ describe.each(presentEngines())('engine %s', async (name) => {
     engine.scope(() => {
       const gradients: PerSampleGradients = {
         kind: 'explicit',
-        gradients: engine.tensor(values, [rows, 1, parameters]),
+        gradients: engine.tensor(values, [rows, parameters, 1]),
       };
       const diagonal = columnVector(engine.read(gramDiagonal(engine, gradients, null)));
       expect(

@@ -46,11 +46,11 @@ describe('with a worker', () => {
     expect(Object.fromEntries(header.entries.map(({ name, dtype, shape }) => [name, [dtype, ...shape]]))).toEqual({
       'layers.fc1.policy.input': ['F64', BATCH, 6],
       'layers.fc1.policy.output_grad': ['F64', BATCH, 4],
-      'layers.fc1.policy.chol': ['F64', BATCH, BATCH],
+      'layers.fc1.policy.chol': ['F64', (BATCH * (BATCH + 1)) / 2],
       'layers.fc1.policy.target': ['F64', BATCH],
       'layers.fc2.policy.input': ['F64', BATCH, 4],
       'layers.fc2.policy.output_grad': ['F64', BATCH, 3],
-      'layers.fc2.policy.chol': ['F64', BATCH, BATCH],
+      'layers.fc2.policy.chol': ['F64', (BATCH * (BATCH + 1)) / 2],
       'layers.fc2.policy.target': ['F64', BATCH],
     });
     const metrics = stepMetricsSchema.parse(JSON.parse(header.metadata['metrics']!));

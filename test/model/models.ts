@@ -61,6 +61,28 @@ export const MODELS: Readonly<Record<string, ModelInput>> = {
       { kind: 'dense', name: 'c', outputs: 2 },
     ],
   },
+  'conv2d with more padding than its kernel reaches over': {
+    input: [3, 4, 2],
+    layers: [
+      {
+        kind: 'conv2d',
+        name: 'a',
+        outputs: 2,
+        kernel: [1, 2],
+        padding: { kind: 'explicit', rows: [1, 2], columns: [2, 1] },
+      },
+      { kind: 'tanh' },
+      {
+        kind: 'conv2d',
+        name: 'b',
+        outputs: 2,
+        kernel: [2, 1],
+        padding: { kind: 'explicit', rows: [2, 0], columns: [0, 1] },
+      },
+      { kind: 'flatten' },
+      { kind: 'dense', name: 'c', outputs: 2 },
+    ],
+  },
   'max pooling': {
     input: [6, 6, 1],
     layers: [

@@ -14,6 +14,7 @@ import {
 import { loadEngine, presentEngines } from '../../gpu-worker/tensor/index.ts';
 import { findBinding, loadBinding } from '../../gpu-worker/tensor/tensorflow/binding.ts';
 import { createTensorFlowEngine } from '../../gpu-worker/tensor/tensorflow/operations.ts';
+import { convolutionGeometry, type WindowGeometry } from '../../shared/convolution.ts';
 import { mulberry32 } from '../oracle/network.ts';
 
 type Shape = readonly number[];
@@ -142,6 +143,45 @@ function gram({ shape: [rows = 0, columns = 0], values }: Host): Host {
     }
   }
   return { shape: [rows, rows], values: result };
+}
+
+/** Windows over images of 5×6. */
+const WINDOWS: readonly (readonly [string, WindowGeometry])[] = (
+  [
+    ['1×1', { kernel: [1, 1] }],
+    ['2×3', { kernel: [2, 3] }],
+    ['2×2 side by side', { kernel: [2, 2], strides: [2, 2] }],
+    ['3×3, same', { kernel: [3, 3], padding: { kind: 'same' } }],
+    ['4×2, same: odd zeros behind', { kernel: [4, 2], padding: { kind: 'same' } }],
+    ['3×2, strides 2×3, same', { kernel: [3, 2], strides: [2, 3], padding: { kind: 'same' } }],
+    ['2×2, zeros below and left', { kernel: [2, 2], padding: { kind: 'explicit', rows: [0, 1], columns: [1, 0] } }],
+    ['as large as the images', { kernel: [5, 6] }],
+  ] as const
+).map(([title, window]) => [title, windowOver(5, 6, window)]);
+
+function windowOver(
+  height: number,
+  width: number,
+  window: Pick<Parameters<typeof convolutionGeometry>[0], 'kernel'> &
+    Partial<Parameters<typeof convolutionGeometry>[0]>,
+): WindowGeometry {
+  return convolutionGeometry({
+    height,
+    width,
+    strides: [1, 1],
+    dilations: [1, 1],
+    padding: { kind: 'valid' },
+    ...window,
+  });
+}
+
+/** Where in an image every element of the window lies that output position [y, x] sees, and where in the window. */
+function seen({ rows, columns }: WindowGeometry, [, height, width]: Shape, y: number, x: number) {
+  return subscripts([rows.kernel, columns.kernel]).flatMap(([i, j]) => {
+    const row = y * rows.stride + i! * rows.dilation - rows.padding[0];
+    const column = x * columns.stride + j! * columns.dilation - columns.padding[0];
+    return row >= 0 && row < height! && column >= 0 && column < width! ? [{ row, column, i: i!, j: j! }] : [];
+  });
 }
 
 describe.each(SUBJECTS)('engine $label', async ({ name, load }) => {
@@ -484,6 +524,63 @@ describe.each(SUBJECTS)('engine $label', async ({ name, load }) => {
       return source.every((i, axis) => i >= 0 && i < shape[axis]!) ? entry(host, source) : 0;
     }); // prettier-ignore
     expect(compute([host], (tensor) => engine.pad(tensor, paddings))).toEqual(expected);
+  });
+
+  it.each<{ shape: Shape; axis: number }>([
+    { shape: [5], axis: 0 },
+    { shape: [2, 3], axis: 1 },
+    { shape: [2, 3, 2, 4], axis: 1 },
+  ])('reverse $shape along $axis', ({ shape, axis }) => {
+    const host = randomHost(shape);
+    const expected = fromEntries(shape, (index) => entry(host, index.with(axis, shape[axis]! - 1 - index[axis]!)));
+    expect(compute([host], (tensor) => engine.reverse(tensor, axis))).toEqual(expected);
+  });
+
+  it.each([
+    ...WINDOWS,
+    ['2×3, dilations 3×2', windowOver(5, 6, { kernel: [2, 3], dilations: [3, 2] })],
+    ['2×2, stride 2, dilation 2, same', windowOver(5, 6, { kernel: [2, 2], strides: [2, 2], dilations: [2, 2], padding: { kind: 'same' } })],
+  ] as const)('convolution %s', (_, window) => {
+    const images = randomHost([2, 5, 6, 3]);
+    const kernel = randomHost([window.rows.kernel, window.columns.kernel, 3, 4]);
+    const expected = fromEntries([2, window.rows.outputs, window.columns.outputs, 4], ([b, y, x, c]) =>
+      seen(window, images.shape, y!, x!)
+        .flatMap(({ row, column, i, j }) =>
+          [0, 1, 2].map((channel) => entry(images, [b!, row, column, channel]) * entry(kernel, [i, j, channel, c!])),
+        )
+        .reduce((a, b) => a + b, 0),
+    );
+    expectClose(compute([images, kernel], (x, k) => engine.convolution(x, k, window)), expected); // prettier-ignore
+  }); // prettier-ignore
+
+  describe.each(WINDOWS)('maxPool %s', (_, window) => {
+    // Few values, so that many are equal; all below the zeros of a padding.
+    const images = fromEntries([2, 5, 6, 3], () => -1 - Math.floor(3 * random()));
+    const outputs = [2, window.rows.outputs, window.columns.outputs, 3];
+    const values = ([b, y, x, channel]: readonly number[]): number[] =>
+      seen(window, images.shape, y!, x!).map(({ row, column }) => entry(images, [b!, row, column, channel!]));
+    const largest = fromEntries(outputs, (index) => Math.max(...values(index)));
+
+    it('the largest element in every window', () => {
+      expect(compute([images], (x) => engine.maxPool(x, window))).toEqual(largest);
+    });
+
+    it('its gradient goes to the first one', () => {
+      const gradient = randomHost(outputs);
+      const expected = fromEntries(images.shape, ([b, row, column, channel]) =>
+        subscripts([window.rows.outputs, window.columns.outputs])
+          .filter(([y, x]) => {
+            const index = [b!, y!, x!, channel!];
+            const first = seen(window, images.shape, y!, x!)[values(index).indexOf(entry(largest, index))]!;
+            return first.row === row && first.column === column;
+          })
+          .reduce((sum, [y, x]) => sum + entry(gradient, [b!, y!, x!, channel!]), 0),
+      );
+      expectClose(
+        compute([images, largest, gradient], (x, most, g) => engine.maxPoolGradient(x, most, g, window)),
+        expected,
+      );
+    });
   });
 
   it.each([1, 2, 5])('identity of order %i', (n) => {

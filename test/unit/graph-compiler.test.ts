@@ -7,7 +7,18 @@ import { CompilationError, type Compile } from '../../gpu-worker/tensor/deferred
 import { tensorsIn, type Engine, type Tensor } from '../../gpu-worker/tensor/engine.ts';
 import { findBinding, loadBinding } from '../../gpu-worker/tensor/tensorflow/binding.ts';
 import { createTensorFlowEngine, type TensorFlowEngine } from '../../gpu-worker/tensor/tensorflow/operations.ts';
+import type { WindowGeometry } from '../../shared/convolution.ts';
 import { seededRandom } from '../../shared/random.ts';
+
+/** Over images of 4×2. */
+const WINDOW: WindowGeometry = {
+  rows: { kernel: 3, stride: 2, dilation: 1, padding: [1, 0], outputs: 2 },
+  columns: { kernel: 2, stride: 1, dilation: 1, padding: [0, 1], outputs: 2 },
+};
+
+function imagesOf(engine: Engine, P: Tensor): Tensor {
+  return engine.reshape(P, [2, 4, 2, 1]);
+}
 
 /** Every operation of the seam that makes tensors, on a positive definite matrix P [n, n] and a vector v [n] of positive numbers. */
 const OPERATIONS: Record<string, (engine: Engine, P: Tensor, v: Tensor) => Tensor | Readonly<Record<string, Tensor>>> =
@@ -42,6 +53,15 @@ const OPERATIONS: Record<string, (engine: Engine, P: Tensor, v: Tensor) => Tenso
     concat: (engine, P, v) => engine.concat([P, engine.reshape(v, [1, 4])], 0),
     'concat of one': (engine, P) => engine.concat([P], 0),
     pad: (engine, P) => engine.pad(P, [[1, 0], [0, 2]]), // prettier-ignore
+    reverse: (engine, P) => engine.reverse(P, 1),
+    convolution: (engine, P) =>
+      engine.convolution(imagesOf(engine, P), engine.reshape(engine.slice(P, 0, 0, 3), [3, 2, 1, 2]), WINDOW),
+    maxPool: (engine, P) => engine.maxPool(imagesOf(engine, P), WINDOW),
+    maxPoolGradient: (engine, P) => {
+      const images = imagesOf(engine, P);
+      const largest = engine.maxPool(images, WINDOW);
+      return engine.maxPoolGradient(images, largest, engine.exp(largest), WINDOW);
+    },
     exp: (engine, P) => engine.exp(P),
     log: (engine, _, v) => engine.log(v),
     tanh: (engine, P) => engine.tanh(P),

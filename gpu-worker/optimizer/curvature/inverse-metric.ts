@@ -52,7 +52,7 @@ export function preconditionedSum(
   transformed: PerSampleGradients,
   coefficients: Tensor,
 ): Tensor {
-  if (transformed.kind !== 'explicit' && weights === null) {
+  if ((transformed.kind === 'outer' || transformed.kind === 'positions') && weights === null) {
     return transformedWeightedSum(engine, transformed, coefficients, input, output);
   }
   const sum = weightedSum(engine, transformed, coefficients);

@@ -4,22 +4,12 @@
  */
 import { convolutionGeometry } from '../../../shared/convolution.ts';
 import type { Conv2dLayer } from '../../../shared/layer.ts';
+import { elementCount } from '../../../shared/shape.ts';
 import type { Engine, Tensor } from '../../tensor/engine.ts';
-import { padWindows, windowViews } from '../../tensor/windows.ts';
+import { patches } from '../../tensor/windows.ts';
+import { lowerImages, suitsLowering } from './compact-lowering.ts';
 import type { ParameterChanges } from './parameter-changes.ts';
-import type { PerSampleGradients } from './per-sample-gradients.ts';
-
-/**
- * Patches of the input, [B, P, kh·kw·C], in the order of a kernel's first three axes.
- *
- * @param input [B, H, W, C]
- */
-export function patches(engine: Engine, layer: Conv2dLayer, input: Tensor): Tensor {
-  const { rows, columns } = convolutionGeometry(layer);
-  const [batch = 1, , , channels = 1] = input.shape;
-  const views = windowViews(engine, { rows, columns }, padWindows(engine, { rows, columns }, input));
-  return engine.reshape(engine.concat(views, 3), [batch, rows.outputs * columns.outputs, views.length * channels]);
-}
+import { isSmallerExplicit, type PerSampleGradients } from './per-sample-gradients.ts';
 
 /** One block per group. */
 export function convolutionBlocks(
@@ -29,18 +19,28 @@ export function convolutionBlocks(
   outputGradient: Tensor,
 ): PerSampleGradients[] {
   const { appendOnes, reshape, slice } = engine;
+  const window = convolutionGeometry(layer);
   const channels = layer.inputs / layer.groups;
   const outputs = layer.outputs / layer.groups;
+  const positions = window.rows.outputs * window.columns.outputs;
+  const [batch = 1] = input.shape;
+  const rows = elementCount(outputGradient.shape) / (positions * layer.outputs);
+  const gradients = reshape(outputGradient, [rows, positions, layer.outputs]);
+  const ofGroup = (tensor: Tensor, group: number, width: number): Tensor =>
+    layer.groups === 1 ? tensor : slice(tensor, tensor.shape.length - 1, group * width, width);
+  const inputs = layer.kernel[0] * layer.kernel[1] * channels + (layer.bias ? 1 : 0);
+  const columns = (rows / batch) * outputs;
+  const isLowered =
+    suitsLowering(window, channels, columns) && isSmallerExplicit({ batch, rows, positions, inputs, outputs });
   return Array.from({ length: layer.groups }, (_, group): PerSampleGradients => {
-    const groupInput = slice(input, 3, group * channels, channels);
-    const groupGradient = slice(outputGradient, outputGradient.shape.length - 1, group * outputs, outputs);
-    const [rows = 1, height = 1, width = 1] = groupGradient.shape;
-    const patched = patches(engine, layer, groupInput);
-    return {
-      kind: 'positions',
-      input: layer.bias ? appendOnes(patched) : patched,
-      output: reshape(groupGradient, [rows, height * width, outputs]),
-    };
+    const images = ofGroup(input, group, channels);
+    const output = ofGroup(gradients, group, outputs);
+    if (isLowered) {
+      const lowered = lowerImages(engine, window, images, columns);
+      return { kind: 'convolution', images, lowered, output, bias: layer.bias };
+    }
+    const patched = patches(engine, window, images);
+    return { kind: 'positions', input: layer.bias ? appendOnes(patched) : patched, output };
   });
 }
 

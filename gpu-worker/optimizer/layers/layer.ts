@@ -22,7 +22,7 @@ export function parameterBlocks(engine: Engine, layer: Layer, { input, gradient 
   const { appendOnes, multiply, reshape, concat, sum } = engine;
   if (layer.kind === 'generic') {
     const [rows = 1, parameters = 1] = gradient.shape;
-    return [{ kind: 'explicit', gradients: reshape(gradient, [rows, 1, parameters]) }];
+    return [{ kind: 'explicit', gradients: reshape(gradient, [rows, parameters, 1]) }];
   }
   if (input === null) throw new TypeError(`layer ${layer.name} has no input`);
   switch (layer.kind) {
@@ -35,15 +35,15 @@ export function parameterBlocks(engine: Engine, layer: Layer, { input, gradient 
     case 'embedding':
       return [{ kind: 'positions', input: oneHot(engine, input, layer.inputs), output: gradient }];
     case 'scale-shift': {
-      // A row's gradient is Σ_p [x_p ∘ g_p; g_p], a matrix [2, c], or without shift [1, c].
+      // A row's gradient is Σ_p [x_p ∘ g_p; g_p], output by output a matrix [c, 2], or without shift [c, 1].
       const [rows = 1] = gradient.shape;
       const [batch = 1] = input.shape;
       const features = layer.features;
       const positions = layer.sequence ? (input.shape[1] ?? 1) : 1;
       const bySample = reshape(gradient, [batch, rows / batch, positions, features]);
       const scale = sum(multiply(bySample, reshape(input, [batch, 1, positions, features])), 2);
-      const asRows = (tensor: Tensor): Tensor => reshape(tensor, [rows, 1, features]);
-      const gradients = layer.shift ? concat([asRows(scale), asRows(sum(bySample, 2))], 1) : asRows(scale);
+      const asRows = (tensor: Tensor): Tensor => reshape(tensor, [rows, features, 1]);
+      const gradients = layer.shift ? concat([asRows(scale), asRows(sum(bySample, 2))], 2) : asRows(scale);
       return [{ kind: 'explicit', gradients }];
     }
   }

@@ -8,13 +8,23 @@
 import { elementCount } from '../../../shared/shape.ts';
 import type { Engine, Product, Tensor } from '../../tensor/engine.ts';
 import { timesTransform, transformTimes, type Transform } from './transform.ts';
+import { patches } from '../../tensor/windows.ts';
+import { loweredGradients, patchesGram, type LoweredImages } from './compact-lowering.ts';
 
 export type PerSampleGradients =
   /** One position: a [B, n] and g [R, c]. */
   | { readonly kind: 'outer'; readonly input: Tensor; readonly output: Tensor }
   /** Several positions: a [B, P, n] and g [R, P, c]. */
   | { readonly kind: 'positions'; readonly input: Tensor; readonly output: Tensor }
-  /** The gradients themselves, [R, n, c]. */
+  /** The positions of a convolution: images [B, H, W, C] whose patches a [B, P, n] are not made, and g [R, P, c]. */
+  | {
+      readonly kind: 'convolution';
+      readonly images: Tensor;
+      readonly lowered: LoweredImages;
+      readonly output: Tensor;
+      readonly bias: boolean;
+    }
+  /** The gradients themselves, output by output, [R, c, n]. */
   | { readonly kind: 'explicit'; readonly gradients: Tensor };
 
 /** Bytes that explicit per-sample gradients may take at a time; beyond that they are made for a range of outputs at a time. */
@@ -31,8 +41,13 @@ function blockShape(gradients: PerSampleGradients): readonly [number, number] {
     case 'outer':
     case 'positions':
       return [size(gradients.input, -1), size(gradients.output, -1)];
+    case 'convolution': {
+      const { rows, columns } = gradients.lowered.window;
+      const inputs = rows.kernel * columns.kernel * size(gradients.images, -1);
+      return [gradients.bias ? inputs + 1 : inputs, size(gradients.output, -1)];
+    }
     case 'explicit':
-      return [size(gradients.gradients, 1), size(gradients.gradients, 2)];
+      return [size(gradients.gradients, 2), size(gradients.gradients, 1)];
   }
 }
 
@@ -95,9 +110,12 @@ export function transformGradients(
   inputTransform: Transform | null,
   outputTransform: Transform | null,
 ): PerSampleGradients {
+  if (gradients.kind === 'convolution') {
+    return transformExplicit(engine, gradients, inputTransform, outputTransform);
+  }
   if (inputTransform === null && outputTransform === null) return gradients;
   if (gradients.kind === 'explicit') throw new TypeError('explicit gradients have no factors to transform');
-  if (gradients.kind === 'positions' && isSmallerExplicit(gradients)) {
+  if (gradients.kind === 'positions' && isSmallerExplicit(sizesOf(gradients))) {
     return transformExplicit(engine, gradients, inputTransform, outputTransform);
   }
   const along = (tensor: Tensor, transform: Transform | null): Tensor =>
@@ -109,32 +127,63 @@ export function transformGradients(
   };
 }
 
+/** Sizes of gradients that are sums over positions. */
+export interface PositionSizes {
+  readonly batch: number;
+  readonly rows: number;
+  readonly positions: number;
+  readonly inputs: number;
+  readonly outputs: number;
+}
+
 /**
  * Whether a row takes fewer numbers than its factors, as those of a convolution with many positions do: then it is less work to
  * multiply the factors first and to transform their product.
  */
-function isSmallerExplicit({ input, output }: Factored): boolean {
-  const rows = size(output, 0);
-  const [n, c] = [size(input, -1), size(output, -1)];
-  const positions = elementCount(input.shape.slice(1, -1));
-  return rows * n * c < positions * (size(input, 0) * n + rows * c);
+export function isSmallerExplicit({ batch, rows, positions, inputs, outputs }: PositionSizes): boolean {
+  return rows * inputs * outputs < positions * (batch * inputs + rows * outputs);
 }
 
+function sizesOf(gradients: Products): PositionSizes {
+  const [inputs, outputs] = blockShape(gradients);
+  const [batch, rows] = [size(gradients.input, 0), size(gradients.output, 0)];
+  return { batch, rows, positions: positionsOf(gradients), inputs, outputs };
+}
+
+/** The output's transform meets the factor that it is about, the input's the rows. */
 function transformExplicit(
   engine: Engine,
   gradients: Factored,
   inputTransform: Transform | null,
   outputTransform: Transform | null,
-): PerSampleGradients {
-  const { reshape, transpose } = engine;
-  const [n, c] = blockShape(gradients);
+): Explicit {
+  const { output } = gradients;
+  const transformed = outputTransform === null ? output : transformLastAxis(engine, output, outputTransform);
+  const { gradients: rows } = explicitGradients(engine, { ...gradients, output: transformed });
+  return {
+    kind: 'explicit',
+    gradients: inputTransform === null ? rows : transformLastAxis(engine, rows, inputTransform),
+  };
+}
+
+/** The rows themselves, all at once. */
+function explicitGradients(engine: Engine, gradients: Factored): Explicit {
+  const [inputs, outputs] = blockShape(gradients);
   const rows = size(gradients.output, 0);
-  let result = reshape(explicitMatrix(engine, gradients, { begin: 0, width: c }), [rows, n, c]);
-  if (outputTransform !== null) result = transformLastAxis(engine, result, outputTransform);
-  if (inputTransform !== null) {
-    result = transpose(transformLastAxis(engine, transpose(result, [0, 2, 1]), inputTransform), [0, 2, 1]);
+  if (gradients.kind !== 'convolution') {
+    const matrix = explicitMatrix(engine, gradients, { begin: 0, width: outputs });
+    return { kind: 'explicit', gradients: engine.reshape(matrix, [rows, outputs, inputs]) };
   }
-  return { kind: 'explicit', gradients: result };
+  const { lowered, output, bias } = gradients;
+  const kernel = loweredGradients(engine, lowered, output);
+  if (!bias) return { kind: 'explicit', gradients: kernel };
+  const biases = engine.reshape(engine.sum(output, 1), [rows, outputs, 1]);
+  return { kind: 'explicit', gradients: engine.concat([kernel, biases], 2) };
+}
+
+/** What is added up range by range: a convolution's rows are smaller than what they are made of, and are made at once. */
+function inRanges(engine: Engine, gradients: PerSampleGradients): Products | Explicit {
+  return gradients.kind === 'convolution' ? explicitGradients(engine, gradients) : gradients;
 }
 
 /** Outputs [begin, begin + width) of the block. */
@@ -144,7 +193,7 @@ interface OutputRange {
 }
 
 /** The outputs in ranges whose explicit gradients fit into the budget. */
-function outputRanges(gradients: PerSampleGradients): OutputRange[] {
+function outputRanges(gradients: Products | Explicit): OutputRange[] {
   const [n, c] = blockShape(gradients);
   if (gradients.kind === 'explicit') return [{ begin: 0, width: c }];
   const widest = Math.max(1, Math.floor(BLOCK_BYTES / (ELEMENT_BYTES * size(gradients.output, 0) * n)));
@@ -154,31 +203,32 @@ function outputRanges(gradients: PerSampleGradients): OutputRange[] {
   });
 }
 
-/** The rows as an explicit matrix, [R, n · width], for a range of outputs. */
-function explicitMatrix(engine: Engine, gradients: PerSampleGradients, { begin, width }: OutputRange): Tensor {
+/** The rows as an explicit matrix, [R, width · n], for a range of outputs. */
+function explicitMatrix(engine: Engine, gradients: Products | Explicit, { begin, width }: OutputRange): Tensor {
   const { matMul, reshape, slice, transpose } = engine;
-  const [n] = blockShape(gradients);
+  const [n, c] = blockShape(gradients);
   if (gradients.kind === 'explicit') return reshape(gradients.gradients, [size(gradients.gradients, 0), n * width]);
   const { input, output } = gradients;
   const rows = size(output, 0);
   const batch = size(input, 0);
   const columns = rows / batch;
   const positions = positionsOf(gradients);
-  const range = slice(output, output.shape.length - 1, begin, width);
+  const range = width === c ? output : slice(output, output.shape.length - 1, begin, width);
   // [B, r, P, width] → [B, P, r·width], so that one product per sample serves all its columns.
-  const perSample = reshape(transpose(reshape(range, [batch, columns, positions, width]), [0, 2, 1, 3]), [
+  const byColumn = reshape(range, [batch, columns, positions, width]);
+  const perSample = reshape(columns === 1 ? byColumn : transpose(byColumn, [0, 2, 1, 3]), [
     batch,
     positions,
     columns * width,
   ]);
-  const product = matMul(reshape(input, [batch, positions, n]), perSample, { transposeLeft: true });
-  const byColumn = transpose(reshape(product, [batch, n, columns, width]), [0, 2, 1, 3]);
-  return reshape(byColumn, [rows, n * width]);
+  const product = matMul(perSample, reshape(input, [batch, positions, n]), { transposeLeft: true });
+  return reshape(product, [rows, width * n]);
 }
 
-/** The weights of a range of outputs, [1, n · width]. */
+/** The weights of a range of outputs, [1, width · n]. */
 function rangeWeights(engine: Engine, weights: Tensor, { begin, width }: OutputRange): Tensor {
-  return engine.reshape(engine.slice(weights, 1, begin, width), [1, size(weights, 0) * width]);
+  const { reshape, slice, transpose } = engine;
+  return reshape(transpose(slice(weights, 1, begin, width), [1, 0]), [1, width * size(weights, 0)]);
 }
 
 /** J diag(w) Jᵀ, [R, R]; w [n, c], or null for ones. */
@@ -225,11 +275,12 @@ function sumOverOutputs(
   gradients: PerSampleGradients,
   term: (matrix: Tensor, range: OutputRange) => Tensor,
 ): Tensor {
+  const rows = inRanges(engine, gradients);
   let sum: Tensor | null = null;
-  for (const range of outputRanges(gradients)) {
+  for (const range of outputRanges(rows)) {
     const before: Tensor | null = sum;
     sum = engine.scope(() => {
-      const value = term(explicitMatrix(engine, gradients, range), range);
+      const value = term(explicitMatrix(engine, rows, range), range);
       return before === null ? value : engine.add(before, value);
     });
     if (before !== null) engine.dispose([before]);
@@ -240,20 +291,38 @@ function sumOverOutputs(
 
 /** J vec(M) for a change M [n, c] of the block, [R]: what it does to every column's output. */
 export function timesChange(engine: Engine, gradients: PerSampleGradients, change: Tensor): Tensor {
-  const { multiply, reshape } = engine;
+  const { multiply, reshape, transpose } = engine;
+  const [n, c] = blockShape(gradients);
   if (gradients.kind === 'explicit') {
-    return rowSums(engine, multiply(gradients.gradients, reshape(change, [1, ...change.shape])));
+    return rowSums(engine, multiply(gradients.gradients, reshape(transpose(change, [1, 0]), [1, c, n])));
   }
-  const preActivation = timesLastAxis(engine, gradients.input, change);
+  const preActivation =
+    gradients.kind === 'convolution'
+      ? convolved(engine, gradients, change)
+      : timesLastAxis(engine, gradients.input, change);
   return rowSums(engine, multiply(repeatColumns(engine, preActivation, size(gradients.output, 0)), gradients.output));
+}
+
+/** What a matrix [n, c] as kernel and bias makes of the images, [B, P, c]. */
+function convolved(engine: Engine, { images, lowered, bias, output }: Convolution, matrix: Tensor): Tensor {
+  const { add, convolution, reshape, slice } = engine;
+  const { rows, columns } = lowered.window;
+  const [batch, channels, outputs] = [size(images, 0), size(images, -1), size(output, -1)];
+  const inputs = rows.kernel * columns.kernel * channels;
+  const kernel = reshape(slice(matrix, 0, 0, inputs), [rows.kernel, columns.kernel, channels, outputs]);
+  const result = reshape(convolution(images, kernel, lowered.window), [batch, size(output, 1), outputs]);
+  return bias ? add(result, slice(matrix, 0, inputs, 1)) : result;
 }
 
 /** Jᵀκ as a matrix [n, c]: one re-weighted weight-gradient product, aᵀ diag(κ) g. */
 export function weightedSum(engine: Engine, gradients: PerSampleGradients, weights: Tensor): Tensor {
-  if (gradients.kind === 'explicit') {
-    return engine.sum(engine.multiply(gradients.gradients, perRow(engine, weights, 3)), 0);
+  const { matMul, reshape, transpose } = engine;
+  if (gradients.kind === 'explicit' || gradients.kind === 'convolution') {
+    const [n, c] = blockShape(gradients);
+    const matrix = explicitMatrix(engine, inRanges(engine, gradients), { begin: 0, width: c });
+    return transpose(reshape(matMul(reshape(weights, [1, size(weights, 0)]), matrix), [c, n]), [1, 0]);
   }
-  return engine.matMul(flatInput(engine, gradients), weightedOutput(engine, gradients, weights), {
+  return matMul(flatInput(engine, gradients), weightedOutput(engine, gradients, weights), {
     transposeLeft: true,
   });
 }
@@ -264,7 +333,7 @@ export function weightedSum(engine: Engine, gradients: PerSampleGradients, weigh
  */
 export function transformedWeightedSum(
   engine: Engine,
-  gradients: Factored,
+  gradients: Products,
   weights: Tensor,
   left: Transform | null,
   right: Transform | null,
@@ -283,12 +352,12 @@ export function transformedWeightedSum(
 }
 
 /** a, [B·P, n]. */
-function flatInput(engine: Engine, { input }: Factored): Tensor {
+function flatInput(engine: Engine, { input }: Products): Tensor {
   return flatRows(engine, input);
 }
 
 /** diag(κ) g with the columns of a sample added up, [B·P, c]. */
-function weightedOutput(engine: Engine, { input, output }: Factored, weights: Tensor): Tensor {
+function weightedOutput(engine: Engine, { input, output }: Products, weights: Tensor): Tensor {
   const weighted = engine.multiply(output, perRow(engine, weights, output.shape.length));
   return flatRows(engine, sumColumns(engine, weighted, size(input, 0)));
 }
@@ -301,7 +370,7 @@ function flatRows(engine: Engine, tensor: Tensor): Tensor {
 
 /** Σ_r h_r J_r² / B, elementwise, as a matrix [n, c]. */
 export function secondMoment(engine: Engine, gradients: PerSampleGradients, rowWeights: Tensor, batch: number): Tensor {
-  const { concat, divide, matMul, multiply, reshape, square, sum } = engine;
+  const { concat, divide, matMul, multiply, reshape, square, sum, transpose } = engine;
   const [n] = blockShape(gradients);
   if (gradients.kind === 'outer') {
     const weighted = multiply(square(gradients.output), perRow(engine, rowWeights, 2));
@@ -310,17 +379,22 @@ export function secondMoment(engine: Engine, gradients: PerSampleGradients, rowW
       batch,
     );
   }
-  const blocks = outputRanges(gradients).map((range) =>
+  const rows = inRanges(engine, gradients);
+  const blocks = outputRanges(rows).map((range) =>
     engine.scope(() => {
-      const squared = square(explicitMatrix(engine, gradients, range));
-      return reshape(sum(multiply(squared, perRow(engine, rowWeights, 2)), 0), [n, range.width]);
+      const squared = square(explicitMatrix(engine, rows, range));
+      return reshape(sum(multiply(squared, perRow(engine, rowWeights, 2)), 0), [range.width, n]);
     }),
   );
-  return divide(concat(blocks, 1), batch);
+  return divide(transpose(concat(blocks, 0), [1, 0]), batch);
 }
 
+type Explicit = Extract<PerSampleGradients, { kind: 'explicit' }>;
+type Convolution = Extract<PerSampleGradients, { kind: 'convolution' }>;
 /** Gradients whose rows are sums of outer products. */
-type Factored = Exclude<PerSampleGradients, { kind: 'explicit' }>;
+type Factored = Exclude<PerSampleGradients, Explicit>;
+/** Gradients with both factors. */
+export type Products = Exclude<Factored, Convolution>;
 
 /** Kronecker factors of one batch: A = E[Σ_p a aᵀ] and Γ = E[(1/P) Σ_p h g gᵀ], with the columns of a sample added up. */
 export function kroneckerFactors(
@@ -328,28 +402,46 @@ export function kroneckerFactors(
   gradients: Factored,
   rowWeights: Tensor,
 ): { readonly inputFactor: Tensor; readonly outputFactor: Tensor } {
-  const { divide, matMul, reshape } = engine;
-  const { input } = gradients;
-  const batch = size(input, 0);
-  const a = reshape(input, [batch * positionsOf(gradients), size(input, -1)]);
+  const { divide } = engine;
   return {
-    inputFactor: divide(matMul(a, a, { transposeLeft: true }), batch),
+    inputFactor: divide(inputGram(engine, gradients), batchOf(gradients)),
     outputFactor: outputFactorOf(engine, gradients, rowWeights),
   };
+}
+
+/** Σ a aᵀ over samples and positions, [n, n]. */
+function inputGram(engine: Engine, gradients: Factored): Tensor {
+  const { concat, matMul, reshape, sum, tensor, transpose } = engine;
+  if (gradients.kind !== 'convolution') {
+    const a = flatInput(engine, gradients);
+    return matMul(a, a, { transposeLeft: true });
+  }
+  const { images, lowered, bias } = gradients;
+  const ofKernel = patchesGram(engine, lowered);
+  if (!bias) return ofKernel;
+  const allSamples = reshape(sum(images, 0), [1, ...images.shape.slice(1)]);
+  const sums = sum(patches(engine, lowered.window, allSamples), 1); // [1, n − 1]
+  const count = tensor([batchOf(gradients) * positionsOf(gradients)], [1, 1]);
+  return concat([concat([ofKernel, transpose(sums, [1, 0])], 1), concat([sums, count], 1)], 0);
 }
 
 /** Γ of one batch. */
 export function outputFactorOf(engine: Engine, gradients: Factored, rowWeights: Tensor): Tensor {
   const { divide, matMul, multiply, reshape, sqrt } = engine;
-  const { input, output } = gradients;
+  const { output } = gradients;
   const positions = positionsOf(gradients);
   // The weights' roots on both sides: a matrix times its own transpose, of which an engine may compute one half.
   const scaled = multiply(output, perRow(engine, sqrt(rowWeights), output.shape.length));
   const g = reshape(scaled, [size(output, 0) * positions, size(output, -1)]);
-  return divide(matMul(g, g, { transposeLeft: true }), size(input, 0) * positions);
+  return divide(matMul(g, g, { transposeLeft: true }), batchOf(gradients) * positions);
 }
 
 /** P. */
 function positionsOf(gradients: Factored): number {
-  return gradients.kind === 'positions' ? size(gradients.input, 1) : 1;
+  return gradients.kind === 'outer' ? 1 : size(gradients.output, 1);
+}
+
+/** B. */
+function batchOf(gradients: Factored): number {
+  return size(gradients.kind === 'convolution' ? gradients.images : gradients.input, 0);
 }

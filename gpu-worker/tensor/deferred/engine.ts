@@ -8,7 +8,15 @@
  */
 import { tensorsIn, type Engine, type Operand, type Tensor } from '../engine.ts';
 import { Programs, type Compile } from './programs.ts';
-import { broadcastShape, concatenatedShape, productShape, reshapedShape, type Shape } from './shapes.ts';
+import {
+  broadcastShape,
+  concatenatedShape,
+  productShape,
+  reshapedShape,
+  windowedShape,
+  windowText,
+  type Shape,
+} from './shapes.ts';
 import { DeferredTensor, type Operation } from './tensor.ts';
 
 const isTensor = (value: object): value is Tensor => value instanceof DeferredTensor;
@@ -188,6 +196,24 @@ export function createDeferredEngine(engine: Engine, compile: Compile, report: (
       const amounts = paddings.map(([before, after]) => [before, after] as const);
       const shape = tensor.shape.map((size, axis) => size + (amounts[axis]?.[0] ?? 0) + (amounts[axis]?.[1] ?? 0));
       return one(`pad ${amounts.join()}`, tensor, shape, (value) => engine.pad(value, amounts));
+    },
+    reverse: (tensor, axis) =>
+      one(`reverse ${String(axis)}`, tensor, tensor.shape, (value) => engine.reverse(value, axis)),
+    convolution: (images, kernel, window) => {
+      const shape = windowedShape(images.shape, window, kernel.shape[3] ?? 1);
+      return record(`convolution ${windowText(window)}`, [own(images), own(kernel)], shape, ([x, k]) =>
+        engine.convolution(asTensor(x), asTensor(k), window),
+      );
+    },
+    maxPool: (images, window) => {
+      const shape = windowedShape(images.shape, window, images.shape[3] ?? 1);
+      return one(`maxPool ${windowText(window)}`, images, shape, (value) => engine.maxPool(value, window));
+    },
+    maxPoolGradient: (images, largest, gradient, window) => {
+      const operands = [own(images), own(largest), own(gradient)];
+      return record(`maxPoolGradient ${windowText(window)}`, operands, images.shape, ([x, y, g]) =>
+        engine.maxPoolGradient(asTensor(x), asTensor(y), asTensor(g), window),
+      );
     },
     exp: unary('exp'),
     log: unary('log'),

@@ -1,4 +1,5 @@
 /** Shapes of results, known before anything is computed. */
+import type { WindowGeometry } from '../../../shared/convolution.ts';
 import { elementCount } from '../../../shared/shape.ts';
 
 export type Shape = readonly number[];
@@ -50,4 +51,18 @@ export function concatenatedShape(shapes: readonly Shape[], axis: number): Shape
     axis,
     shapes.reduce((sum, shape) => sum + (shape[axis] ?? 0), 0),
   );
+}
+
+/** [B, oh, ow, channels] of images under a window. @throws RangeError if they are no images */
+export function windowedShape(images: Shape, { rows, columns }: WindowGeometry, channels: number): Shape {
+  const [batch, ...rest] = images;
+  if (batch === undefined || rest.length !== 3) throw new RangeError(`expected images, got [${images.join(', ')}]`);
+  return [batch, rows.outputs, columns.outputs, channels];
+}
+
+/** Everything about a window, in words. */
+export function windowText({ rows, columns }: WindowGeometry): string {
+  return [rows, columns]
+    .map(({ kernel, stride, dilation, padding, outputs }) => [kernel, stride, dilation, ...padding, outputs].join())
+    .join(' ');
 }

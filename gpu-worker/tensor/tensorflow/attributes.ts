@@ -3,6 +3,12 @@ import { ATTRIBUTE_KINDS, DATA_TYPES, type Attribute, type DataType } from './bi
 
 const { float32, float64, int32 } = DATA_TYPES;
 
+export const text = (name: string, value: string): Attribute => ({ name, type: ATTRIBUTE_KINDS.text, value });
+export const integerList = (name: string, value: readonly number[]): Attribute => ({
+  name,
+  type: ATTRIBUTE_KINDS.integer,
+  value,
+});
 export const integer = (name: string, value: number): Attribute => ({ name, type: ATTRIBUTE_KINDS.integer, value });
 export const boolean = (name: string, value: boolean): Attribute => ({ name, type: ATTRIBUTE_KINDS.boolean, value });
 export const type = (name: string, value: DataType): Attribute => ({ name, type: ATTRIBUTE_KINDS.type, value });

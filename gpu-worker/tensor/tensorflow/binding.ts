@@ -13,11 +13,12 @@ export const DATA_TYPES = { float32: 1, float64: 2, int32: 3, bool: 10 } as cons
 export type DataType = (typeof DATA_TYPES)[keyof typeof DATA_TYPES];
 
 /** TF_AttrType of the C interface. */
-export const ATTRIBUTE_KINDS = { integer: 1, boolean: 3, type: 4 } as const;
+export const ATTRIBUTE_KINDS = { text: 0, integer: 1, boolean: 3, type: 4 } as const;
 
 /** An attribute of an operation, in the form the binding takes. */
 export type Attribute =
-  | { readonly name: string; readonly type: typeof ATTRIBUTE_KINDS.integer; readonly value: number }
+  | { readonly name: string; readonly type: typeof ATTRIBUTE_KINDS.text; readonly value: string }
+  | { readonly name: string; readonly type: typeof ATTRIBUTE_KINDS.integer; readonly value: number | readonly number[] }
   | { readonly name: string; readonly type: typeof ATTRIBUTE_KINDS.boolean; readonly value: boolean }
   | { readonly name: string; readonly type: typeof ATTRIBUTE_KINDS.type; readonly value: DataType };
 

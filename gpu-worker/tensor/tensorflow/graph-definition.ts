@@ -88,13 +88,20 @@ function attributeField(name: string, value: Uint8Array): Uint8Array {
 
 function attributeValue(attribute: Attribute): Uint8Array {
   switch (attribute.type) {
+    case ATTRIBUTE_KINDS.text:
+      return textField(2, attribute.value);
     case ATTRIBUTE_KINDS.integer:
-      return integerField(3, attribute.value);
+      return typeof attribute.value === 'number' ? integerField(3, attribute.value) : integerList(attribute.value);
     case ATTRIBUTE_KINDS.boolean:
       return integerField(5, attribute.value ? 1 : 0);
     case ATTRIBUTE_KINDS.type:
       return typeValue(attribute.value);
   }
+}
+
+/** A ListValue of integers, packed. */
+function integerList(values: readonly number[]): Uint8Array {
+  return bytesField(1, bytesField(3, concatenate(values.map(variableInteger))));
 }
 
 function typeValue(type: DataType): Uint8Array {

@@ -4,10 +4,11 @@
  * Every operation of the seam is a few operations of TensorFlow, none of which waits for values on the host; the same calls
  * therefore compute at once and, recorded, make a graph.
  */
+import type { WindowGeometry } from '../../../shared/convolution.ts';
 import { tensorsIn, type Engine, type Operand, type Tensor } from '../engine.ts';
 import type { Compile } from '../deferred/programs.ts';
-import { boolean, FLOAT32, integer, RESHAPE, SLICE, type } from './attributes.ts';
-import { DATA_TYPES, type TensorFlowBinding } from './binding.ts';
+import { boolean, FLOAT32, integer, integerList, RESHAPE, SLICE, text, type } from './attributes.ts';
+import { DATA_TYPES, type Attribute, type TensorFlowBinding } from './binding.ts';
 import { graphCompiler } from './graph-compiler.ts';
 import { allFinite, tensorflowLinearAlgebra } from './linear-algebra.ts';
 import { hasOpenblas, openblas } from './openblas.ts';
@@ -25,6 +26,32 @@ const STRIDED_SLICE = [
 const FILL_FLOAT32 = [type('T', float32), type('index_type', int32)];
 const PAD = [type('T', float32), type('Tpaddings', int32)];
 const FROM_BOOL = [type('SrcT', DATA_TYPES.bool), type('DstT', float32), boolean('Truncate', false)];
+const REVERSE = [type('T', float32), type('Tidx', int32)];
+
+const alongImage = (rows: number, columns: number): readonly number[] => [1, rows, columns, 1];
+
+/** What convolutions and pooling have in common. */
+function windowAttributes({ rows, columns }: WindowGeometry): Attribute[] {
+  const padding = [0, 0, ...rows.padding, ...columns.padding, 0, 0];
+  const isPadded = padding.some((zeros) => zeros > 0);
+  return [
+    ...FLOAT32,
+    text('data_format', 'NHWC'),
+    integerList('strides', alongImage(rows.stride, columns.stride)),
+    text('padding', isPadded ? 'EXPLICIT' : 'VALID'),
+    integerList('explicit_paddings', isPadded ? padding : []),
+  ];
+}
+
+function convolutionAttributes(window: WindowGeometry): Attribute[] {
+  const { rows, columns } = window;
+  return [...windowAttributes(window), integerList('dilations', alongImage(rows.dilation, columns.dilation)), boolean('use_cudnn_on_gpu', true)]; // prettier-ignore
+}
+
+function poolAttributes(window: WindowGeometry): Attribute[] {
+  const { rows, columns } = window;
+  return [...windowAttributes(window), integerList('ksize', alongImage(rows.kernel, columns.kernel))];
+}
 
 const isTensor = (value: object): value is Tensor => value instanceof TensorFlowTensor;
 
@@ -116,6 +143,12 @@ export function createTensorFlowEngine(
       return made(execute('ConcatV2', attributes, ...parts.map(own), axisOf(axis)));
     },
     pad: (tensor, paddings) => made(execute('PadV2', PAD, own(tensor), pairs(paddings), number(0))),
+    reverse: (tensor, axis) => made(execute('ReverseV2', REVERSE, own(tensor), integers([axis]))),
+    convolution: (images, kernel, window) =>
+      made(execute('Conv2D', convolutionAttributes(window), own(images), own(kernel))),
+    maxPool: (images, window) => made(execute('MaxPool', poolAttributes(window), own(images))),
+    maxPoolGradient: (images, largest, gradient, window) =>
+      made(execute('MaxPoolGrad', poolAttributes(window), own(images), own(largest), own(gradient))),
     exp: unary('Exp'),
     log: unary('Log'),
     tanh: unary('Tanh'),
