@@ -9,6 +9,7 @@ import { findBinding, loadBinding } from '../../gpu-worker/tensor/tensorflow/bin
 import { createTensorFlowEngine, type TensorFlowEngine } from '../../gpu-worker/tensor/tensorflow/operations.ts';
 import type { WindowGeometry } from '../../shared/convolution.ts';
 import { seededRandom } from '../../shared/random.ts';
+import { stock } from './stock-binding.ts';
 
 /** Over images of 4×2. */
 const WINDOW: WindowGeometry = {
@@ -207,6 +208,10 @@ describe.skipIf(file === null)('graphs on TensorFlow', () => {
       if (temporary === undefined) delete process.env['TMPDIR'];
       else process.env['TMPDIR'] = temporary;
     });
+
+    // Graphs of npm's bindings go through files.
+    const { engine: eager, compile } =
+      file === null ? ({} as TensorFlowEngine) : createTensorFlowEngine(stock(loadBinding(file)));
 
     /** P (P + v)ᵀ and its Cholesky factor, of an engine of its own. */
     const compute = (report: (reason: string) => void): number[] => {

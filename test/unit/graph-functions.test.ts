@@ -12,18 +12,12 @@ import {
 } from '../../gpu-worker/tensor/tensorflow/binding.ts';
 import { graphDefinition } from '../../gpu-worker/tensor/tensorflow/graph-definition.ts';
 import { createTensorFlowEngine } from '../../gpu-worker/tensor/tensorflow/operations.ts';
+import { stock } from './stock-binding.ts';
 
 const file = findBinding();
 const binding = file === null ? null : loadBinding(file);
 /** Null too for a binding that npm installed, or that an earlier npm run native built. */
 const withFunctions = binding !== null && hasFunctions(binding) ? binding : null;
-
-/** What the bindings of npm have. Members of a binding cannot be enumerated. */
-function stock(from: StockBinding): StockBinding {
-  const { createTensor, deleteTensor, tensorDataSync, executeOp, loadSavedModel } = from;
-  const { deleteSavedModel, runSavedModel, isUsingGpuDevice, TF_Version } = from;
-  return { createTensor, deleteTensor, tensorDataSync, executeOp, loadSavedModel, deleteSavedModel, runSavedModel, isUsingGpuDevice, TF_Version }; // prettier-ignore
-}
 
 function deferred(on: StockBinding): Engine {
   const { engine, compile } = createTensorFlowEngine(on);
