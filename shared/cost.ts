@@ -9,7 +9,7 @@ import { flattened } from './model-stages.ts';
 import { sentColumns, type Optimizer } from './optimizer.ts';
 
 /** One parameter block of a layer: a matrix [inputs, outputs], the bias counted as an input. */
-interface Block {
+export interface Block {
   readonly inputs: number;
   readonly outputs: number;
   /** Whether its per-sample gradients are sums of outer products, which gives it Kronecker factors. */
@@ -20,7 +20,8 @@ interface Block {
   readonly count: number;
 }
 
-function blocksOf(layer: Layer): Block {
+/** A layer's parameter blocks, which are all of one shape. */
+export function blocksOf(layer: Layer): Block {
   switch (layer.kind) {
     case 'dense': {
       const inputs = layer.bias ? layer.inputs + 1 : layer.inputs;

@@ -6,7 +6,7 @@
 import * as z from 'zod';
 
 interface ProblemKind {
-  readonly status: 400 | 404 | 405 | 409 | 410 | 411 | 412 | 413 | 415 | 422 | 429 | 500 | 502 | 503;
+  readonly status: 400 | 404 | 405 | 409 | 410 | 411 | 412 | 413 | 415 | 422 | 429 | 500 | 502 | 503 | 507;
   readonly title: string;
   /** Whether the same request may succeed later without a change. */
   readonly retryable: boolean;
@@ -18,11 +18,18 @@ export const PROBLEMS = {
   client_disconnected: { status: 400, title: 'The client went away before its turn came', retryable: true },
   route_not_found: { status: 404, title: 'No such resource', retryable: false },
   session_not_found: { status: 404, title: 'No such session', retryable: false },
+  session_expired: { status: 410, title: 'The session has expired', retryable: false },
+  checkpoint_not_found: { status: 404, title: 'No such checkpoint', retryable: false },
   not_hosted: { status: 409, title: 'The service does not hold this session’s model', retryable: false },
   step_cancelled: { status: 409, title: 'The step was cancelled while it waited', retryable: false },
   step_in_progress: { status: 409, title: 'The step is being computed', retryable: false },
   step_applied: { status: 409, title: 'The step has been applied', retryable: false },
   method_not_allowed: { status: 405, title: 'This resource has no such method', retryable: false },
+  session_rewound: {
+    status: 409,
+    title: 'The session has lost steps and goes on from an earlier one',
+    retryable: false,
+  },
   reply_not_retained: { status: 410, title: 'The reply of this step is no longer kept', retryable: false },
   length_required: { status: 411, title: 'The length of the body is missing', retryable: false },
   step_out_of_order: { status: 412, title: 'The step is not the next one', retryable: false },
@@ -40,12 +47,16 @@ export const PROBLEMS = {
   step_too_large: { status: 422, title: 'The batch takes more than one request may', retryable: false },
   step_conflict: { status: 422, title: 'This step was applied with another body', retryable: false },
   numerical_failure: { status: 422, title: 'The result cannot be computed in floating point', retryable: false },
+  invalid_checkpoint: { status: 422, title: 'The checkpoint is damaged, or is none', retryable: false },
   session_exists: { status: 422, title: 'The session exists with another definition', retryable: false },
   session_limit_reached: { status: 503, title: 'The worker holds as many sessions as it can', retryable: true },
   memory_full: { status: 503, title: 'The worker’s memory for bodies and answers is full', retryable: true },
   queue_full: { status: 429, title: 'Too many steps are waiting', retryable: true },
   worker_unavailable: { status: 503, title: 'The worker does not answer', retryable: true },
   worker_protocol: { status: 502, title: 'The worker answered something unexpected', retryable: false },
+  storage_full: { status: 507, title: 'The worker’s storage is full', retryable: true },
+  storage_unavailable: { status: 503, title: 'The worker’s storage fails', retryable: true },
+  storage_damaged: { status: 500, title: 'What is stored of the session is damaged', retryable: false },
   internal: { status: 500, title: 'The service failed', retryable: false },
 } as const satisfies Record<string, ProblemKind>;
 
@@ -67,6 +78,10 @@ export const problemSchema = z
     retryable: z.boolean().meta({ description: 'Whether the same request may succeed later' }),
     request_id: z.string().meta({ description: 'Quote this when you report the problem' }),
     expectedStep: z.int().optional().meta({ description: 'With step_out_of_order: the step the session expects next' }),
+    resumeFrom: z
+      .int()
+      .optional()
+      .meta({ description: 'With session_rewound: the first step to send again; the session has the steps before it' }),
   })
   .meta({ id: 'Problem', description: 'RFC 9457 problem document' });
 
@@ -81,6 +96,8 @@ export interface ProblemDetails {
   readonly param?: string;
   /** With `step_out_of_order`: the step the session expects next. */
   readonly expectedStep?: number;
+  /** With `session_rewound`: the first step to send again. */
+  readonly resumeFrom?: number;
 }
 
 /** A text may quote what the client sent, which may be of any length. */

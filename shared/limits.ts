@@ -12,6 +12,8 @@ export const LIMITS = {
   stallMilliseconds: 60_000,
   /** Bytes of the JSON header of a safetensors body: about 5,000 tensors. */
   headerBytes: 1_048_576,
+  /** Bytes of the JSON header of a checkpoint, whose grouped convolutions have tensors for every group. */
+  checkpointHeaderBytes: 33_554_432,
   /** Bytes of tensors as JSON, sent or, of those that would else be safetensors, answered. */
   jsonTensorBytes: 65_536,
   /**

@@ -81,7 +81,7 @@ const WRITE_AGAIN = 'Write the body with a safetensors library; see /docs for th
  * @throws ProblemError `length_mismatch` if the body is too short for its header; `invalid_header` if the header is empty or
  *   longer than the limit
  */
-export function readHeaderLength(prefix: Uint8Array, bodyLength: number): number {
+export function readHeaderLength(prefix: Uint8Array, bodyLength: number, maximum: number = LIMITS.headerBytes): number {
   if (bodyLength < LENGTH_PREFIX_BYTES || prefix.length < LENGTH_PREFIX_BYTES) {
     reject(
       'length_mismatch',
@@ -91,10 +91,10 @@ export function readHeaderLength(prefix: Uint8Array, bodyLength: number): number
   }
   const view = new DataView(prefix.buffer, prefix.byteOffset, LENGTH_PREFIX_BYTES);
   const length = view.getBigUint64(0, true);
-  if (length < 2n || length > BigInt(LIMITS.headerBytes)) {
+  if (length < 2n || length > BigInt(maximum)) {
     reject(
       'invalid_header',
-      `The first 8 bytes announce a header of ${String(length)} bytes; the range is 2 to ${String(LIMITS.headerBytes)}.`,
+      `The first 8 bytes announce a header of ${String(length)} bytes; the range is 2 to ${String(maximum)}.`,
       WRITE_AGAIN,
     );
   }
@@ -240,9 +240,13 @@ export function formatShape(shape: readonly (number | string)[]): string {
   return `[${shape.join(', ')}]`;
 }
 
-/** Parses and checks a whole body. See {@link readHeaderLength} and {@link parseHeader} for the errors. */
-export function readHeader(body: Uint8Array): SafetensorsHeader {
-  const length = readHeaderLength(body, body.length);
+/**
+ * Parses and checks a whole body. See {@link readHeaderLength} and {@link parseHeader} for the errors.
+ *
+ * @param maximum bytes of the JSON header
+ */
+export function readHeader(body: Uint8Array, maximum: number = LIMITS.headerBytes): SafetensorsHeader {
+  const length = readHeaderLength(body, body.length, maximum);
   return parseHeader(body.subarray(LENGTH_PREFIX_BYTES, LENGTH_PREFIX_BYTES + length), body.length);
 }
 
@@ -294,6 +298,15 @@ export function readValues(body: Uint8Array, header: SafetensorsHeader, entry: T
   }
 }
 
+/** Wide elements first, so that every tensor is aligned to its element. */
+export function inFileOrder(tensors: readonly NamedTensor[]): NamedTensor[] {
+  return tensors.toSorted((a, b) => b.values.BYTES_PER_ELEMENT - a.values.BYTES_PER_ELEMENT);
+}
+
+export function dtypeOf(values: TensorValues): 'F32' | 'F64' {
+  return values instanceof Float64Array ? 'F64' : 'F32';
+}
+
 /**
  * Writes a body. Float32Array becomes F32, Float64Array F64; the data section starts at a multiple of 8 bytes.
  */
@@ -304,8 +317,7 @@ export function encode(
   const header: Record<string, unknown> = {};
   if (Object.keys(metadata).length > 0) header['__metadata__'] = metadata;
   let offset = 0;
-  // Wide elements first, so that every tensor is aligned to its element.
-  const ordered = tensors.toSorted((a, b) => b.values.BYTES_PER_ELEMENT - a.values.BYTES_PER_ELEMENT);
+  const ordered = inFileOrder(tensors);
   for (const { name, shape, values } of ordered) {
     if (name === '__metadata__' || name === '__proto__' || Object.hasOwn(header, name)) {
       throw new RangeError(`${name}: the name is taken`);
@@ -314,7 +326,7 @@ export function encode(
       throw new RangeError(`${name}: shape ${formatShape(shape)} does not hold ${String(values.length)} values`);
     }
     const end = offset + values.byteLength;
-    header[name] = { dtype: values instanceof Float64Array ? 'F64' : 'F32', shape, data_offsets: [offset, end] };
+    header[name] = { dtype: dtypeOf(values), shape, data_offsets: [offset, end] };
     offset = end;
   }
   const json = new TextEncoder().encode(JSON.stringify(header));

@@ -43,7 +43,7 @@ export function stateBytes(definition: SessionDefinition): number {
   }
 }
 
-const sessionIdSchema = z
+export const sessionIdSchema = z
   .string()
   .regex(/^ses_[0-9a-f]{32}$/)
   .brand('SessionId')
@@ -100,6 +100,10 @@ export type StepMetrics = z.output<typeof stepMetricsSchema>;
 const sessionStatus = {
   id: sessionIdSchema,
   nextStep: z.int().meta({ description: 'The sequence number the next step must have' }),
+  durableStep: z.int().nullable().meta({
+    description:
+      'Steps before this one survive the end of the worker’s process; null where the worker keeps sessions in memory alone',
+  }),
   metrics: stepMetricsSchema.nullable().meta({ description: 'Of the last step; null before the first' }),
   engine: z.string().meta({ description: 'The tensor engine that computes the session', example: 'wasm' }),
   createdAt: z.iso.datetime(),

@@ -49,7 +49,7 @@ export type LayersStepTensor = ExpectedTensor<ActivationAxis> &
   );
 
 /** Shapes of a layer's parameters, by name. */
-function parameterShapes(layer: Layer): Readonly<Partial<Record<ParameterName, readonly number[]>>> {
+export function parameterShapes(layer: Layer): Readonly<Partial<Record<ParameterName, readonly number[]>>> {
   switch (layer.kind) {
     case 'dense': {
       const weight = [layer.inputs, layer.outputs];

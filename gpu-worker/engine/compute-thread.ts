@@ -93,6 +93,9 @@ export async function startComputeThread(options: ThreadOptions): Promise<Comput
     open: async (id, definition) => {
       await ask<'open'>({ kind: 'open', id, definition });
     },
+    restore: (id, file) => ask<'restore'>({ kind: 'restore', id, file }, [file.buffer]),
+    save: (id, origin) => ask<'save'>({ kind: 'save', id, origin }),
+    inspect: (file) => ask<'inspect'>({ kind: 'inspect', file }, [file.buffer]),
     step: (id, body) => ask<'step'>({ kind: 'step', id, body }, [body.buffer]),
     weights: (id) => ask<'weights'>({ kind: 'weights', id }),
     predict: (id, body) => ask<'predict'>({ kind: 'predict', id, body }, [body.buffer]),

@@ -3,7 +3,9 @@ import { ProblemError, type ProblemCode, type ProblemDetails } from '../../share
 import type { KernelSolveOptions } from '../../shared/kernel-solve.ts';
 import type { SessionDefinition, SessionId } from '../../shared/session.ts';
 import type { EngineName } from '../tensor/engine.ts';
-import type { Answer, StepOutcome } from '../training/trainer.ts';
+import type { Answer } from '../training/trainer.ts';
+import type { CheckpointOrigin, CheckpointSummary, SavedCheckpoint } from '../training/trainers.ts';
+import type { AppliedStep, InspectedCheckpoint } from './compute.ts';
 
 export interface ThreadOptions {
   /** null for the best there is. */
@@ -12,6 +14,9 @@ export interface ThreadOptions {
 
 type Work =
   | { readonly kind: 'open'; readonly id: SessionId; readonly definition: SessionDefinition }
+  | { readonly kind: 'restore'; readonly id: SessionId; readonly file: Uint8Array<ArrayBuffer> }
+  | { readonly kind: 'save'; readonly id: SessionId; readonly origin: CheckpointOrigin }
+  | { readonly kind: 'inspect'; readonly file: Uint8Array<ArrayBuffer> }
   | { readonly kind: 'step'; readonly id: SessionId; readonly body: Uint8Array<ArrayBuffer> }
   | { readonly kind: 'weights'; readonly id: SessionId }
   | { readonly kind: 'predict'; readonly id: SessionId; readonly body: Uint8Array<ArrayBuffer> }
@@ -21,7 +26,10 @@ type Work =
 /** What each kind of work results in. */
 export interface Results {
   readonly open: null;
-  readonly step: StepOutcome;
+  readonly restore: CheckpointSummary;
+  readonly save: SavedCheckpoint;
+  readonly inspect: InspectedCheckpoint;
+  readonly step: AppliedStep;
   readonly weights: Answer;
   readonly predict: Answer;
   readonly solve: Answer;

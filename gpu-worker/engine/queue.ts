@@ -49,6 +49,16 @@ export class ComputeQueue {
         }),
       );
     }
+    return this.#enqueue(session, compute, signal);
+  }
+
+  /** As {@link run}, for what the worker itself has to do: never refused, and so to be asked for one after the other. */
+  runAlways<Result>(session: string, compute: () => Result | Promise<Result>): Promise<Result> {
+    return this.#enqueue(session, compute);
+  }
+
+  #enqueue<Result>(session: string, compute: () => Result | Promise<Result>, signal?: AbortSignal): Promise<Result> {
+    const jobs = this.#waiting.get(session) ?? [];
     return new Promise<Result>((resolve, reject) => {
       const job = async (): Promise<void> => {
         signal?.removeEventListener('abort', leave);

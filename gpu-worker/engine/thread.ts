@@ -2,6 +2,7 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { loadBestEngine, loadEngine } from '../tensor/index.ts';
 import { solveKernels } from '../training/kernel-solve.ts';
+import type { Answer } from '../training/trainer.ts';
 import { Trainers } from '../training/trainers.ts';
 import { toFailure, type Request, type Response, type Results, type ThreadOptions, type WorkKind } from './messages.ts';
 
@@ -15,38 +16,53 @@ function warn(text: string): void {
   process.stderr.write(`${text}\n`);
 }
 
-function perform(work: Request['work']): Results[WorkKind] {
+/** A result, and the buffers that it moves to the other thread instead of copying them. */
+interface Performed {
+  readonly result: Results[WorkKind];
+  readonly moved: ArrayBuffer[];
+}
+
+function perform(work: Request['work']): Performed {
   switch (work.kind) {
     case 'open':
       trainers.open(work.id, work.definition);
-      return null;
-    case 'step':
-      return trainers.step(work.id, work.body);
+      return { result: null, moved: [] };
+    case 'restore':
+      return { result: trainers.restore(work.id, work.file), moved: [] };
+    case 'save': {
+      const result = trainers.save(work.id, work.origin);
+      return { result, moved: [result.bytes.buffer] };
+    }
+    case 'inspect':
+      return { result: { summary: trainers.inspect(work.file), bytes: work.file }, moved: [work.file.buffer] };
+    case 'step': {
+      const { body } = work;
+      const outcome = trainers.step(work.id, body);
+      return { result: { ...outcome, body }, moved: [outcome.answer.body.buffer, body.buffer] };
+    }
     case 'weights':
-      return trainers.weights(work.id);
+      return moving(trainers.weights(work.id));
     case 'predict':
-      return trainers.predict(work.id, work.body);
+      return moving(trainers.predict(work.id, work.body));
     case 'solve':
-      return solveKernels(engine, work.body, work.options);
+      return moving(solveKernels(engine, work.body, work.options));
     case 'close':
       trainers.close(work.id);
-      return null;
+      return { result: null, moved: [] };
   }
 }
 
-/** The buffers that a result moves to the other thread instead of copying them. */
-function transferred(result: Results[WorkKind]): ArrayBuffer[] {
-  if (result === null) return [];
-  return ['answer' in result ? result.answer.body.buffer : result.body.buffer];
+function moving(answer: Answer): Performed {
+  return { result: answer, moved: [answer.body.buffer] };
 }
 
 port.on('message', ({ call, work }: Request) => {
   let response: Response;
   let moved: ArrayBuffer[] = [];
   try {
-    const result = perform(work);
-    response = { kind: 'result', call, result };
-    moved = transferred(result);
+    const performed = perform(work);
+    response = { kind: 'result', call, result: performed.result };
+    moved = performed.moved;
   } catch (error) {
     response = { kind: 'failure', call, failure: toFailure(error) };
   }

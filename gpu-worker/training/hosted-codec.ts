@@ -3,13 +3,13 @@ import type { HostedDefinition } from '../../shared/hosted-definition.ts';
 import { HOSTED_TENSOR } from '../../shared/hosted-tensors.ts';
 import { classCount, truthKind } from '../../shared/loss.ts';
 import { modelOutputs } from '../../shared/model.ts';
-import { PARAMETER_NAMES } from '../../shared/parameter-names.ts';
-import { encode, readHeader, type NamedTensor, type SafetensorsHeader } from '../../shared/safetensors.ts';
+import { encode, readHeader, type SafetensorsHeader } from '../../shared/safetensors.ts';
 import { checkPredictionHeader, checkStepHeader } from '../../shared/step.ts';
 import type { Program } from '../model/program.ts';
 import type { Truth } from '../optimizer/losses/loss.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
 import type { HostedState } from './hosted-step.ts';
+import { saveStatistics, saveWeights } from './saved-hosted.ts';
 import {
   assertEach,
   assertIndices,
@@ -100,27 +100,9 @@ export function encodePrediction(engine: Engine, outputs: Tensor, loss: number |
 export function encodeWeights(
   engine: Engine,
   { model }: HostedDefinition,
-  { stages, batchNorms }: Program,
+  program: Program,
   { weights, statistics, optimizer }: HostedState,
 ): Uint8Array<ArrayBuffer> {
-  const named = (name: string, tensor: Tensor): NamedTensor => ({
-    name,
-    shape: tensor.shape,
-    values: engine.read(tensor),
-  });
-  const parameters = stages.flatMap(({ layer }, t) =>
-    PARAMETER_NAMES.flatMap((parameter) => {
-      const tensor = weights[t]?.[parameter];
-      return tensor === undefined ? [] : [named(HOSTED_TENSOR.parameter(layer.name, parameter), tensor)];
-    }),
-  );
-  const running = batchNorms.flatMap(({ name, index }) => {
-    const channel = statistics[index];
-    if (channel === undefined) throw new RangeError(`no statistics of batch norm ${name}`);
-    return [
-      named(HOSTED_TENSOR.runningMean(name), channel.mean),
-      named(HOSTED_TENSOR.runningVariance(name), channel.variance),
-    ];
-  });
-  return encode([...parameters, ...running], { model: JSON.stringify(model), step: String(optimizer.step) });
+  const tensors = [...saveWeights(engine, program, weights), ...saveStatistics(engine, program, statistics)];
+  return encode(tensors, { model: JSON.stringify(model), step: String(optimizer.step) });
 }

@@ -6,13 +6,19 @@ import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import type { StepMetrics } from '../../shared/session.ts';
 import { allFinite, disposeReplaced, tensorsIn, type Engine } from '../tensor/engine.ts';
 import { decodeHostedStep, decodePrediction, encodePrediction, encodeWeights } from './hosted-codec.ts';
-import { evaluate, hostedConfiguration, hostedStep, initialHostedState } from './hosted-step.ts';
+import { evaluate, hostedConfiguration, hostedStep, initialHostedState, type HostedState } from './hosted-step.ts';
+import { saveHosted } from './saved-hosted.ts';
 import type { Answer, StepOutcome, Trainer } from './trainer.ts';
 import { mean } from '../../shared/checked-tensors.ts';
 
-export function hostedTrainer(engine: Engine, definition: HostedDefinition): Trainer {
+/** @param initial null for the initial weights; else what an earlier trainer saved, from here on the trainer's own */
+export function hostedTrainer(
+  engine: Engine,
+  definition: HostedDefinition,
+  initial: HostedState | null = null,
+): Trainer {
   const configuration = hostedConfiguration(definition);
-  let state = initialHostedState(engine, configuration);
+  let state = initial ?? initialHostedState(engine, configuration);
 
   function step(bytes: Uint8Array): StepOutcome {
     const { batch, upload, truth } = decodeHostedStep(bytes, definition, engine.precision);
@@ -47,6 +53,7 @@ export function hostedTrainer(engine: Engine, definition: HostedDefinition): Tra
 
   return {
     step,
+    save: () => saveHosted(engine, configuration.program, state),
     settle: () => undefined,
     model: {
       predict,

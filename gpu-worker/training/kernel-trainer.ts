@@ -20,13 +20,19 @@ import {
 import { disposeReplaced, tensorsIn, type Engine } from '../tensor/engine.ts';
 import { decodeKernels, inverseVersions, kernelReplyTensors } from './kernel-codec.ts';
 import { encodeReply } from './reply-tensors.ts';
+import { saveKernel } from './saved-kernel.ts';
 import type { StepOutcome, Trainer } from './trainer.ts';
 import { mean } from '../../shared/checked-tensors.ts';
 
-export function kernelTrainer(engine: Engine, definition: KernelDefinition): Trainer {
+/** @param initial null to start from nothing; else what an earlier trainer saved, from here on the trainer's own */
+export function kernelTrainer(
+  engine: Engine,
+  definition: KernelDefinition,
+  initial: KernelState | null = null,
+): Trainer {
   const { layers, optimizer } = definition;
   const configuration: KernelConfiguration = { layers, optimizer, reply: kernelReplyForm(definition) };
-  let state = initialKernelState(layers);
+  let state = initial ?? initialKernelState(layers);
 
   function replaceState(next: KernelState): void {
     disposeReplaced(engine, state, next);
@@ -77,6 +83,10 @@ export function kernelTrainer(engine: Engine, definition: KernelDefinition): Tra
 
   return {
     step,
+    save: () => {
+      settle();
+      return saveKernel(engine, layers, state);
+    },
     settle,
     model: null,
     close: () => {

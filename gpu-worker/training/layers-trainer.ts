@@ -4,17 +4,19 @@ import { hasInverseFactors } from '../../shared/policy-encoding.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import type { StepMetrics } from '../../shared/session.ts';
 import { inverseVersion } from '../optimizer/curvature/metric.ts';
-import { INITIAL_STATE, type OptimizerState } from '../optimizer/state.ts';
+import { INITIAL_STATE } from '../optimizer/state.ts';
 import { assertFinite, uncheckedStep, type StepConfiguration } from '../optimizer/step.ts';
 import { disposeReplaced, tensorsIn, type Engine } from '../tensor/engine.ts';
 import { decodeStep, replyTensors } from './layers-codec.ts';
 import { encodeReply } from './reply-tensors.ts';
+import { saveOptimizer } from './saved-optimizer.ts';
 import type { StepOutcome, Trainer } from './trainer.ts';
 import { mean } from '../../shared/checked-tensors.ts';
 
-export function layersTrainer(engine: Engine, definition: LayersDefinition): Trainer {
+/** @param initial INITIAL_STATE, or what an earlier trainer saved; from here on the trainer's own */
+export function layersTrainer(engine: Engine, definition: LayersDefinition, initial = INITIAL_STATE): Trainer {
   const configuration = stepConfiguration(definition);
-  let state: OptimizerState = INITIAL_STATE;
+  let state = initial;
 
   function step(bytes: Uint8Array): StepOutcome {
     const decoded = decodeStep(bytes, definition, engine.precision, inverseVersions(definition, state.step - 1));
@@ -45,6 +47,10 @@ export function layersTrainer(engine: Engine, definition: LayersDefinition): Tra
 
   return {
     step,
+    save: () => {
+      const { numbers, tensors } = saveOptimizer(engine, definition.layers, state);
+      return { step: state.step, state: { mode: 'layers', optimizer: numbers }, tensors };
+    },
     settle: () => undefined,
     model: null,
     close: () => {

@@ -1,4 +1,6 @@
 /** The training of one session on the device: its state, advanced step by step. */
+import type { SavedState } from '../../shared/checkpoint.ts';
+import type { NamedTensor } from '../../shared/safetensors.ts';
 import type { StepMetrics } from '../../shared/session.ts';
 
 /** An answer to the client. */
@@ -12,6 +14,13 @@ export interface StepOutcome {
   readonly answer: Answer;
 }
 
+/** A trainer's state as plain values, from which another goes on bit for bit. */
+export interface SavedTraining {
+  readonly step: number;
+  readonly state: SavedState;
+  readonly tensors: readonly NamedTensor[];
+}
+
 export interface Trainer {
   /**
    * Applies the next step.
@@ -21,6 +30,8 @@ export interface Trainer {
    *   `numerical_failure`; the state is then as it was before
    */
   readonly step: (body: Uint8Array) => StepOutcome;
+  /** The complete state, as of the last step. */
+  readonly save: () => SavedTraining;
   /** Does what can wait until a step has been answered. The steps that follow are the same without it, and take longer. */
   readonly settle: () => void;
   /** Present in hosted mode. */

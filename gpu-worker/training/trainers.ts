@@ -1,10 +1,19 @@
 /** The trainers of all sessions on one device. */
+import type { CheckpointManifest } from '../../shared/checkpoint.ts';
 import { notHosted, sessionNotFound, type SessionDefinition, type SessionId } from '../../shared/session.ts';
 import type { Engine } from '../tensor/engine.ts';
-import { hostedTrainer } from './hosted-trainer.ts';
-import { kernelTrainer } from './kernel-trainer.ts';
-import { layersTrainer } from './layers-trainer.ts';
+import { readCheckpoint, writeCheckpoint, type CheckpointFile, type OpenedCheckpoint } from './checkpoint.ts';
+import { createTrainer, restoreTrainer } from './create-trainer.ts';
 import type { Answer, HostedModel, StepOutcome, Trainer } from './trainer.ts';
+
+/** What a checkpoint says of itself. */
+export type CheckpointSummary = Pick<CheckpointManifest, 'definition' | 'step' | 'metrics' | 'engine'> &
+  Pick<CheckpointFile, 'digest'>;
+
+/** What the state alone does not know of its checkpoint. */
+export type CheckpointOrigin = Pick<CheckpointManifest, 'definition' | 'metrics' | 'createdAt'>;
+
+export type SavedCheckpoint = CheckpointFile & Pick<CheckpointManifest, 'step' | 'engine'>;
 
 export class Trainers {
   readonly #engine: Engine;
@@ -14,8 +23,34 @@ export class Trainers {
     this.#engine = engine;
   }
 
+  /** Makes the session's initial state. */
   open(id: SessionId, definition: SessionDefinition): void {
     this.#trainers.set(id, createTrainer(this.#engine, definition));
+  }
+
+  /** Makes the state that a checkpoint holds. @throws ProblemError as {@link inspect} */
+  restore(id: SessionId, file: Uint8Array): CheckpointSummary {
+    const checkpoint = readCheckpoint(file, this.#engine.precision);
+    this.#trainers.set(id, restoreTrainer(this.#engine, checkpoint));
+    return summary(checkpoint);
+  }
+
+  /**
+   * Checks a checkpoint as a whole, as if a session began from it.
+   *
+   * @throws ProblemError as `readCheckpoint`; `missing_tensor`, `unknown_tensor`, `shape_mismatch`
+   */
+  inspect(file: Uint8Array): CheckpointSummary {
+    const checkpoint = readCheckpoint(file, this.#engine.precision);
+    restoreTrainer(this.#engine, checkpoint).close();
+    return summary(checkpoint);
+  }
+
+  /** The session's state as a checkpoint. @throws ProblemError `session_not_found` */
+  save(id: SessionId, { definition, metrics, createdAt }: CheckpointOrigin): SavedCheckpoint {
+    const { step, state, tensors } = this.#find(id).save();
+    const { name: engine } = this.#engine;
+    return { ...writeCheckpoint({ definition, step, metrics, engine, createdAt, state }, tensors), step, engine };
   }
 
   /** @throws ProblemError as `Trainer.step`; `session_not_found` */
@@ -56,13 +91,7 @@ export class Trainers {
   }
 }
 
-function createTrainer(engine: Engine, definition: SessionDefinition): Trainer {
-  switch (definition.mode) {
-    case 'layers':
-      return layersTrainer(engine, definition);
-    case 'kernel':
-      return kernelTrainer(engine, definition);
-    case 'hosted':
-      return hostedTrainer(engine, definition);
-  }
+function summary({ manifest, digest }: OpenedCheckpoint): CheckpointSummary {
+  const { definition, step, metrics, engine } = manifest;
+  return { definition, step, metrics, engine, digest };
 }

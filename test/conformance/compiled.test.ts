@@ -10,15 +10,13 @@ import { layersTrainer } from '../../gpu-worker/training/layers-trainer.ts';
 import type { Trainer } from '../../gpu-worker/training/trainer.ts';
 import { hostedDefinitionSchema } from '../../shared/hosted-definition.ts';
 import { layersDefinitionSchema, type LayersDefinitionInput } from '../../shared/layers-definition.ts';
-import { seededRandom, type Random } from '../../shared/random.ts';
+import { seededRandom } from '../../shared/random.ts';
 import { encode, readHeader, readValues } from '../../shared/safetensors.ts';
-import { expectedTensors } from '../../shared/step.ts';
+import { BATCH, randomStep } from './bodies.ts';
 
 type LayerInput = LayersDefinitionInput['layers'][number];
 type MetricInput = NonNullable<NonNullable<LayersDefinitionInput['optimizer']>['metric']>;
 
-const BATCH = 6;
-const POSITIONS = 3;
 const STEPS = 4;
 const TOLERANCE = 1e-4;
 
@@ -56,20 +54,6 @@ function engines(): { eager: Engine; compiled: Engine; graphs: () => number } {
   return { eager, compiled: createDeferredEngine(eager, counting, fail), graphs: () => made };
 }
 
-function layersBody(definition: ReturnType<typeof layersDefinitionSchema.parse>, random: Random): Uint8Array {
-  return encode(
-    expectedTensors(definition)
-      .filter(({ presence }) => presence === 'required')
-      .map(({ name, layer, role, shape }) => {
-        const sizes = shape.map((size) => (size === 'B' ? BATCH : size === 'S' ? POSITIONS : size));
-        const isToken = layer === 'embedding' && role === 'input';
-        const draw = (): number =>
-          isToken ? Math.floor(7 * random()) : role === 'losses' ? 0.5 + random() : 2 * random() - 1;
-        return { name, shape: sizes, values: Float32Array.from({ length: sizes.reduce((a, b) => a * b, 1) }, draw) };
-      }),
-  );
-}
-
 /** All numbers of an answer that is a safetensors file. */
 function numbersOf(body: Uint8Array): number[] {
   const header = readHeader(body);
@@ -94,7 +78,7 @@ describe.skipIf(file === null)('layers mode', () => {
     const random = seededRandom(3);
     const trainers = [layersTrainer(eager, definition), layersTrainer(compiled, definition)] as const;
     for (let step = 0; step < STEPS; step++) {
-      const body = layersBody(definition, random);
+      const body = randomStep(definition, random);
       const [expected, actual] = trainers.map((trainer) => numbersOf(trainer.step(body).answer.body));
       expectClose(actual!, expected!);
     }
@@ -117,7 +101,7 @@ describe.skipIf(file === null)('layers mode', () => {
     const random = seededRandom(4);
     const trainers = [layersTrainer(eager, definition), layersTrainer(compiled, definition)] as const;
     for (let step = 0; step < STEPS; step++) {
-      const body = layersBody(definition, random);
+      const body = randomStep(definition, random);
       const [expected, actual] = trainers.map((trainer) => numbersOf(trainer.step(body).answer.body));
       expectClose(actual!, expected!);
     }
