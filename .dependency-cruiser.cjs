@@ -66,11 +66,24 @@ module.exports = {
       ...modules('hono', '@hono/node-server'),
     ]),
     only('session', '^gpu-worker/session/', [
-      'gpu-worker/(session|engine)/',
-      'gpu-worker/training/trainer.ts',
+      'gpu-worker/(session|engine|storage)/',
+      'gpu-worker/training/trainers?.ts',
       'shared/',
       'util',
+      ...modules('zod'),
     ]),
+    only('storage', '^gpu-worker/storage/', [
+      'gpu-worker/storage/',
+      'shared/',
+      '(crypto|node:sqlite|timers/promises|worker_threads)',
+      ...modules('s3mini'),
+    ]),
+    {
+      name: 'storage-for-sessions-alone',
+      severity: 'error',
+      from: { pathNot: '^(gpu-worker/(session/|storage/|index.ts)|test/)' },
+      to: { path: '^gpu-worker/storage/' },
+    },
     only(
       'check',
       '^gpu-worker/check/',
@@ -78,7 +91,7 @@ module.exports = {
       'holds an engine against the reference, below the service',
     ),
     only('engine', '^gpu-worker/engine/', ['gpu-worker/(engine|training|tensor)/', 'shared/', 'worker_threads']),
-    only('training', '^gpu-worker/training/', ['gpu-worker/(training|optimizer|model|tensor)/', 'shared/']),
+    only('training', '^gpu-worker/training/', ['gpu-worker/(training|optimizer|model|tensor)/', 'shared/', 'crypto']),
     only(
       'model',
       '^gpu-worker/model/',

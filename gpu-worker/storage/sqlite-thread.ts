@@ -1,0 +1,85 @@
+/** The storage thread: it waits for the disk, so that nobody else has to. Started by sqlite.ts. */
+import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
+import { internalProblem, ProblemError } from '../../shared/errors.ts';
+import type { StorageRequest, StorageResponse, StorageResults, StorageWork, StorageWorkKind } from './messages.ts';
+import { SqliteDatabase, type SqliteOptions } from './sqlite-database.ts';
+
+interface WriteRequest {
+  readonly call: number;
+  readonly work: Extract<StorageWork, { kind: 'write' }>;
+}
+
+if (parentPort === null) throw new Error('this file runs as a worker thread');
+const port = parentPort;
+const database = new SqliteDatabase(workerData as SqliteOptions);
+
+function answer(call: number, perform: () => StorageResults[StorageWorkKind]): void {
+  let response: StorageResponse;
+  let moved: ArrayBuffer[] = [];
+  try {
+    const result = perform();
+    response = { kind: 'result', call, result };
+    if (result instanceof Uint8Array) moved = [result.buffer];
+  } catch (error) {
+    const { code, details } = error instanceof ProblemError ? error : internalProblem(error);
+    response = { kind: 'problem', call, code, details };
+  }
+  port.postMessage(response, moved);
+}
+
+/** Writes that have come together are one transaction: one commit serves them all. If it fails, each tries for itself. */
+function writeTogether(requests: readonly WriteRequest[]): void {
+  if (requests.length > 1) {
+    try {
+      database.write(requests.map(({ work }) => work.changes));
+      for (const { call } of requests) answer(call, () => null);
+      return;
+    } catch (error) {
+      if (!(error instanceof ProblemError)) throw error;
+    }
+  }
+  for (const { call, work } of requests) {
+    answer(call, () => {
+      database.write([work.changes]);
+      return null;
+    });
+  }
+}
+
+function perform(work: Exclude<StorageWork, { kind: 'write' }>): StorageResults[StorageWorkKind] {
+  switch (work.kind) {
+    case 'read':
+      return database.read(work.key);
+    case 'list':
+      return database.list(work.prefix);
+    case 'close':
+      database.close();
+      return null;
+  }
+}
+
+/** This request and those that have come since, in their order. */
+function* waiting(first: StorageRequest): Generator<StorageRequest> {
+  yield first;
+  for (let next = receiveMessageOnPort(port); next !== undefined; next = receiveMessageOnPort(port)) {
+    yield next.message as StorageRequest;
+  }
+}
+
+port.on('message', (first: StorageRequest) => {
+  let writes: WriteRequest[] = [];
+  for (const request of waiting(first)) {
+    const { call, work } = request;
+    if (work.kind === 'write') {
+      writes.push({ call, work });
+      continue;
+    }
+    writeTogether(writes);
+    writes = [];
+    answer(call, () => perform(work));
+    // With it the thread ends.
+    if (work.kind === 'close') port.close();
+  }
+  writeTogether(writes);
+});
+port.postMessage({ kind: 'ready' } satisfies StorageResponse);

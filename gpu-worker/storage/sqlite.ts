@@ -1,0 +1,101 @@
+/** The embedded store: one SQLite file, behind a thread that writes to it. */
+import { Worker } from 'node:worker_threads';
+import { ProblemError } from '../../shared/errors.ts';
+import type { StorageRequest, StorageResponse, StorageResults, StorageWork, StorageWorkKind } from './messages.ts';
+import type { SqliteOptions } from './sqlite-database.ts';
+import type { Storage } from './storage.ts';
+
+export const IN_MEMORY = ':memory:';
+
+interface Call {
+  readonly resolve: (result: StorageResults[StorageWorkKind]) => void;
+  readonly reject: (error: Error) => void;
+}
+
+/** @throws Error with the reason if the file cannot be opened, or another process has it */
+export async function openSqliteStorage(options: SqliteOptions): Promise<Storage> {
+  const thread = new Worker(new URL('./sqlite-thread.ts', import.meta.url), {
+    workerData: options,
+    // Of node:sqlite, which Node 22 calls experimental.
+    execArgv: ['--disable-warning=ExperimentalWarning'],
+  });
+  const calls = new Map<number, Call>();
+  let lastCall = 0;
+  let closing = false;
+  let end: ProblemError | null = null;
+  let fail: (reason: unknown) => void = () => undefined;
+  const failed = new Promise<never>((_, reject) => {
+    fail = reject;
+  });
+
+  const ended = new Promise<Error>((resolve) => {
+    thread.once('error', (error) => {
+      resolve(error instanceof Error ? error : new Error(String(error)));
+    });
+    thread.once('exit', (code) => {
+      resolve(new Error(`the storage thread ended with code ${String(code)}`));
+    });
+  });
+  void ended.then((reason) => {
+    end = new ProblemError(
+      'storage_unavailable',
+      {
+        detail: 'The worker’s storage has ended.',
+        remedy: 'Send the same request again when the worker has restarted.',
+      },
+      { cause: reason },
+    );
+    for (const { reject } of calls.values()) reject(end);
+    calls.clear();
+    if (!closing) fail(reason);
+  });
+
+  await new Promise<void>((resolve, reject) => {
+    failed.catch((cause: unknown) => {
+      const reason = cause instanceof Error ? cause.message : String(cause);
+      reject(new Error(`${options.file}: ${reason}`, { cause }));
+    });
+    thread.on('message', (response: StorageResponse) => {
+      if (response.kind === 'ready') {
+        resolve();
+        return;
+      }
+      const call = calls.get(response.call);
+      calls.delete(response.call);
+      if (response.kind === 'result') call?.resolve(response.result);
+      else call?.reject(new ProblemError(response.code, response.details));
+    });
+  });
+
+  function ask<Kind extends StorageWorkKind>(
+    work: Extract<StorageWork, { kind: Kind }>,
+    moved: ArrayBuffer[] = [],
+  ): Promise<StorageResults[Kind]> {
+    const call = ++lastCall;
+    return new Promise<StorageResults[Kind]>((resolve, reject) => {
+      if (end !== null) {
+        reject(end);
+        return;
+      }
+      thread.postMessage({ call, work } satisfies StorageRequest, moved);
+      // The thread answers each kind of work with its own kind of result.
+      calls.set(call, { resolve: resolve as Call['resolve'], reject });
+    });
+  }
+
+  return {
+    place: options.file === IN_MEMORY ? 'memory' : options.file,
+    isDurable: options.file !== IN_MEMORY,
+    write: async (changes) => {
+      await ask<'write'>({ kind: 'write', changes }, changes.puts.map(({ bytes }) => bytes.buffer)); // prettier-ignore
+    },
+    read: (key) => ask<'read'>({ kind: 'read', key }),
+    list: (prefix) => ask<'list'>({ kind: 'list', prefix }),
+    failed,
+    close: async () => {
+      closing = true;
+      if (end === null) thread.postMessage({ call: 0, work: { kind: 'close' } } satisfies StorageRequest);
+      await ended;
+    },
+  };
+}
