@@ -5,10 +5,20 @@
  * DDPNOPT_WORKER_HOST      address to bind, 127.0.0.1 by default: the worker trusts whoever can reach it, which must be the edge
  * DDPNOPT_WORKER_PORT      port to bind; 0 takes a free one
  * DDPNOPT_MAX_SESSIONS     sessions held at once
+ * DDPNOPT_STORAGE          where sessions and checkpoints survive the process: a folder, or s3://bucket/prefix; memory alone unless given
+ * AWS_ENDPOINT_URL_S3, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY   as everywhere, for s3://
+ * DDPNOPT_STORAGE_BYTES    what may be stored in a folder or in memory; a session that needs more is answered `storage_full`
+ * DDPNOPT_STORAGE_SURVIVES what an acknowledged step survives: the end of the `process`, or a loss of `power`, too
+ * DDPNOPT_ACKNOWLEDGE      steps are answered once they are `durable`, or once they are `applied`, which a crash may undo
+ * DDPNOPT_SNAPSHOT_STEPS   steps in a session's log after which a snapshot of its state takes their place
+ * DDPNOPT_SNAPSHOT_BYTES   the same in bytes of their bodies
+ * DDPNOPT_RETENTION_SECONDS how long the state of an expired session is kept
  */
 import { once } from 'node:events';
+import { mkdirSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
 import { getRequestListener } from '@hono/node-server';
 import * as z from 'zod';
 import { LIMITS } from '../shared/limits.ts';
@@ -18,11 +28,18 @@ import { ComputeQueue } from './engine/queue.ts';
 import { createWorkerApp } from './server/app.ts';
 import { SessionRegistry } from './session/registry.ts';
 import { UndeliveredAnswers } from './session/undelivered-answers.ts';
+import { openS3Storage, type S3Options } from './storage/s3.ts';
+import { IN_MEMORY, openSqliteStorage } from './storage/sqlite.ts';
+import type { Storage } from './storage/storage.ts';
 import { ENGINE_NAMES, type EngineName } from './tensor/engine.ts';
 
 const SWEEP_MILLISECONDS = 10_000;
 /** Time for answers that are on their way when the worker has failed. */
 const LAST_ANSWERS_MILLISECONDS = 1000;
+/** Unless configured. */
+const STORAGE_BYTES = { memory: 1_000_000_000, folder: 20_000_000_000 };
+const S3_SCHEME = 's3://';
+const STORAGE_FILE = 'sessions.sqlite';
 const QUEUE_LIMITS = { perSession: 4, total: 256 };
 
 const environmentSchema = z.object({
@@ -30,6 +47,17 @@ const environmentSchema = z.object({
   DDPNOPT_WORKER_HOST: z.string().default('127.0.0.1'),
   DDPNOPT_WORKER_PORT: z.coerce.number().int().min(0).max(65_535).default(8788),
   DDPNOPT_MAX_SESSIONS: z.coerce.number().int().min(1).default(64),
+  DDPNOPT_STORAGE: z.string().min(1).optional(),
+  DDPNOPT_STORAGE_BYTES: z.coerce.number().int().min(1_000_000).optional(),
+  DDPNOPT_STORAGE_SURVIVES: z.enum(['process', 'power']).default('process'),
+  DDPNOPT_ACKNOWLEDGE: z.enum(['durable', 'applied']).default('durable'),
+  DDPNOPT_SNAPSHOT_STEPS: z.coerce.number().int().min(1).default(100),
+  DDPNOPT_SNAPSHOT_BYTES: z.coerce.number().int().min(1).default(128_000_000),
+  AWS_ENDPOINT_URL_S3: z.url().optional(),
+  AWS_REGION: z.string().default('us-east-1'),
+  AWS_ACCESS_KEY_ID: z.string().optional(),
+  AWS_SECRET_ACCESS_KEY: z.string().optional(),
+  DDPNOPT_RETENTION_SECONDS: z.coerce.number().int().min(0).default(604_800),
 });
 
 /** The compute thread with the engine that is asked for, or the best one. Ends the process if the former cannot be had. */
@@ -43,6 +71,40 @@ async function startComputing(engine: EngineName | null): Promise<ComputeThread>
   }
 }
 
+/** The store of the configuration. Ends the process if it cannot be had. */
+async function openStorage(): Promise<Storage> {
+  const { DDPNOPT_STORAGE: wanted, DDPNOPT_STORAGE_BYTES: bytes, DDPNOPT_STORAGE_SURVIVES: survives } = configuration;
+  if (wanted === undefined) {
+    return openSqliteStorage({ file: IN_MEMORY, maximumBytes: bytes ?? STORAGE_BYTES.memory, survives });
+  }
+  try {
+    if (wanted.startsWith(S3_SCHEME)) return await openS3Storage(s3Options(wanted));
+    mkdirSync(wanted, { recursive: true });
+    const file = join(wanted, STORAGE_FILE);
+    return await openSqliteStorage({ file, maximumBytes: bytes ?? STORAGE_BYTES.folder, survives });
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    process.stderr.write(
+      `cannot store sessions in DDPNOPT_STORAGE=${wanted} (${reason}); name a place that this process may write to and no other worker uses\n`,
+    );
+    process.exit(1);
+  }
+}
+
+/** @throws Error if something is missing */
+function s3Options(place: string): S3Options {
+  const { AWS_ENDPOINT_URL_S3, AWS_REGION: region } = configuration;
+  const { AWS_ACCESS_KEY_ID: accessKeyId, AWS_SECRET_ACCESS_KEY: secretAccessKey } = configuration;
+  const [bucket = '', ...path] = place.slice(S3_SCHEME.length).replace(/\/+$/, '').split('/');
+  if (bucket === '') throw new Error('it names no bucket');
+  if (accessKeyId === undefined || secretAccessKey === undefined) {
+    throw new Error('AWS_ACCESS_KEY_ID or AWS_SECRET_ACCESS_KEY is missing');
+  }
+  const service = AWS_ENDPOINT_URL_S3 ?? `https://s3.${region}.amazonaws.com`;
+  const prefix = path.map((part) => `${part}/`).join('');
+  return { endpoint: `${service.replace(/\/+$/, '')}/${bucket}`, prefix, region, accessKeyId, secretAccessKey };
+}
+
 const environment = environmentSchema.safeParse(process.env);
 if (!environment.success) {
   process.stderr.write(`${z.prettifyError(environment.error)}\n`);
@@ -53,15 +115,39 @@ const configuration = environment.data;
 const { compute, failed, stop: stopComputing } = await startComputing(configuration.DDPNOPT_ENGINE ?? null);
 const queue = new ComputeQueue(QUEUE_LIMITS);
 const undelivered = new UndeliveredAnswers(LIMITS.undeliveredBytes);
-const resources = { compute: undelivered.limiting(compute), queue, now: Date.now };
-const sessions = new SessionRegistry(resources, configuration.DDPNOPT_MAX_SESSIONS);
+const storage = await openStorage();
+const limitedCompute = undelivered.limiting(compute);
+const sessions = new SessionRegistry(
+  {
+    compute: limitedCompute,
+    queue,
+    now: Date.now,
+    report: (recovery) => {
+      process.stderr.write(`${JSON.stringify(recovery)}\n`);
+    },
+  },
+  {
+    limit: configuration.DDPNOPT_MAX_SESSIONS,
+    storage,
+    log: {
+      snapshotSteps: configuration.DDPNOPT_SNAPSHOT_STEPS,
+      snapshotBytes: configuration.DDPNOPT_SNAPSHOT_BYTES,
+      acknowledge: configuration.DDPNOPT_ACKNOWLEDGE,
+    },
+    retention: 1000 * configuration.DDPNOPT_RETENTION_SECONDS,
+    reportFailure: (error) => {
+      report({ event: 'storage_failed', error });
+    },
+  },
+);
+await loadSessions();
 let solves = 0;
 const app = createWorkerApp({
   sessions,
   undelivered,
   limits: LIMITS,
   // Each is a turn of its own: there is no order to keep among them.
-  solve: (options, body) => queue.run(`solve ${String(solves++)}`, () => resources.compute.solve(options, body)),
+  solve: (options, body) => queue.run(`solve ${String(solves++)}`, () => limitedCompute.solve(options, body)),
   engineName: compute.engine,
   reportDefect: (error, requestId) => {
     report({ event: 'defect', requestId, error });
@@ -73,6 +159,23 @@ failed.catch((error: unknown) => {
   report({ event: 'compute_failed', error });
   fail();
 });
+storage.failed.catch((error: unknown) => {
+  report({ event: 'storage_failed', error });
+  fail();
+});
+
+/** Finds what an earlier process has stored. Ends the process if the store cannot be read. */
+async function loadSessions(): Promise<void> {
+  try {
+    const found = await sessions.load();
+    if (found > 0)
+      process.stderr.write(`${JSON.stringify({ event: 'sessions_found', found, place: storage.place })}\n`);
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    process.stderr.write(`cannot read the sessions stored in ${storage.place}: ${reason}\n`);
+    process.exit(1);
+  }
+}
 
 function report({ error, ...rest }: { event: string; requestId?: string; error: unknown }): void {
   const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
@@ -91,6 +194,7 @@ function fail(): void {
 
 const sweep = setInterval(() => {
   sessions.removeExpired();
+  void sessions.removeExpiredCheckpoints();
 }, SWEEP_MILLISECONDS);
 
 const listener = getRequestListener(app.fetch);
@@ -111,7 +215,7 @@ function stop(): void {
   clearInterval(sweep);
   if (process.connected) process.disconnect();
   // Requests that are being answered may finish; then nothing needs the thread.
-  server.close(() => void stopComputing());
+  server.close(() => void stopComputing().then(storage.close));
   server.closeIdleConnections();
 }
 process.once('SIGTERM', stop);
@@ -121,6 +225,11 @@ process.once('disconnect', stop);
 
 const { address, port } = server.address() as AddressInfo;
 const host = address.includes(':') ? `[${address}]` : address;
-const ready: ProcessReady = { event: 'ready', url: `http://${host}:${String(port)}`, engine: compute.engine };
+const ready: ProcessReady = {
+  event: 'ready',
+  url: `http://${host}:${String(port)}`,
+  engine: compute.engine,
+  storage: storage.place,
+};
 process.stdout.write(`${JSON.stringify(ready)}\n`);
 process.send?.(ready);

@@ -7,6 +7,8 @@ export const processReadySchema = z.object({
   url: z.url(),
   /** The tensor engine, if the process has one. */
   engine: z.string().optional(),
+  /** Where it keeps what survives it, if it keeps anything; "memory" for nowhere. */
+  storage: z.string().optional(),
 });
 
 export type ProcessReady = z.output<typeof processReadySchema>;

@@ -12,6 +12,10 @@ export interface ServiceProcess {
   /** Resolves when the process has ended for whatever reason, with its exit code or signal in words. */
   readonly ended: Promise<string>;
   readonly stop: () => Promise<void>;
+  /** Ends it at once, as a crash does. */
+  readonly kill: () => Promise<void>;
+  /** What it has written to its standard error, at least the end of it. */
+  readonly errors: () => string;
 }
 
 /**
@@ -66,7 +70,11 @@ export async function startProcess(
     await ended;
     clearTimeout(forced);
   };
-  return { ready: first, ended, stop };
+  const kill = async (): Promise<void> => {
+    killGroup(child);
+    await ended;
+  };
+  return { ready: first, ended, stop, kill, errors: () => errors };
 }
 
 /** Ends the child and whatever it started: it leads a process group of its own. */

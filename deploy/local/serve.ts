@@ -4,7 +4,9 @@
  * DDPNOPT_PORT             port of the edge, 8787 by default
  * DDPNOPT_WORKER_PORT      port of the worker, 8788 by default
  * DDPNOPT_ENGINE           tensor engine of the worker: tensorflow, wasm or reference; the best one there is by default
+ * DDPNOPT_STORAGE          folder, or s3://bucket/prefix, that sessions and checkpoints survive in; .ddpnopt by default, "memory" for none
  */
+import { resolve } from 'node:path';
 import * as z from 'zod';
 import { untilInterrupted } from './interrupt.ts';
 import { describeEngine, startStack } from './stack.ts';
@@ -14,18 +16,29 @@ const environmentSchema = z.object({
   DDPNOPT_PORT: port.default(8787),
   DDPNOPT_WORKER_PORT: port.default(8788),
   DDPNOPT_ENGINE: z.string().optional(),
+  DDPNOPT_STORAGE: z.string().min(1).default('.ddpnopt'),
 });
+const IN_MEMORY = 'memory';
+
+function describeStorage(folder: string | undefined): string {
+  return folder === undefined
+    ? 'Sessions and checkpoints live in memory and end with the process.'
+    : `Sessions and checkpoints are kept in ${folder} and go on after a restart or a crash.`;
+}
 
 const interrupted = untilInterrupted();
 try {
   const environment = environmentSchema.safeParse(process.env);
   if (!environment.success) throw new Error(z.prettifyError(environment.error));
   const { DDPNOPT_PORT: edgePort, DDPNOPT_WORKER_PORT: workerPort, DDPNOPT_ENGINE: engine } = environment.data;
-  const stack = await startStack({ edgePort, workerPort, engine });
+  const { DDPNOPT_STORAGE: folder } = environment.data;
+  const storage = folder === IN_MEMORY ? undefined : folder.startsWith('s3://') ? folder : resolve(folder);
+  const stack = await startStack({ edgePort, workerPort, engine, storage });
   process.stdout.write(
     `DDPNOpt serves at ${stack.url}, ${describeEngine(stack)}\n` +
       `  API for people    ${stack.url}/docs\n` +
       `  API for programs  ${stack.url}/openapi.json\n` +
+      `${describeStorage(storage)}\n` +
       'Ctrl-C stops it.\n',
   );
   const reason = await Promise.race([interrupted, stack.failed]);

@@ -21,6 +21,8 @@ export interface StackOptions {
   readonly workerPort?: number;
   readonly engine?: string | undefined;
   readonly maximumSessions?: number | undefined;
+  /** Folder that sessions survive in; unless given they live in the worker's memory alone. */
+  readonly storage?: string | undefined;
 }
 
 /** Which engine computes, in words, and how to get a faster one where there is one to get. */
@@ -33,7 +35,7 @@ export function describeEngine({ engine }: Pick<LocalStack, 'engine'>): string {
 
 /** Starts both and waits until the edge reports the worker ready. */
 export async function startStack(options: StackOptions = {}): Promise<LocalStack> {
-  const { edgePort = 0, workerPort = 0, engine, maximumSessions } = options;
+  const { edgePort = 0, workerPort = 0, engine, maximumSessions, storage } = options;
   const started: ServiceProcess[] = [];
   const stopAll = async (): Promise<void> => {
     await Promise.all(started.map((process) => process.stop()));
@@ -41,7 +43,7 @@ export async function startStack(options: StackOptions = {}): Promise<LocalStack
   let stopping: Promise<void> | undefined;
   const stop = (): Promise<void> => (stopping ??= stopAll());
   try {
-    const worker = await startWorker({ port: workerPort, engine, maximumSessions });
+    const worker = await startWorker({ port: workerPort, engine, maximumSessions, storage });
     started.push(worker);
     const edge = await startEdge({ port: edgePort, workerUrl: worker.ready.url });
     started.push(edge);

@@ -1,9 +1,12 @@
 /** The worker's HTTP interface, for the edge alone: sessions, their steps, and the models that the worker holds. */
 import type { HttpBindings } from '@hono/node-server';
 import { Hono, type Context } from 'hono';
+import { parseCheckpointId } from '../../shared/checkpoint.ts';
 import { internalProblem, PROBLEM_CONTENT_TYPE, ProblemError, RETRY_AFTER_SECONDS } from '../../shared/errors.ts';
 import { kernelSolveOptionsSchema, type KernelSolveOptions } from '../../shared/kernel-solve.ts';
-import { parseSessionId, sessionDefinitionSchema } from '../../shared/session.ts';
+import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
+import { parseSessionOrder } from '../../shared/session-order.ts';
+import { parseSessionId } from '../../shared/session.ts';
 import { parseStepNumber } from '../../shared/step.ts';
 import { parseDocument } from '../../shared/validation.ts';
 import type { SessionRegistry } from '../session/registry.ts';
@@ -70,42 +73,67 @@ export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
 
   app.put('/sessions/:id', async (c) => {
     const document = await withBody(c.env.incoming, ({ bytes }) => parseJson(bytes));
-    const definition = parseDocument(sessionDefinitionSchema, document);
-    const session = await sessions.create(parseSessionId(c.req.param('id')), definition);
+    const session = await sessions.create(parseSessionId(c.req.param('id')), parseSessionOrder(document));
     return c.json(session.describe(), 201);
   });
-  app.get('/sessions/:id', (c) => c.json(sessions.get(parseSessionId(c.req.param('id'))).describe()));
-  app.delete('/sessions/:id', (c) => {
-    sessions.delete(parseSessionId(c.req.param('id')));
+  app.get('/sessions/:id', async (c) => {
+    const session = await sessions.get(parseSessionId(c.req.param('id')));
+    return c.json(session.describe());
+  });
+  app.delete('/sessions/:id', async (c) => {
+    await sessions.delete(parseSessionId(c.req.param('id')));
     return c.body(null, 204);
   });
 
   app.put('/sessions/:id/steps/:n', async (c) => {
-    const session = sessions.get(parseSessionId(c.req.param('id')));
-    const n = parseStepNumber(c.req.param('n'));
     const request = abortedWithConnection(c);
+    const session = await sessions.get(parseSessionId(c.req.param('id')));
+    const n = parseStepNumber(c.req.param('n'));
     const work = (): Promise<Answer> => withBody(c.env.incoming, (body) => session.step(n, body, request.signal));
     return answer(c, await session.useForStep(n, request, work));
   });
-  app.get('/sessions/:id/steps/:n', (c) => {
-    return answer(c, sessions.get(parseSessionId(c.req.param('id'))).storedReply(parseStepNumber(c.req.param('n'))));
+  app.get('/sessions/:id/steps/:n', async (c) => {
+    const session = await sessions.get(parseSessionId(c.req.param('id')));
+    return answer(c, session.storedReply(parseStepNumber(c.req.param('n'))));
   });
 
-  app.delete('/sessions/:id/steps/:n', (c) => {
-    sessions.get(parseSessionId(c.req.param('id'))).cancel(parseStepNumber(c.req.param('n')));
+  app.delete('/sessions/:id/steps/:n', async (c) => {
+    const session = await sessions.get(parseSessionId(c.req.param('id')));
+    session.cancel(parseStepNumber(c.req.param('n')));
     return c.body(null, 204);
   });
 
   app.get('/sessions/:id/weights', async (c) => {
-    const session = sessions.get(parseSessionId(c.req.param('id')));
     const { signal } = abortedWithConnection(c);
+    const session = await sessions.get(parseSessionId(c.req.param('id')));
     return answer(c, await session.use(() => session.weights(signal)));
   });
   app.post('/sessions/:id/predictions', async (c) => {
-    const session = sessions.get(parseSessionId(c.req.param('id')));
     const { signal } = abortedWithConnection(c);
+    const session = await sessions.get(parseSessionId(c.req.param('id')));
     const work = (): Promise<Answer> => withBody(c.env.incoming, ({ bytes }) => session.predict(bytes, signal));
     return answer(c, await session.use(work));
+  });
+
+  app.post('/sessions/:id/checkpoints', async (c) => {
+    const { signal } = abortedWithConnection(c);
+    return c.json(await sessions.makeCheckpoint(parseSessionId(c.req.param('id')), signal), 201);
+  });
+  app.get('/sessions/:id/checkpoints', async (c) => {
+    return c.json({ checkpoints: await sessions.checkpointsOf(parseSessionId(c.req.param('id'))) });
+  });
+  app.put('/checkpoints/:id', async (c) => {
+    const id = parseCheckpointId(c.req.param('id'));
+    return c.json(await withBody(c.env.incoming, ({ bytes }) => sessions.importCheckpoint(id, bytes)), 201);
+  });
+  app.get('/checkpoints/:id', async (c) => {
+    undelivered.admit();
+    const body = await sessions.readCheckpoint(parseCheckpointId(c.req.param('id')));
+    return answer(c, { contentType: SAFETENSORS_CONTENT_TYPE, body });
+  });
+  app.delete('/checkpoints/:id', async (c) => {
+    await sessions.deleteCheckpoint(parseCheckpointId(c.req.param('id')));
+    return c.body(null, 204);
   });
 
   app.post('/kernel/solve', async (c) => {

@@ -1,18 +1,44 @@
-/** The sessions of a worker: bounded in number, removed when idle. */
+/** The sessions of a worker: bounded in number, kept in storage where that is durable, removed when idle. */
 import { isDeepStrictEqual } from 'node:util';
+import { newCheckpointId, parseCheckpointId, type Checkpoint, type CheckpointId } from '../../shared/checkpoint.ts';
 import { ProblemError } from '../../shared/errors.ts';
 import { LIMITS } from '../../shared/limits.ts';
-import { sessionNotFound, stateBytes, type SessionDefinition, type SessionId } from '../../shared/session.ts';
+import type { SessionOrder } from '../../shared/session-order.ts';
+import {
+  parseSessionId,
+  sessionNotFound,
+  stateBytes,
+  type SessionDefinition,
+  type SessionId,
+} from '../../shared/session.ts';
+import type { Storage } from '../storage/storage.ts';
+import type { SavedCheckpoint } from '../training/trainers.ts';
+import { Checkpoints } from './checkpoints.ts';
 import { TrainingSession, type SessionResources } from './session.ts';
+import { readRecord, StepLog, storedSessions, type LogPolicy, type StartingPoint } from './step-log.ts';
+
+export interface RegistryOptions {
+  /** Sessions held at once. */
+  readonly limit: number;
+  readonly storage: Storage;
+  readonly log: LogPolicy;
+  /** Milliseconds that the state of an expired session is kept. */
+  readonly retention: number;
+  readonly reportFailure: (error: unknown) => void;
+}
 
 export class SessionRegistry {
   readonly #sessions = new Map<SessionId, TrainingSession>();
+  /** Expired sessions on their way into storage. */
+  readonly #retiring = new Map<SessionId, Promise<void>>();
+  readonly #checkpoints: Checkpoints;
   readonly #resources: SessionResources;
-  readonly #limit: number;
+  readonly #options: RegistryOptions;
 
-  constructor(resources: SessionResources, limit: number) {
+  constructor(resources: SessionResources, options: RegistryOptions) {
     this.#resources = resources;
-    this.#limit = limit;
+    this.#options = options;
+    this.#checkpoints = new Checkpoints(options.storage, resources.now);
   }
 
   get size(): number {
@@ -20,12 +46,34 @@ export class SessionRegistry {
   }
 
   /**
+   * Finds the sessions and checkpoints in storage. A session's state is recovered when it is first asked for.
+   *
+   * @returns how many sessions were found
+   * @throws ProblemError those of `Storage`
+   */
+  async load(): Promise<number> {
+    await this.#checkpoints.load();
+    const ids = await storedSessions(this.#options.storage);
+    for (const id of ids) {
+      try {
+        await this.#findStored(parseSessionId(id));
+      } catch (error) {
+        if (!(error instanceof ProblemError) || error.retryable) throw error;
+        this.#options.reportFailure(error);
+      }
+    }
+    return this.#sessions.size;
+  }
+
+  /**
    * Creates a session, or returns the one with this id and definition.
    *
-   * @throws ProblemError `session_exists` if the id is taken by another definition; `session_limit_reached`, `queue_full`
+   * @throws ProblemError `session_exists` if the id is taken by another definition; `session_limit_reached`, `queue_full`,
+   *   `checkpoint_not_found`, those of `Storage`
    */
-  async create(id: SessionId, definition: SessionDefinition): Promise<TrainingSession> {
+  async create(id: SessionId, order: SessionOrder): Promise<TrainingSession> {
     this.removeExpired();
+    const definition = this.#definitionOf(order);
     const existing = this.#sessions.get(id);
     if (existing !== undefined) {
       if (isDeepStrictEqual(existing.definition, definition)) return this.get(id);
@@ -35,10 +83,160 @@ export class SessionRegistry {
         remedy: 'Create a session under a new id, or delete this one first.',
       });
     }
+    this.#assertRoomFor(definition);
+    const session = this.#add(id, definition, this.#resources.now());
+    try {
+      await session.use(async () => session.begin(await this.#startOf(order)));
+    } catch (error) {
+      if (this.#sessions.get(id) === session) this.#sessions.delete(id);
+      throw error;
+    }
+    return session;
+  }
+
+  /**
+   * The session with its state on the device, marked as used.
+   *
+   * @throws ProblemError `session_not_found`, `session_expired`, `queue_full`, those of `Storage`
+   */
+  async get(id: SessionId): Promise<TrainingSession> {
+    this.removeExpired();
+    const session = this.#sessions.get(id) ?? (await this.#find(id));
+    await session.use(() => session.open());
+    return session;
+  }
+
+  /** @throws ProblemError `session_not_found`, `session_expired`, those of `Storage`: the deletion may then be tried again */
+  async delete(id: SessionId): Promise<void> {
+    this.removeExpired();
+    const session = this.#sessions.get(id) ?? (await this.#find(id));
+    session.close();
+    await session.deleteStored();
+    if (this.#sessions.get(id) === session) this.#sessions.delete(id);
+  }
+
+  /** Makes a checkpoint of a session as of its last step. @throws ProblemError as {@link get} */
+  async makeCheckpoint(id: SessionId, signal?: AbortSignal): Promise<Checkpoint> {
+    const session = await this.get(id);
+    const saved = await session.use(() => session.checkpoint(signal));
+    return this.#keep(newCheckpointId(), session, saved, 'request');
+  }
+
+  /** Those of a session, oldest first; an expired session still has them. @throws ProblemError `session_not_found` */
+  async checkpointsOf(id: SessionId): Promise<Checkpoint[]> {
+    this.removeExpired();
+    await this.#retiring.get(id);
+    const checkpoints = this.#checkpoints.of(id);
+    if (checkpoints.length === 0 && !this.#sessions.has(id)) throw sessionNotFound(id);
+    return checkpoints;
+  }
+
+  /** @throws ProblemError `checkpoint_not_found`, those of `Storage` */
+  readCheckpoint(id: CheckpointId): Promise<Uint8Array<ArrayBuffer>> {
+    return this.#checkpoints.read(id);
+  }
+
+  /** @throws ProblemError `checkpoint_not_found`, those of `Storage` */
+  deleteCheckpoint(id: CheckpointId): Promise<void> {
+    return this.#checkpoints.delete(id);
+  }
+
+  /** Takes in a checkpoint's file. @throws ProblemError as `Trainers.inspect`; those of `Storage` */
+  async importCheckpoint(id: CheckpointId, file: Uint8Array<ArrayBuffer>): Promise<Checkpoint> {
+    const { compute, queue, now } = this.#resources;
+    const { summary, bytes } = await queue.run(id, () => compute.inspect(file));
+    const { definition, step, digest, engine } = summary;
+    const checkpoint: Checkpoint = {
+      id,
+      session: null,
+      origin: 'import',
+      mode: definition.mode,
+      step,
+      bytes: bytes.length,
+      digest,
+      engine,
+      createdAt: new Date(now()).toISOString(),
+      expiresAt: null,
+    };
+    await this.#checkpoints.add({ checkpoint, definition }, bytes);
+    return checkpoint;
+  }
+
+  /** Ends the sessions whose time is over; what they hold is freed, or brought into storage in the background. */
+  removeExpired(): void {
+    const now = this.#resources.now();
+    for (const [id, session] of this.#sessions) {
+      if (!session.isExpired(now)) continue;
+      this.#sessions.delete(id);
+      if (!this.#options.storage.isDurable) {
+        session.close();
+        continue;
+      }
+      const retiring = this.#retire(session).finally(() => this.#retiring.delete(id));
+      this.#retiring.set(id, retiring);
+    }
+  }
+
+  /** Deletes checkpoints whose time is over. A failure is reported; the next call tries again. */
+  async removeExpiredCheckpoints(): Promise<void> {
+    try {
+      await this.#checkpoints.removeExpired();
+    } catch (error) {
+      this.#options.reportFailure(error);
+    }
+  }
+
+  /** Keeps an expired session's state as a checkpoint. If that fails, the session lives on. */
+  async #retire(session: TrainingSession): Promise<void> {
+    try {
+      await session.open();
+      if (session.nextStep > 0) {
+        await this.#keep(expiryCheckpoint(session.id), session, await session.checkpoint(), 'expiry');
+      }
+      session.close();
+      await session.deleteStored();
+    } catch (error) {
+      this.#options.reportFailure(error);
+      if (session.isClosed) return;
+      session.touch();
+      this.#sessions.set(session.id, session);
+    }
+  }
+
+  async #keep(
+    id: CheckpointId,
+    { id: session, definition }: TrainingSession,
+    { bytes, digest, step, engine }: SavedCheckpoint,
+    origin: 'request' | 'expiry',
+  ): Promise<Checkpoint> {
+    const now = this.#resources.now();
+    const expiresAt = origin === 'expiry' ? new Date(now + this.#options.retention).toISOString() : null;
+    const { mode } = definition;
+    const createdAt = new Date(now).toISOString();
+    const checkpoint: Checkpoint = { id, session, origin, mode, step, bytes: bytes.length, digest, engine, createdAt, expiresAt }; // prettier-ignore
+    await this.#checkpoints.add({ checkpoint, definition }, bytes);
+    return checkpoint;
+  }
+
+  #definitionOf(order: SessionOrder): SessionDefinition {
+    if (!('fromCheckpoint' in order)) return order;
+    const { definition } = this.#checkpoints.get(order.fromCheckpoint);
+    return order.ttlSeconds === undefined ? definition : { ...definition, ttlSeconds: order.ttlSeconds };
+  }
+
+  /** The checkpoint that a session starts from; null for the initial state. */
+  async #startOf(order: SessionOrder): Promise<StartingPoint | null> {
+    if (!('fromCheckpoint' in order)) return null;
+    const { step } = this.#checkpoints.get(order.fromCheckpoint).checkpoint;
+    return { step, file: await this.#checkpoints.read(order.fromCheckpoint) };
+  }
+
+  #assertRoomFor(definition: SessionDefinition): void {
     const remedy = 'Delete sessions that are done, or retry when idle ones have expired.';
-    if (this.#sessions.size >= this.#limit) {
+    const { limit } = this.#options;
+    if (this.#sessions.size >= limit) {
       throw new ProblemError('session_limit_reached', {
-        detail: `The worker holds ${String(this.#sessions.size)} of ${String(this.#limit)} sessions.`,
+        detail: `The worker holds ${String(this.#sessions.size)} of ${String(limit)} sessions.`,
         remedy,
       });
     }
@@ -50,38 +248,40 @@ export class SessionRegistry {
         remedy,
       });
     }
-    const session = new TrainingSession(id, definition, this.#resources);
+  }
+
+  #add(id: SessionId, definition: SessionDefinition, createdAt: number): TrainingSession {
+    const { storage, log: policy, reportFailure } = this.#options;
+    const log = storage.isDurable ? new StepLog(storage, id, policy, reportFailure) : null;
+    const session = new TrainingSession(id, definition, createdAt, this.#resources, log);
     this.#sessions.set(id, session);
-    try {
-      await session.use(() => session.open());
-    } catch (error) {
-      if (this.#sessions.get(id) === session) this.#sessions.delete(id);
-      throw error;
-    }
     return session;
   }
 
-  /** The session, marked as used. @throws ProblemError `session_not_found` */
-  get(id: SessionId): TrainingSession {
-    this.removeExpired();
-    const session = this.#sessions.get(id);
-    if (session === undefined) throw sessionNotFound(id);
-    session.touch();
-    return session;
+  /** A session that is not held: in storage, kept as a checkpoint, or nowhere. */
+  async #find(id: SessionId): Promise<TrainingSession> {
+    await this.#retiring.get(id);
+    const stored = this.#options.storage.isDurable ? await this.#findStored(id) : null;
+    if (stored !== null) return stored;
+    const kept = this.#checkpoints.of(id).find(({ origin }) => origin === 'expiry');
+    if (kept === undefined) throw sessionNotFound(id);
+    throw new ProblemError('session_expired', {
+      param: 'id',
+      detail: `Session ${id} expired at ${kept.createdAt}, without a request in its time; its state after ${String(kept.step)} steps is kept until ${String(kept.expiresAt)}.`,
+      remedy: `Go on with POST /v1/sessions {"fromCheckpoint": "${kept.id}"}.`,
+    });
   }
 
-  /** @throws ProblemError `session_not_found` */
-  delete(id: SessionId): void {
-    this.get(id).close();
-    this.#sessions.delete(id);
+  async #findStored(id: SessionId): Promise<TrainingSession | null> {
+    const record = await readRecord(this.#options.storage, id);
+    // Somebody else may have found it meanwhile.
+    const held = this.#sessions.get(id);
+    if (held !== undefined || record === null) return held ?? null;
+    return this.#add(id, record.definition, Date.parse(record.createdAt));
   }
+}
 
-  removeExpired(): void {
-    const now = this.#resources.now();
-    for (const [id, session] of this.#sessions) {
-      if (!session.isExpired(now)) continue;
-      session.close();
-      this.#sessions.delete(id);
-    }
-  }
+/** Of a session's state at its end: there is one, so that keeping it twice keeps it once. */
+function expiryCheckpoint(id: SessionId): CheckpointId {
+  return parseCheckpointId(id.replace(/^ses_/, 'ckp_'));
 }

@@ -11,10 +11,13 @@ import {
   type SessionId,
   type StepMetrics,
 } from '../../shared/session.ts';
-import type { Compute } from '../engine/compute.ts';
+import type { AppliedStep, Compute } from '../engine/compute.ts';
 import type { ComputeQueue } from '../engine/queue.ts';
 import type { Answer } from '../training/trainer.ts';
+import type { SavedCheckpoint } from '../training/trainers.ts';
+import { recover, type RecoveredState, type RecoveryReport, type RetainedReply } from './recovery.ts';
 import { SharedJob } from './shared-job.ts';
+import type { StartingPoint, StepLog } from './step-log.ts';
 
 /** The body of a step with its SHA-256, in hexadecimal. */
 export interface StepBody {
@@ -23,17 +26,12 @@ export interface StepBody {
   readonly digest: string;
 }
 
-interface RetainedReply {
-  readonly step: number;
-  readonly digest: string;
-  readonly answer: Answer;
-}
-
 export interface SessionResources {
   readonly compute: Compute;
   readonly queue: ComputeQueue;
   /** Milliseconds since the epoch. */
   readonly now: () => number;
+  readonly report: (report: RecoveryReport) => void;
 }
 
 export class TrainingSession {
@@ -46,28 +44,132 @@ export class TrainingSession {
   #nextStep = 0;
   #metrics: StepMetrics | null = null;
   #lastReply: RetainedReply | null = null;
+  /** Whether the device holds the state. */
+  #isOpen = false;
+  #opening: Promise<void> | null = null;
   #closed = false;
+  /** Where the state came from, until a step follows: steps that a client has seen since may be lost. */
+  #isRewindable = false;
+  /** Settles when the last applied step is acknowledged, or is undone. */
+  #acknowledging: Promise<void> = Promise.resolve();
+  readonly #log: StepLog | null;
   /** Steps in the queue, by number and digest: a copy waits with the first one and takes no place of its own. */
   readonly #waiting = new Map<string, SharedJob<Answer>>();
   /** Requests for steps, from their arrival to their answer, by what cancels them. */
   readonly #stepRequests = new Map<AbortController, number>();
+  /** From the start of a step's computation until it is acknowledged. */
   #isComputing = false;
 
-  constructor(id: SessionId, definition: SessionDefinition, resources: SessionResources) {
+  /**
+   * @param createdAt milliseconds since the epoch
+   * @param log keeps the session in storage; null where it lives in memory alone
+   */
+  constructor(
+    id: SessionId,
+    definition: SessionDefinition,
+    createdAt: number,
+    resources: SessionResources,
+    log: StepLog | null,
+  ) {
     this.id = id;
     this.definition = definition;
     this.#resources = resources;
-    this.#createdAt = resources.now();
-    this.#lastUsed = this.#createdAt;
+    this.#log = log;
+    this.#createdAt = createdAt;
+    this.#lastUsed = resources.now();
   }
 
-  /** Makes the session's initial state on the device. @throws ProblemError `queue_full`, `session_not_found` if it was deleted */
-  async open(): Promise<void> {
-    const { queue, compute } = this.#resources;
-    await queue.run(this.id, () => {
-      if (this.#closed) throw sessionNotFound(this.id);
-      return compute.open(this.id, this.definition);
+  get nextStep(): number {
+    return this.#nextStep;
+  }
+
+  get isClosed(): boolean {
+    return this.#closed;
+  }
+
+  /**
+   * Begins a new session.
+   *
+   * @param start null for the initial state
+   * @throws ProblemError as {@link open}; nothing of the session is left
+   */
+  begin(start: StartingPoint | null): Promise<void> {
+    this.#opening = this.#begin(start).finally(() => (this.#opening = null));
+    return this.#opening;
+  }
+
+  async #begin(start: StartingPoint | null): Promise<void> {
+    if (this.#log === null) return this.#makeStateInMemory(start);
+    try {
+      const createdAt = new Date(this.#createdAt).toISOString();
+      await this.#log.create({ definition: this.definition, createdAt }, start);
+      await this.#recover(this.#log);
+    } catch (error) {
+      this.close();
+      await this.deleteStored();
+      throw error;
+    }
+  }
+
+  async #makeStateInMemory(start: StartingPoint | null): Promise<void> {
+    const { compute } = this.#resources;
+    await this.#inTurn(async () => {
+      if (start === null) await compute.open(this.id, this.definition);
+      else {
+        const { step, metrics } = await compute.restore(this.id, start.file);
+        this.#recovered({ nextStep: step, metrics, lastReply: null });
+      }
+      this.#isOpen = true;
     });
+  }
+
+  /**
+   * Makes the session's state on the device, unless it is there.
+   *
+   * @throws ProblemError `session_not_found` if it was deleted, `storage_damaged`, `storage_unavailable`
+   */
+  open(): Promise<void> {
+    if (this.#closed) return Promise.reject(sessionNotFound(this.id));
+    if (this.#isOpen) return Promise.resolve();
+    if (this.#opening !== null) return this.#opening;
+    if (this.#log === null) throw new TypeError('a session in memory alone has nothing to be recovered from');
+    this.#opening = this.#recover(this.#log).finally(() => (this.#opening = null));
+    return this.#opening;
+  }
+
+  async #recover(log: StepLog): Promise<void> {
+    const { queue, compute, report } = this.#resources;
+    // Work that the worker gives itself, one piece at a time: never refused.
+    const inTurn = <Result>(work: () => Promise<Result>): Promise<Result> =>
+      queue.runAlways(this.id, () => {
+        if (this.#closed) throw sessionNotFound(this.id);
+        return work();
+      });
+    try {
+      this.#recovered(await recover(this.id, this.definition, log, { compute, inTurn, report }));
+      this.#isOpen = true;
+    } catch (error) {
+      compute.close(this.id);
+      throw error;
+    }
+    if (this.#closed) compute.close(this.id);
+  }
+
+  #recovered({ nextStep, metrics, lastReply }: RecoveredState): void {
+    this.#nextStep = nextStep;
+    this.#metrics = metrics;
+    this.#lastReply = lastReply;
+    this.#isRewindable = nextStep > 0;
+  }
+
+  /** Work in the session's turn on a state that is acknowledged. @throws ProblemError as `ComputeQueue.run`; `session_not_found` */
+  #inTurn<Result>(work: () => Result | Promise<Result>, signal?: AbortSignal): Promise<Result> {
+    const job = async (): Promise<Result> => {
+      await this.#acknowledging;
+      if (this.#closed) throw sessionNotFound(this.id);
+      return work();
+    };
+    return this.#resources.queue.run(this.id, job, signal);
   }
 
   /** Does some work for a request; until it is done the session does not expire. */
@@ -99,6 +201,7 @@ export class TrainingSession {
       id: this.id,
       ...this.definition,
       nextStep: this.#nextStep,
+      durableStep: this.#log?.durableStep ?? null,
       metrics: this.#metrics,
       engine: this.#resources.compute.engine,
       createdAt: new Date(this.#createdAt).toISOString(),
@@ -127,8 +230,8 @@ export class TrainingSession {
    *
    * @param signal of the request. A step is taken out of the queue when all requests for it are aborted; one that is being
    *   computed is applied, and its reply kept
-   * @throws ProblemError `step_out_of_order`, `reply_not_retained`, `step_conflict`, `queue_full`, the codes of `Trainer.step`, the
-   *   signal's reason; the session is then as it was before
+   * @throws ProblemError `step_out_of_order`, `session_rewound`, `reply_not_retained`, `step_conflict`, `queue_full`, the codes of
+   *   `Trainer.step`, those of `Storage`, the signal's reason; the session is then as it was before
    */
   async step(n: number, body: StepBody, signal?: AbortSignal): Promise<Answer> {
     // Checked twice: here, to refuse before the body waits in the queue, and in its turn, when earlier steps have been applied.
@@ -138,8 +241,10 @@ export class TrainingSession {
     const key = `${String(n)} ${body.digest}`;
     const same = this.#waiting.get(key);
     if (same?.isAbandoned === false) return same.wait(signal);
-    const compute = (): Answer | Promise<Answer> => this.#answerFor(n, body.digest) ?? this.#apply(n, body);
-    const job = new SharedJob((abandoned) => this.#resources.queue.run(this.id, compute, abandoned));
+    const job = new SharedJob(async (abandoned) => {
+      const { answer } = await this.#inTurn(() => this.#apply(n, body), abandoned);
+      return answer;
+    });
     this.#waiting.set(key, job);
     try {
       return await job.wait(signal);
@@ -152,7 +257,7 @@ export class TrainingSession {
    * Cancels step n for everybody who waits for it. A step that does not wait, or not any more, is none to cancel: that it is not
    * there is what was asked for.
    *
-   * @throws ProblemError `step_in_progress`, `step_applied`, `step_out_of_order`; the step is then left as it is
+   * @throws ProblemError `step_in_progress`, `step_applied`, `step_out_of_order`, `session_rewound`; the step is then left as it is
    */
   cancel(n: number): void {
     if (this.#closed) throw sessionNotFound(this.id);
@@ -183,14 +288,38 @@ export class TrainingSession {
 
   /** All parameters of a hosted model, as of the last step. @throws ProblemError `not_hosted`, `queue_full` */
   weights(signal?: AbortSignal): Promise<Answer> {
-    const { queue, compute } = this.#resources;
-    return queue.run(this.id, () => compute.weights(this.id), signal);
+    return this.#onDevice((compute) => compute.weights(this.id), signal);
   }
 
   /** What a hosted model answers on given samples. @throws ProblemError as `HostedModel.predict`; `not_hosted`, `queue_full` */
   predict(body: Uint8Array<ArrayBuffer>, signal?: AbortSignal): Promise<Answer> {
-    const { queue, compute } = this.#resources;
-    return queue.run(this.id, () => compute.predict(this.id, body), signal);
+    return this.#onDevice((compute) => compute.predict(this.id, body), signal);
+  }
+
+  /** The state as of the last step, as a checkpoint. @throws ProblemError `queue_full` */
+  checkpoint(signal?: AbortSignal): Promise<SavedCheckpoint> {
+    return this.#onDevice((compute) => this.#save(compute), signal);
+  }
+
+  #save(compute: Compute): Promise<SavedCheckpoint> {
+    const createdAt = new Date(this.#resources.now()).toISOString();
+    return compute.save(this.id, { definition: this.definition, metrics: this.#metrics, createdAt });
+  }
+
+  #onDevice<Result>(work: (compute: Compute) => Promise<Result>, signal?: AbortSignal): Promise<Result> {
+    return this.#inTurn(() => {
+      this.#assertOpen();
+      return work(this.#resources.compute);
+    }, signal);
+  }
+
+  /** @throws ProblemError if the state was given up since the request came */
+  #assertOpen(): void {
+    if (this.#isOpen) return;
+    throw new ProblemError('storage_unavailable', {
+      detail: `A step of session ${this.id} could not be stored; the session goes back to the step before it.`,
+      remedy: 'Send the same request again.',
+    });
   }
 
   /** Frees the session's memory. Steps that still wait are refused. */
@@ -199,6 +328,12 @@ export class TrainingSession {
     this.#closed = true;
     this.#lastReply = null;
     this.#resources.compute.close(this.id);
+  }
+
+  /** Removes what is stored of a closed session. @throws ProblemError those of `Storage`; it may be called again */
+  async deleteStored(): Promise<void> {
+    await this.#acknowledging;
+    await this.#log?.delete();
   }
 
   /** The reply to give without computing, or null if step n is the next one. */
@@ -224,23 +359,71 @@ export class TrainingSession {
     return this.#lastReply;
   }
 
-  async #apply(n: number, { bytes, digest }: StepBody): Promise<Answer> {
+  /**
+   * Applies step n on the device, unless that has been done meanwhile.
+   *
+   * @returns its reply to come: the device need not wait until the step is in storage
+   */
+  async #apply(n: number, { bytes, digest }: StepBody): Promise<{ readonly answer: Promise<Answer> }> {
+    const retained = this.#answerFor(n, digest);
+    if (retained !== null) return { answer: Promise.resolve(retained) };
+    this.#assertOpen();
     this.#isComputing = true;
     try {
-      const { metrics, answer } = await this.#resources.compute.step(this.id, bytes);
-      // The device has applied the step; what follows cannot fail, so that its reply is kept as well.
-      this.#nextStep = n + 1;
-      this.#metrics = metrics;
-      if (!this.#closed) this.#lastReply = { step: n, digest, answer };
-      this.touch();
-      return answer;
-    } finally {
+      const { compute } = this.#resources;
+      // The state before the step: with the step itself in the log, its reply can be computed again.
+      const snapshot = this.#log?.isSnapshotDue === true ? (await this.#save(compute)).bytes : null;
+      const answer = this.#acknowledge(n, digest, await compute.step(this.id, bytes), snapshot);
+      const settled = (): void => {
+        this.#isComputing = false;
+      };
+      this.#acknowledging = answer.then(settled, settled);
+      return { answer };
+    } catch (error) {
       this.#isComputing = false;
+      throw error;
     }
   }
 
+  /** Counts a step that the device has applied, once it may be. @throws ProblemError the storage's; the state is then given up */
+  async #acknowledge(
+    n: number,
+    digest: string,
+    { metrics, answer, body }: AppliedStep,
+    snapshot: Uint8Array<ArrayBuffer> | null,
+  ): Promise<Answer> {
+    if (this.#log !== null) {
+      try {
+        await this.#log.append(n, digest, body);
+        // Nobody waits for it.
+        if (snapshot !== null) void this.#log.writeSnapshot(n, snapshot);
+      } catch (error) {
+        // The device is a step ahead of what is stored: the next request has the state computed anew.
+        this.#isOpen = false;
+        if (!this.#closed) this.#resources.compute.close(this.id);
+        throw error;
+      }
+    }
+    // What follows cannot fail, so that the reply is kept as well.
+    this.#nextStep = n + 1;
+    this.#metrics = metrics;
+    this.#isRewindable = false;
+    if (!this.#closed) this.#lastReply = { step: n, digest, answer };
+    this.touch();
+    return answer;
+  }
+
+  /** A step that is ahead of the session: the client's mistake, or steps that the session has lost. */
   #outOfOrder(n: number): ProblemError {
     const expectedStep = this.#nextStep;
+    if (this.#isRewindable) {
+      return new ProblemError('session_rewound', {
+        param: 'n',
+        resumeFrom: expectedStep,
+        detail: `Step ${String(n)} was sent; the session’s state was recovered, and has the steps before ${String(expectedStep)}.`,
+        remedy: `Send step ${String(expectedStep)} and those after it again, with the same or with new batches.`,
+      });
+    }
     return new ProblemError('step_out_of_order', {
       param: 'n',
       expectedStep,

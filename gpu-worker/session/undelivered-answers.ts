@@ -37,28 +37,29 @@ export class UndeliveredAnswers {
     return {
       ...compute,
       step: async (id, body) => {
-        this.#admit();
+        this.admit();
         return compute.step(id, body);
       },
       weights: async (id) => {
-        this.#admit();
+        this.admit();
         return compute.weights(id);
       },
       predict: async (id, body) => {
-        this.#admit();
+        this.admit();
         return compute.predict(id, body);
       },
       solve: async (options, body) => {
-        this.#admit();
+        this.admit();
         return compute.solve(options, body);
       },
     };
   }
 
-  #admit(): void {
+  /** @throws ProblemError `memory_full` while too much is undelivered */
+  admit(): void {
     if (this.#bytes < this.#limit) return;
     throw new ProblemError('memory_full', {
-      detail: `Answers of ${String(this.#bytes)} bytes have been computed and not read by their clients; the most are ${String(this.#limit)}.`,
+      detail: `Answers of ${String(this.#bytes)} bytes have been made and not read by their clients; the most are ${String(this.#limit)}.`,
       remedy: 'Read answers as they come, and send the same request again in a second.',
     });
   }

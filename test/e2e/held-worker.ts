@@ -6,15 +6,13 @@ import { once } from 'node:events';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { getRequestListener } from '@hono/node-server';
-import type { Compute } from '../../gpu-worker/engine/compute.ts';
 import { ComputeQueue } from '../../gpu-worker/engine/queue.ts';
 import { createWorkerApp } from '../../gpu-worker/server/app.ts';
-import { SessionRegistry } from '../../gpu-worker/session/registry.ts';
 import { UndeliveredAnswers } from '../../gpu-worker/session/undelivered-answers.ts';
 import { createReferenceEngine } from '../../gpu-worker/tensor/reference.ts';
-import { solveKernels } from '../../gpu-worker/training/kernel-solve.ts';
 import { Trainers } from '../../gpu-worker/training/trainers.ts';
 import { LIMITS } from '../../shared/limits.ts';
+import { computeInPlace, openMemory, registryOf } from '../in-memory.ts';
 
 export interface HeldWorker {
   readonly url: string;
@@ -47,24 +45,12 @@ export async function startHeldWorker(
     computed.push(kind);
     return held.then(work);
   };
-  const device: Compute = {
-    engine: 'reference',
-    open: (id, definition) =>
-      Promise.resolve().then(() => {
-        trainers.open(id, definition);
-      }),
-    step: (id, body) => compute('step', () => trainers.step(id, body)),
-    weights: (id) => compute('weights', () => trainers.weights(id)),
-    predict: (id, body) => compute('predict', () => trainers.predict(id, body)),
-    solve: (options, body) => compute('solve', () => solveKernels(engine, body, options)),
-    close: (id) => {
-      trainers.close(id);
-    },
-  };
+  const device = computeInPlace(engine, trainers, compute);
   const queue = new ComputeQueue({ perSession: 4, total: 16 });
   const undelivered = new UndeliveredAnswers(undeliveredBytes);
   const resources = { compute: undelivered.limiting(device), queue, now: Date.now };
-  const sessions = new SessionRegistry(resources, 8);
+  const storage = await openMemory();
+  const sessions = registryOf(resources, { limit: 8, storage });
   const defects: unknown[] = [];
   const app = createWorkerApp({
     sessions,
@@ -103,6 +89,7 @@ export async function startHeldWorker(
       server.closeAllConnections();
       server.close();
       await once(server, 'close');
+      await storage.close();
     },
   };
 }

@@ -1,11 +1,14 @@
 /** The sessions of a worker in time: with a clock that the test moves. */
 import { createHash } from 'node:crypto';
-import { beforeEach, describe, expect, it } from 'vitest';
-import type { Compute } from '../../gpu-worker/engine/compute.ts';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import { ComputeQueue } from '../../gpu-worker/engine/queue.ts';
 import { SessionRegistry } from '../../gpu-worker/session/registry.ts';
 import type { StepBody } from '../../gpu-worker/session/session.ts';
-import { solveKernels } from '../../gpu-worker/training/kernel-solve.ts';
+import { openSqliteStorage } from '../../gpu-worker/storage/sqlite.ts';
+import type { Storage } from '../../gpu-worker/storage/storage.ts';
 import { Trainers } from '../../gpu-worker/training/trainers.ts';
 import type { Engine } from '../../gpu-worker/tensor/engine.ts';
 import { createReferenceEngine } from '../../gpu-worker/tensor/reference.ts';
@@ -17,6 +20,7 @@ import {
   type SessionDefinitionInput,
 } from '../../shared/session.ts';
 import { LAYERS, stepBody } from '../e2e/support.ts';
+import { computeInPlace, openMemory, registryOf } from '../in-memory.ts';
 
 const LIMIT = 3;
 const START = Date.UTC(2030, 0, 1);
@@ -24,33 +28,23 @@ const START = Date.UTC(2030, 0, 1);
 let now: number;
 let engine: Engine;
 let registry: SessionRegistry;
+let storage: Storage;
 
-/** The device's work done in place, on an engine whose tensors can be counted. */
-function inPlace(engine: Engine): Compute {
-  const trainers = new Trainers(engine);
-  const later = <Result>(work: () => Result): Promise<Result> => Promise.resolve().then(work);
-  return {
-    engine: engine.name,
-    open: (id, definition) =>
-      later(() => {
-        trainers.open(id, definition);
-      }),
-    step: (id, body) => later(() => trainers.step(id, body)),
-    weights: (id) => later(() => trainers.weights(id)),
-    predict: (id, body) => later(() => trainers.predict(id, body)),
-    solve: (options, body) => later(() => solveKernels(engine, body, options)),
-    close: (id) => {
-      trainers.close(id);
-    },
-  };
-}
-
-beforeEach(() => {
+beforeEach(async () => {
   now = START;
   engine = createReferenceEngine();
   const queue = new ComputeQueue({ perSession: 4, total: 8 });
-  registry = new SessionRegistry({ compute: inPlace(engine), queue, now: () => now }, LIMIT);
+  storage = await openMemory();
+  registry = newRegistry(queue, LIMIT, storage);
 });
+afterEach(() => storage.close());
+
+function newRegistry(queue: ComputeQueue, limit: number, storage: Storage): SessionRegistry {
+  return registryOf(
+    { compute: computeInPlace(engine, new Trainers(engine)), queue, now: () => now },
+    { limit, storage },
+  );
+}
 
 const seconds = (count: number): number => count * 1000;
 
@@ -63,9 +57,9 @@ function step(seed: number): StepBody {
   return { bytes, digest: createHash('sha256').update(bytes).digest('hex') };
 }
 
-function codeOf(act: () => unknown): string {
+async function codeOf(request: Promise<unknown>): Promise<string> {
   try {
-    act();
+    await request;
   } catch (error) {
     return (error as ProblemError).code;
   }
@@ -76,7 +70,7 @@ describe('expiry', () => {
   it('removes a session after its time without a request', async () => {
     const { id } = await registry.create(newSessionId(), definition());
     now += seconds(60);
-    expect(codeOf(() => registry.get(id))).toBe('session_not_found');
+    expect(await codeOf(registry.get(id))).toBe('session_not_found');
     expect(registry.size).toBe(0);
   });
 
@@ -84,11 +78,11 @@ describe('expiry', () => {
     const { id } = await registry.create(newSessionId(), definition());
     for (let i = 1; i <= 5; i++) {
       now += seconds(60) - 1;
-      expect(registry.get(id).describe().expiresAt).toBe(new Date(now + seconds(60)).toISOString());
+      expect((await registry.get(id)).describe().expiresAt).toBe(new Date(now + seconds(60)).toISOString());
     }
-    expect(registry.get(id).describe().createdAt).toBe(new Date(START).toISOString());
+    expect((await registry.get(id)).describe().createdAt).toBe(new Date(START).toISOString());
     now += seconds(60);
-    expect(codeOf(() => registry.get(id))).toBe('session_not_found');
+    expect(await codeOf(registry.get(id))).toBe('session_not_found');
   });
 
   it('goes by each session’s own time', async () => {
@@ -97,17 +91,17 @@ describe('expiry', () => {
     now += seconds(10);
     registry.removeExpired();
     expect(registry.size).toBe(1);
-    expect(codeOf(() => registry.get(brief.id))).toBe('session_not_found');
-    expect(registry.get(long.id)).toBe(long);
+    expect(await codeOf(registry.get(brief.id))).toBe('session_not_found');
+    expect(await registry.get(long.id)).toBe(long);
   });
 
   it('is put off by a step when it is done', async () => {
     const session = await registry.create(newSessionId(), definition());
-    const running = registry.get(session.id).step(0, step(1));
+    const running = (await registry.get(session.id)).step(0, step(1));
     now += seconds(30);
     await running;
     now += seconds(59);
-    expect(registry.get(session.id).describe().nextStep).toBe(1);
+    expect((await registry.get(session.id)).describe().nextStep).toBe(1);
   });
 
   it('waits for requests that are under way', async () => {
@@ -122,7 +116,7 @@ describe('expiry', () => {
     finishUpload(undefined);
     await request;
     now += seconds(59);
-    expect(registry.get(session.id).describe().nextStep).toBe(1);
+    expect((await registry.get(session.id)).describe().nextStep).toBe(1);
     now += seconds(60);
     registry.removeExpired();
     expect(registry.size).toBe(0);
@@ -166,7 +160,7 @@ describe('creation', () => {
     now += seconds(59);
     expect(await registry.create(id, definition())).toBe(session);
     now += seconds(59);
-    expect(registry.get(id)).toBe(session);
+    expect(await registry.get(id)).toBe(session);
   });
 
   it('is refused if the definition is another', async () => {
@@ -178,7 +172,7 @@ describe('creation', () => {
     await expect(registry.create(id, definition({ optimizer: { coupling: 'value' } }))).rejects.toMatchObject({
       code: 'session_exists',
     });
-    expect(registry.get(id)).toBe(session);
+    expect(await registry.get(id)).toBe(session);
   });
 
   it('under the id of an expired session makes a new one', async () => {
@@ -188,7 +182,7 @@ describe('creation', () => {
     now += seconds(60);
     const fresh = await registry.create(id, definition());
     expect(fresh.describe().nextStep).toBe(0);
-    expect(registry.get(id)).toBe(fresh);
+    expect(await registry.get(id)).toBe(fresh);
   });
 });
 
@@ -202,10 +196,7 @@ describe('the limit', () => {
   it('counts the memory that sessions may come to hold', async () => {
     // Two factors of 2,000 and their inverses, twice: 128 MB a session.
     const layers = [{ name: 'wide', kind: 'dense' as const, inputs: 1999, outputs: 2000 }];
-    const memory = new SessionRegistry(
-      { compute: inPlace(engine), queue: new ComputeQueue({ perSession: 1, total: 1 }), now: () => now },
-      100,
-    );
+    const memory = newRegistry(new ComputeQueue({ perSession: 1, total: 1 }), 100, storage);
     for (let i = 0; i < 15; i++) await memory.create(newSessionId(), definition({ layers }));
     await expect(memory.create(newSessionId(), definition({ layers }))).rejects.toMatchObject({
       code: 'session_limit_reached',
@@ -217,7 +208,7 @@ describe('the limit', () => {
     const first = await registry.create(newSessionId(), definition());
     await registry.create(newSessionId(), definition({ ttlSeconds: 10 }));
     await registry.create(newSessionId(), definition());
-    registry.delete(first.id);
+    await registry.delete(first.id);
     await registry.create(newSessionId(), definition());
     now += seconds(10);
     await registry.create(newSessionId(), definition());
@@ -230,21 +221,17 @@ describe('the limit', () => {
 describe('deletion', () => {
   it('frees the tensors and answers a second one as not found', async () => {
     const { id } = await registry.create(newSessionId(), definition());
-    await registry.get(id).step(0, step(1));
-    registry.delete(id);
+    await (await registry.get(id)).step(0, step(1));
+    await registry.delete(id);
     expect(engine.liveTensors).toBe(0);
-    expect(
-      codeOf(() => {
-        registry.delete(id);
-      }),
-    ).toBe('session_not_found');
-    expect(codeOf(() => registry.get(id))).toBe('session_not_found');
+    expect(await codeOf(registry.delete(id))).toBe('session_not_found');
+    expect(await codeOf(registry.get(id))).toBe('session_not_found');
   });
 
   it('refuses the steps that still wait', async () => {
     const { id } = await registry.create(newSessionId(), definition());
-    const waiting = registry.get(id).step(0, step(1));
-    registry.delete(id);
+    const waiting = (await registry.get(id)).step(0, step(1));
+    await registry.delete(id);
     await expect(waiting).rejects.toMatchObject({ code: 'session_not_found' });
     expect(engine.liveTensors).toBe(0);
   });
@@ -258,7 +245,7 @@ describe('deletion before the state is made', () => {
     const model = { input: [3] as [number], layers: [{ kind: 'dense' as const, name: 'a', outputs: 2 }] };
     const hosted = sessionDefinitionSchema.parse({ mode: 'hosted', model, loss: { kind: 'mse' } });
     const creation = registry.create(id, hosted);
-    registry.delete(id);
+    await registry.delete(id);
     await running;
     const { liveTensors } = engine;
     await expect(creation).rejects.toMatchObject({ code: 'session_not_found' });
@@ -279,5 +266,81 @@ describe('a step that fails', () => {
     await expect(session.step(2, step(2))).rejects.toMatchObject({ code: 'step_out_of_order' });
     expect(engine.liveTensors).toBe(liveTensors);
     expect(session.describe()).toEqual(before);
+  });
+});
+
+describe('expiry where storage is durable', () => {
+  const RETENTION = seconds(1000);
+  let folder: string;
+  const failures: unknown[] = [];
+
+  async function durable(): Promise<SessionRegistry> {
+    const file = join(folder, 'sessions.sqlite');
+    const store = await openSqliteStorage({ file, maximumBytes: 1e8, survives: 'process' });
+    onTestFinished(() => store.close());
+    const sessions = new SessionRegistry(
+      {
+        compute: computeInPlace(engine, new Trainers(engine)),
+        queue: new ComputeQueue({ perSession: 4, total: 8 }),
+        now: () => now,
+        report: () => undefined,
+      },
+      {
+        limit: LIMIT,
+        storage: store,
+        log: { snapshotSteps: 2, snapshotBytes: 1e8, acknowledge: 'durable' },
+        retention: RETENTION,
+        reportFailure: (error) => failures.push(error),
+      },
+    );
+    await sessions.load();
+    return sessions;
+  }
+
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), 'ddpnopt-'));
+    failures.length = 0;
+    onTestFinished(() => {
+      rmSync(folder, { recursive: true, force: true });
+    });
+  });
+
+  it('keeps the state as a checkpoint for a while, from which a session goes on', async () => {
+    const sessions = await durable();
+    const session = await sessions.create(newSessionId(), definition());
+    for (const n of [0, 1, 2]) await session.step(n, step(n));
+    const twin = await sessions.create(newSessionId(), definition());
+    for (const n of [0, 1, 2]) await twin.step(n, step(n));
+    now += seconds(59);
+    await sessions.get(twin.id);
+    now += seconds(1);
+    const refusal: unknown = await sessions.get(session.id).catch((error: unknown) => error);
+    expect(refusal).toMatchObject({ code: 'session_expired', status: 410 });
+    const [kept] = await sessions.checkpointsOf(session.id);
+    expect(kept).toMatchObject({ origin: 'expiry', step: 3, session: session.id });
+    expect(kept!.expiresAt).toBe(new Date(now + RETENTION).toISOString());
+    expect((refusal as ProblemError).details.remedy).toContain(kept!.id);
+
+    const resumed = await sessions.create(newSessionId(), { fromCheckpoint: kept!.id });
+    const [expected, actual] = await Promise.all([twin.step(3, step(3)), resumed.step(3, step(3))]);
+    expect(actual).toEqual(expected);
+
+    now += RETENTION;
+    await sessions.removeExpiredCheckpoints();
+    expect(await codeOf(sessions.readCheckpoint(kept!.id))).toBe('checkpoint_not_found');
+    expect(await codeOf(sessions.get(session.id))).toBe('session_not_found');
+    expect(failures).toEqual([]);
+  });
+
+  it('leaves no tensor and nothing but the checkpoint in storage', async () => {
+    const sessions = await durable();
+    const session = await sessions.create(newSessionId(), definition());
+    const idle = await sessions.create(newSessionId(), definition());
+    await session.step(0, step(0));
+    now += seconds(60);
+    expect(await codeOf(sessions.get(idle.id))).toBe('session_not_found');
+    expect(await codeOf(sessions.get(session.id))).toBe('session_expired');
+    expect(sessions.size).toBe(0);
+    expect(engine.liveTensors).toBe(0);
   });
 });

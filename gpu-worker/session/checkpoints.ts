@@ -1,0 +1,104 @@
+/**
+ * Checkpoints that clients can ask for, and those that are kept of expired sessions for a while.
+ *
+ *     checkpoints/<id>               the record; it makes the checkpoint exist
+ *     checkpoint-files/<id>          the safetensors file
+ */
+import * as z from 'zod';
+import { checkpointNotFound, checkpointSchema, type Checkpoint, type CheckpointId } from '../../shared/checkpoint.ts';
+import { ProblemError } from '../../shared/errors.ts';
+import { sessionDefinitionSchema, type SessionId } from '../../shared/session.ts';
+import type { Storage } from '../storage/storage.ts';
+
+const RECORDS = 'checkpoints/';
+const recordKey = (id: CheckpointId): string => `${RECORDS}${id}`;
+const fileKey = (id: CheckpointId): string => `checkpoint-files/${id}`;
+
+const recordSchema = z.strictObject({ checkpoint: checkpointSchema, definition: sessionDefinitionSchema });
+
+/** A checkpoint and the definition of the session it was made of. */
+export type CheckpointRecord = z.output<typeof recordSchema>;
+
+export class Checkpoints {
+  readonly #storage: Storage;
+  readonly #now: () => number;
+  readonly #records = new Map<CheckpointId, CheckpointRecord>();
+
+  constructor(storage: Storage, now: () => number) {
+    this.#storage = storage;
+    this.#now = now;
+  }
+
+  /** Finds what is stored. @throws ProblemError the storage's */
+  async load(): Promise<void> {
+    for (const { key } of await this.#storage.list(RECORDS)) {
+      const bytes = await this.#storage.read(key);
+      if (bytes === null) continue;
+      const parsed = recordSchema.safeParse(JSON.parse(new TextDecoder().decode(bytes)));
+      if (!parsed.success) {
+        throw new ProblemError('storage_damaged', {
+          detail: `${key} is not of this version’s form: ${parsed.error.message}.`,
+          remedy: 'Run the worker’s version that wrote it.',
+        });
+      }
+      this.#records.set(parsed.data.checkpoint.id, parsed.data);
+    }
+  }
+
+  /** @param file not the caller's any more */
+  async add(record: CheckpointRecord, file: Uint8Array<ArrayBuffer>): Promise<void> {
+    const { id } = record.checkpoint;
+    const bytes = new TextEncoder().encode(JSON.stringify(record));
+    const puts = [
+      { key: fileKey(id), bytes: file, digest: null },
+      { key: recordKey(id), bytes, digest: null },
+    ];
+    await this.#storage.write({ puts, deletes: [] });
+    this.#records.set(id, record);
+  }
+
+  /** @throws ProblemError `checkpoint_not_found` */
+  get(id: CheckpointId): CheckpointRecord {
+    const record = this.#records.get(id);
+    if (record === undefined || isOver(record, this.#now())) throw checkpointNotFound(id);
+    return record;
+  }
+
+  /** The file. @throws ProblemError `checkpoint_not_found`, those of `Storage` */
+  async read(id: CheckpointId): Promise<Uint8Array<ArrayBuffer>> {
+    this.get(id);
+    const file = await this.#storage.read(fileKey(id));
+    if (file === null) throw checkpointNotFound(id);
+    return file;
+  }
+
+  /** Those of a session, oldest first. */
+  of(session: SessionId): Checkpoint[] {
+    const now = this.#now();
+    return [...this.#records.values()]
+      .filter((record) => record.checkpoint.session === session && !isOver(record, now))
+      .map(({ checkpoint }) => checkpoint)
+      .toSorted((a, b) => a.createdAt.localeCompare(b.createdAt) || a.id.localeCompare(b.id));
+  }
+
+  /** @throws ProblemError `checkpoint_not_found`, those of `Storage` */
+  async delete(id: CheckpointId): Promise<void> {
+    this.get(id);
+    await this.#remove(id);
+  }
+
+  /** Deletes those whose time is over. @throws ProblemError those of `Storage` */
+  async removeExpired(): Promise<void> {
+    const now = this.#now();
+    for (const [id, record] of this.#records) if (isOver(record, now)) await this.#remove(id);
+  }
+
+  async #remove(id: CheckpointId): Promise<void> {
+    await this.#storage.write({ puts: [], deletes: [recordKey(id), fileKey(id)] });
+    this.#records.delete(id);
+  }
+}
+
+function isOver({ checkpoint: { expiresAt } }: CheckpointRecord, now: number): boolean {
+  return expiresAt !== null && Date.parse(expiresAt) <= now;
+}

@@ -1,0 +1,134 @@
+/** A session's state from what storage holds of it: the newest good snapshot, and the steps since, applied again. */
+import { ProblemError, type ProblemCode } from '../../shared/errors.ts';
+import type { SessionDefinition, SessionId, StepMetrics } from '../../shared/session.ts';
+import type { Compute } from '../engine/compute.ts';
+import type { Answer } from '../training/trainer.ts';
+import type { LoggedStep, SessionHistory, StepLog } from './step-log.ts';
+
+/** The reply of the last step, for whoever asks again. */
+export interface RetainedReply {
+  readonly step: number;
+  /** SHA-256 of the step's body, in hexadecimal. */
+  readonly digest: string;
+  readonly answer: Answer;
+}
+
+export interface RecoveredState {
+  readonly nextStep: number;
+  /** Of the last step; null before the first. */
+  readonly metrics: StepMetrics | null;
+  /** Null where the state is that of a snapshot. */
+  readonly lastReply: RetainedReply | null;
+}
+
+/** What a worker reports of the sessions that it finds in storage. */
+export interface RecoveryReport {
+  readonly event: 'session_recovered' | 'session_damaged';
+  readonly session: SessionId;
+  /** Steps that were applied again, on top of those in the snapshot. */
+  readonly replayedSteps?: number;
+  readonly nextStep?: number;
+  /** Steps that were acknowledged and could not be had back. */
+  readonly lostSteps?: number;
+  readonly reason?: string;
+}
+
+export interface RecoveryResources {
+  readonly compute: Compute;
+  /** Runs a piece of the work in the session's turn on the device. */
+  readonly inTurn: <Result>(work: () => Promise<Result>) => Promise<Result>;
+  readonly report: (report: RecoveryReport) => void;
+}
+
+/**
+ * Makes the state on the device. What cannot be read ends the recovery at the step before it: the session has lost the steps from
+ * there on.
+ *
+ * @throws ProblemError `storage_damaged` if there is no good state to begin with; `storage_unavailable`
+ */
+export async function recover(
+  id: SessionId,
+  definition: SessionDefinition,
+  log: StepLog,
+  { compute, inTurn, report }: RecoveryResources,
+): Promise<RecoveredState> {
+  const history = await log.history();
+  const damage: string[] = [];
+  for (const snapshot of origins(history)) {
+    try {
+      const origin = await begin(id, definition, snapshot, log, { compute, inTurn });
+      const { reason, ...state } = await replay(id, origin, history, log, { compute, inTurn });
+      if (reason !== null) damage.push(reason);
+      await log.resume(history, snapshot, state.nextStep);
+      const { nextStep } = state;
+      if (history.end > nextStep) {
+        const lostSteps = history.end - nextStep;
+        report({ event: 'session_damaged', session: id, lostSteps, nextStep, reason: damage.join('; ') });
+      } else if (nextStep > 0) {
+        report({ event: 'session_recovered', session: id, replayedSteps: nextStep - origin.nextStep, nextStep });
+      }
+      return state;
+    } catch (error) {
+      if (!isDamage(error)) throw error;
+      damage.push(error.details.detail);
+    }
+  }
+  const reason = damage.join('; ');
+  report({ event: 'session_damaged', session: id, reason });
+  throw new ProblemError('storage_damaged', {
+    param: 'id',
+    detail: `Nothing stored of session ${id} leads to its state: ${reason === '' ? 'its first steps are missing' : reason}.`,
+    remedy: 'Start a session from a checkpoint, or restore the worker’s storage from a backup.',
+  });
+}
+
+/** Where the state may come from, best first: the newest snapshot; the initial state, where the log goes back to it. */
+function origins({ snapshots, steps, end }: SessionHistory): (number | null)[] {
+  return steps.has(0) || end === 0 ? [...snapshots, null] : [...snapshots];
+}
+
+async function begin(
+  id: SessionId,
+  definition: SessionDefinition,
+  snapshot: number | null,
+  log: StepLog,
+  { compute, inTurn }: Pick<RecoveryResources, 'compute' | 'inTurn'>,
+): Promise<RecoveredState> {
+  if (snapshot === null) {
+    await inTurn(() => compute.open(id, definition));
+    return { nextStep: 0, metrics: null, lastReply: null };
+  }
+  const file = await log.readSnapshot(snapshot);
+  const { step, metrics } = await inTurn(() => compute.restore(id, file));
+  return { nextStep: step, metrics, lastReply: null };
+}
+
+/** Applies the steps that follow, up to the first one that is missing or cannot be applied. */
+async function replay(
+  id: SessionId,
+  origin: RecoveredState,
+  { steps }: SessionHistory,
+  log: StepLog,
+  { compute, inTurn }: Pick<RecoveryResources, 'compute' | 'inTurn'>,
+): Promise<RecoveredState & { readonly reason: string | null }> {
+  let state = origin;
+  for (let next = steps.get(state.nextStep); next !== undefined; next = steps.get(state.nextStep)) {
+    const step: LoggedStep = next;
+    try {
+      const body = await log.readStep(step);
+      const { metrics, answer } = await inTurn(() => compute.step(id, body));
+      state = { nextStep: step.n + 1, metrics, lastReply: { step: step.n, digest: step.digest, answer } };
+    } catch (error) {
+      if (!isDamage(error)) throw error;
+      return { ...state, reason: error.details.detail };
+    }
+  }
+  return { ...state, reason: null };
+}
+
+const NO_DAMAGE: ReadonlySet<ProblemCode> = new Set(['session_not_found', 'internal']);
+
+/** Whether something stored is at fault, rather than the storage or the device. */
+function isDamage(error: unknown): error is ProblemError {
+  return error instanceof ProblemError && !error.retryable && !NO_DAMAGE.has(error.code);
+}

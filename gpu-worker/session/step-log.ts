@@ -1,0 +1,265 @@
+/**
+ * What storage holds of one session: its record, a snapshot of its state, and the bodies of the steps applied since, from which the
+ * state is computed anew. A step is in the log before it is acknowledged.
+ *
+ *     sessions/<id>                  the record
+ *     snapshots/<id>/<n>             the state before step n, as a checkpoint's file
+ *     steps/<id>/<n>-<digest>        the body of step n
+ */
+import * as z from 'zod';
+import { ProblemError } from '../../shared/errors.ts';
+import { sessionDefinitionSchema, type SessionId } from '../../shared/session.ts';
+import type { NewObject, Storage } from '../storage/storage.ts';
+
+const RECORDS = 'sessions/';
+/** Bytes of steps that may be acknowledged before they are written, where that is allowed. */
+const BACKLOG_BYTES = 256_000_000;
+
+const sessionRecordSchema = z.strictObject({ definition: sessionDefinitionSchema, createdAt: z.iso.datetime() });
+
+export type SessionRecord = z.output<typeof sessionRecordSchema>;
+
+export interface LogPolicy {
+  /** Steps, and bytes of their bodies, in the log after which a snapshot takes their place. */
+  readonly snapshotSteps: number;
+  readonly snapshotBytes: number;
+  /** When a step is acknowledged: once it is durable, or once it is applied, which a crash may undo. */
+  readonly acknowledge: 'durable' | 'applied';
+}
+
+/** A state that a session begins with. */
+export interface StartingPoint {
+  /** Steps taken. */
+  readonly step: number;
+  /** A checkpoint's. */
+  readonly file: Uint8Array<ArrayBuffer>;
+}
+
+/** A step in storage. */
+export interface LoggedStep {
+  readonly n: number;
+  /** SHA-256 of its body, in hexadecimal. */
+  readonly digest: string;
+  readonly bytes: number;
+}
+
+/** What was found of a session. */
+export interface SessionHistory {
+  /** Steps taken at each snapshot, newest first. */
+  readonly snapshots: readonly number[];
+  /** By number; of a number with two bodies none. */
+  readonly steps: ReadonlyMap<number, LoggedStep>;
+  /** Steps that the session had taken at least. */
+  readonly end: number;
+  /** Keys of all of it. */
+  readonly keys: readonly string[];
+}
+
+export class StepLog {
+  readonly #storage: Storage;
+  readonly #id: SessionId;
+  readonly #policy: LogPolicy;
+  readonly #reportFailure: (error: unknown) => void;
+  /** Written, or being written, since the last snapshot. */
+  #steps: LoggedStep[] = [];
+  /** Steps taken at the last snapshot; null before the first. */
+  #snapshot: number | null = null;
+  #writingSnapshot: Promise<void> | null = null;
+  /** A step that was acknowledged could not be written: only a snapshot makes the session whole again. */
+  #hasHole = false;
+  #durableStep = 0;
+  /** Durable steps behind one that is not yet. */
+  readonly #early = new Set<number>();
+  #backlog = 0;
+
+  constructor(storage: Storage, id: SessionId, policy: LogPolicy, reportFailure: (error: unknown) => void) {
+    this.#storage = storage;
+    this.#id = id;
+    this.#policy = policy;
+    this.#reportFailure = reportFailure;
+  }
+
+  /** Steps before this one are in storage. */
+  get durableStep(): number {
+    return this.#durableStep;
+  }
+
+  get isSnapshotDue(): boolean {
+    if (this.#writingSnapshot !== null) return false;
+    const { snapshotSteps, snapshotBytes } = this.#policy;
+    const bytes = this.#steps.reduce((sum, step) => sum + step.bytes, 0);
+    return this.#hasHole || this.#steps.length >= snapshotSteps || bytes >= snapshotBytes;
+  }
+
+  /** @param start null for the initial state */
+  async create(record: SessionRecord, start: StartingPoint | null): Promise<void> {
+    const bytes = new TextEncoder().encode(JSON.stringify(record));
+    const puts: NewObject[] = [{ key: recordKey(this.#id), bytes, digest: null }];
+    // The record last: it makes the session exist.
+    if (start !== null) puts.unshift({ key: this.#snapshotKey(start.step), bytes: start.file, digest: null });
+    await this.#storage.write({ puts, deletes: [] });
+  }
+
+  async history(): Promise<SessionHistory> {
+    await this.#writingSnapshot;
+    const [snapshotObjects, stepObjects] = await Promise.all([
+      this.#storage.list(this.#snapshotKey('')),
+      this.#storage.list(this.#stepsPrefix),
+    ]);
+    const snapshots = snapshotObjects.map(({ key }) => Number(lastPart(key))).toSorted((a, b) => b - a);
+    const all = stepObjects.map(({ key, bytes }): LoggedStep => {
+      const [n = '', digest = ''] = lastPart(key).split('-');
+      return { n: Number(n), digest, bytes };
+    });
+    const steps = new Map<number, LoggedStep>();
+    for (const [n, same] of Map.groupBy(all, (step) => step.n)) {
+      const [step] = same;
+      if (step !== undefined && same.length === 1) steps.set(n, step);
+    }
+    const end = all.reduce((last, { n }) => Math.max(last, n + 1), snapshots[0] ?? 0);
+    return { snapshots, steps, end, keys: [...snapshotObjects, ...stepObjects].map(({ key }) => key) };
+  }
+
+  /** @throws ProblemError `storage_damaged` */
+  async readSnapshot(step: number): Promise<Uint8Array<ArrayBuffer>> {
+    return (await this.#storage.read(this.#snapshotKey(step))) ?? missing(this.#snapshotKey(step));
+  }
+
+  /** @throws ProblemError `storage_damaged` */
+  async readStep(step: LoggedStep): Promise<Uint8Array<ArrayBuffer>> {
+    return (await this.#storage.read(this.#stepKey(step))) ?? missing(this.#stepKey(step));
+  }
+
+  /**
+   * Goes on after a recovery.
+   *
+   * @param snapshot the one that was recovered from; null for the initial state
+   * @param end steps recovered: what else is stored is deleted, since it no longer belongs to the session
+   */
+  async resume(history: SessionHistory, snapshot: number | null, end: number): Promise<void> {
+    this.#steps = [...history.steps.values()].filter(({ n }) => n >= (snapshot ?? 0) && n < end).toSorted((a, b) => a.n - b.n); // prettier-ignore
+    this.#snapshot = snapshot;
+    this.#hasHole = false;
+    this.#early.clear();
+    this.#durableStep = end;
+    const kept = new Set(this.#steps.map((step) => this.#stepKey(step)));
+    if (snapshot !== null) kept.add(this.#snapshotKey(snapshot));
+    const deletes = history.keys.filter((key) => !kept.has(key));
+    if (deletes.length > 0) await this.#storage.write({ puts: [], deletes });
+  }
+
+  /**
+   * Writes a step that has been applied; resolves when it may be acknowledged.
+   *
+   * @throws ProblemError if it must not be: the storage's
+   */
+  async append(n: number, digest: string, body: Uint8Array<ArrayBuffer>): Promise<void> {
+    const step: LoggedStep = { n, digest, bytes: body.length };
+    this.#steps.push(step);
+    const writing = this.#storage.write({ puts: [{ key: this.#stepKey(step), bytes: body, digest }], deletes: [] });
+    if (this.#policy.acknowledge === 'durable') {
+      await writing;
+      this.#becameDurable(n);
+      return;
+    }
+    this.#backlog += step.bytes;
+    const written = writing
+      .then(
+        () => {
+          this.#becameDurable(n);
+        },
+        (error: unknown) => {
+          this.#hasHole = true;
+          this.#reportFailure(error);
+        },
+      )
+      .finally(() => (this.#backlog -= step.bytes));
+    if (this.#backlog > BACKLOG_BYTES) await written;
+  }
+
+  /**
+   * Writes the state before step n, a step in the log, in place of what led to it. Never rejects: a failure is reported, and the
+   * next snapshot is due at once.
+   */
+  writeSnapshot(n: number, file: Uint8Array<ArrayBuffer>): Promise<void> {
+    this.#writingSnapshot = this.#replaceBySnapshot(n, file)
+      .catch(this.#reportFailure)
+      .finally(() => (this.#writingSnapshot = null));
+    return this.#writingSnapshot;
+  }
+
+  async #replaceBySnapshot(n: number, file: Uint8Array<ArrayBuffer>): Promise<void> {
+    const deletes = this.#steps.filter((step) => step.n < n).map((step) => this.#stepKey(step));
+    if (this.#snapshot !== null && this.#snapshot !== n) deletes.push(this.#snapshotKey(this.#snapshot));
+    await this.#storage.write({ puts: [{ key: this.#snapshotKey(n), bytes: file, digest: null }], deletes });
+    this.#snapshot = n;
+    this.#steps = this.#steps.filter((step) => step.n >= n);
+    this.#hasHole = false;
+    this.#durableStep = Math.max(this.#durableStep, n);
+    this.#advance();
+  }
+
+  async delete(): Promise<void> {
+    const { keys } = await this.history();
+    await this.#storage.write({ puts: [], deletes: [recordKey(this.#id), ...keys] });
+  }
+
+  #becameDurable(n: number): void {
+    this.#early.add(n);
+    this.#advance();
+  }
+
+  #advance(): void {
+    for (const n of this.#early) if (n < this.#durableStep) this.#early.delete(n);
+    while (this.#early.delete(this.#durableStep)) this.#durableStep++;
+  }
+
+  get #stepsPrefix(): string {
+    return `steps/${this.#id}/`;
+  }
+
+  #stepKey({ n, digest }: LoggedStep): string {
+    return `${this.#stepsPrefix}${padded(n)}-${digest}`;
+  }
+
+  #snapshotKey(step: number | ''): string {
+    return `snapshots/${this.#id}/${step === '' ? '' : padded(step)}`;
+  }
+}
+
+/** The sessions in storage. */
+export async function storedSessions(storage: Storage): Promise<string[]> {
+  return (await storage.list(RECORDS)).map(({ key }) => lastPart(key));
+}
+
+/** The session's record, null if there is none. @throws ProblemError `storage_damaged` */
+export async function readRecord(storage: Storage, id: SessionId): Promise<SessionRecord | null> {
+  const bytes = await storage.read(recordKey(id));
+  if (bytes === null) return null;
+  const parsed = sessionRecordSchema.safeParse(JSON.parse(new TextDecoder().decode(bytes)));
+  if (parsed.success) return parsed.data;
+  throw new ProblemError('storage_damaged', {
+    detail: `The record of session ${id} is not of this version’s form: ${parsed.error.message}.`,
+    remedy: 'Run the worker’s version that wrote it.',
+  });
+}
+
+function recordKey(id: SessionId): string {
+  return `${RECORDS}${id}`;
+}
+
+/** So that the order of keys is that of numbers. */
+function padded(n: number): string {
+  return String(n).padStart(16, '0');
+}
+
+function lastPart(key: string): string {
+  return key.slice(key.lastIndexOf('/') + 1);
+}
+
+function missing(key: string): never {
+  throw new ProblemError('storage_damaged', {
+    detail: `${key} was listed in the storage, but cannot be found.`,
+    remedy: 'Start a session from an older checkpoint, or restore the storage from a backup.',
+  });
+}
