@@ -1,15 +1,17 @@
 /** A client of the service: creates sessions and takes them up again. Runs in Node, Deno, browsers and Workers. */
+import { checkpointSchema, type Checkpoint } from '../../shared/checkpoint.ts';
 import type { HostedDefinitionInput } from '../../shared/hosted-definition.ts';
 import type { KernelDefinitionInput } from '../../shared/kernel-definition.ts';
 import type { KernelSolveOptions } from '../../shared/kernel-solve.ts';
 import type { LayersDefinitionInput } from '../../shared/layers-definition.ts';
+import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import type { Session, SessionDefinitionInput } from '../../shared/session.ts';
 import { HostedTrainingSession } from './hosted-session.ts';
 import { KernelTrainingSession } from './kernel-session.ts';
 import { solveKernels, type KernelBatchInput, type SolvedKernels } from './kernel-solve.ts';
 import { TrainingSession } from './layers-session.ts';
 import { readSession } from './session.ts';
-import { Transport, type RequestOptions } from './transport.ts';
+import { complete, Transport, type RequestOptions } from './transport.ts';
 
 export interface ClientOptions {
   /** Where the service is, for example http://127.0.0.1:8787. */
@@ -69,6 +71,51 @@ export class DdpnoptClient {
   /** As {@link openSession}, for a model that the service runs. @throws DdpnoptError, ConnectionError, TypeError */
   async openHostedSession(id: string, options: RequestOptions = {}): Promise<HostedTrainingSession> {
     return this.#inHostedMode(await this.#get(id, options));
+  }
+
+  /**
+   * Creates a session that goes on where a checkpoint was made, at its step.
+   *
+   * @throws DdpnoptError, ConnectionError; TypeError if the checkpoint is of another mode
+   */
+  async resumeSession(checkpoint: string, options: RequestOptions = {}): Promise<TrainingSession> {
+    return this.#inLayersMode(await this.#resume(checkpoint, 'layers', options));
+  }
+
+  /** As {@link resumeSession}, for a model that the service runs. @throws DdpnoptError, ConnectionError, TypeError */
+  async resumeHostedSession(checkpoint: string, options: RequestOptions = {}): Promise<HostedTrainingSession> {
+    return this.#inHostedMode(await this.#resume(checkpoint, 'hosted', options));
+  }
+
+  /** As {@link resumeSession}, for a kernel session. @throws DdpnoptError, ConnectionError, TypeError */
+  async resumeKernelSession(checkpoint: string, options: RequestOptions = {}): Promise<KernelTrainingSession> {
+    return this.#inKernelMode(await this.#resume(checkpoint, 'kernel', options));
+  }
+
+  /** A checkpoint's safetensors file. @throws DdpnoptError, ConnectionError */
+  async downloadCheckpoint(id: string, options: RequestOptions = {}): Promise<Uint8Array<ArrayBuffer>> {
+    const answer = await this.#transport.request('GET', `v1/checkpoints/${id}`, options);
+    return complete(async () => new Uint8Array(await answer.arrayBuffer()));
+  }
+
+  /** Brings a downloaded file into the service. @throws DdpnoptError if it is damaged, ConnectionError */
+  async importCheckpoint(file: Uint8Array<ArrayBuffer>, options: RequestOptions = {}): Promise<Checkpoint> {
+    const body = { contentType: SAFETENSORS_CONTENT_TYPE, content: file };
+    const answer = await this.#transport.request('POST', 'v1/checkpoints', options, body);
+    return complete(async () => checkpointSchema.parse(await answer.json()));
+  }
+
+  /** @throws DdpnoptError, ConnectionError */
+  async deleteCheckpoint(id: string, options: RequestOptions = {}): Promise<void> {
+    await this.#transport.request('DELETE', `v1/checkpoints/${id}`, options);
+  }
+
+  async #resume(checkpoint: string, mode: Session['mode'], options: RequestOptions): Promise<Session> {
+    const body = { contentType: 'application/json', content: JSON.stringify({ fromCheckpoint: checkpoint }) };
+    const session = await readSession(await this.#transport.request('POST', 'v1/sessions', options, body));
+    // Only now it is known, and nobody will have the session.
+    if (session.mode !== mode) await this.#transport.request('DELETE', `v1/sessions/${session.id}`, options);
+    return session;
   }
 
   async #create(definition: SessionDefinitionInput, options: RequestOptions): Promise<Session> {

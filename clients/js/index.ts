@@ -7,6 +7,7 @@ export {
   type Prediction,
 } from './hosted-session.ts';
 export { TrainingSession, type LayerInput, type StepInput, type StepReply } from './layers-session.ts';
+export type { Checkpoint } from '../../shared/checkpoint.ts';
 export {
   KernelPolicy,
   KernelTrainingSession,

@@ -1,4 +1,5 @@
 /** A session as a client holds it, in either mode: its description and the number of its next step. */
+import { checkpointListSchema, checkpointSchema, type Checkpoint } from '../../shared/checkpoint.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { sessionSchema, type Session } from '../../shared/session.ts';
 import { complete, type RequestOptions, type Transport } from './transport.ts';
@@ -41,7 +42,19 @@ export abstract class ClientSession<Description extends Session> {
     await this.transport.request('DELETE', `${this.path}/steps/${String(this.#nextStep)}`, options);
   }
 
-  /** Deletes the session. @throws DdpnoptError, ConnectionError */
+  /** Makes a checkpoint of the state as of the last step; it outlives the session. @throws DdpnoptError, ConnectionError */
+  async makeCheckpoint(options: RequestOptions = {}): Promise<Checkpoint> {
+    const answer = await this.transport.request('POST', `${this.path}/checkpoints`, options);
+    return complete(async () => checkpointSchema.parse(await answer.json()));
+  }
+
+  /** The session's checkpoints, oldest first. @throws DdpnoptError, ConnectionError */
+  async checkpoints(options: RequestOptions = {}): Promise<readonly Checkpoint[]> {
+    const answer = await this.transport.request('GET', `${this.path}/checkpoints`, options);
+    return complete(async () => checkpointListSchema.parse(await answer.json()).checkpoints);
+  }
+
+  /** Deletes the session. Its checkpoints stay. @throws DdpnoptError, ConnectionError */
   async delete(options: RequestOptions = {}): Promise<void> {
     await this.transport.request('DELETE', this.path, options);
   }

@@ -3,7 +3,7 @@ import type { Context } from 'hono';
 import { sessionSchema, type Session, type SessionId } from '../../shared/session.ts';
 import type { StepDefinition } from '../../shared/step.ts';
 import type { EdgeEnv } from '../environment.ts';
-import { callWorker, readJson, unexpectedAnswer } from './worker.ts';
+import { callWorker, readDocument } from './worker.ts';
 
 const REMEMBERED_SESSIONS = 1000;
 const remembered = new Map<SessionId, StepDefinition>();
@@ -41,14 +41,7 @@ export function forgetDefinition(id: SessionId): void {
 export async function definitionOf(c: Context<EdgeEnv>, id: SessionId): Promise<StepDefinition> {
   const known = remembered.get(id);
   if (known !== undefined) return known;
-  const session = await readSession(await callWorker(c, id, '', { method: 'GET' }));
+  const session = await readDocument(sessionSchema, await callWorker(c, id, '', { method: 'GET' }));
   rememberDefinition(session);
   return session;
-}
-
-/** The session document in a worker's answer. @throws ProblemError `worker_protocol` if there is none */
-export async function readSession(response: Response): Promise<Session> {
-  const parsed = sessionSchema.safeParse(await readJson(response));
-  if (!parsed.success) throw unexpectedAnswer('a session of a form this edge does not know', parsed.error);
-  return parsed.data;
 }

@@ -1,6 +1,7 @@
 /** Calls to workers: to the one that owns a session, or to any. */
 import type { Context } from 'hono';
 import { accepts } from 'hono/accepts';
+import type * as z from 'zod';
 import { isProblem, ProblemError, problemSchema } from '../../shared/errors.ts';
 import { JSON_CONTENT_TYPE, jsonOfTensors } from '../../shared/json-tensors.ts';
 import { LIMITS } from '../../shared/limits.ts';
@@ -26,7 +27,7 @@ interface WorkerRequest {
  * @throws ProblemError the worker's own problem; `worker_unavailable` if no answer comes; `worker_protocol` if it is no success
  *   and no problem either
  */
-export async function callWorker(
+export function callWorker(
   c: Context<EdgeEnv>,
   session: SessionId,
   path: string,
@@ -59,12 +60,13 @@ async function problemOf(response: Response): Promise<ProblemError> {
   if (isProblem(response)) {
     const parsed = problemSchema.safeParse(await readJson(response));
     if (parsed.success) {
-      const { code, detail, remedy, param, expectedStep } = parsed.data;
+      const { code, detail, remedy, param, expectedStep, resumeFrom } = parsed.data;
       return new ProblemError(code, {
         detail,
         remedy,
         ...(param === undefined ? {} : { param }),
         ...(expectedStep === undefined ? {} : { expectedStep }),
+        ...(resumeFrom === undefined ? {} : { resumeFrom }),
       });
     }
   }
@@ -75,12 +77,22 @@ async function problemOf(response: Response): Promise<ProblemError> {
 }
 
 /** The JSON of a worker's answer. @throws ProblemError `worker_protocol` if it does not parse */
-export async function readJson(response: Response): Promise<unknown> {
+async function readJson(response: Response): Promise<unknown> {
   try {
     return await response.json();
   } catch (cause) {
     throw unexpectedAnswer('a body that is not JSON', cause);
   }
+}
+
+/** The document of a known form in a worker's answer. @throws ProblemError `worker_protocol` if there is none */
+export async function readDocument<Schema extends z.ZodType>(
+  schema: Schema,
+  response: Response,
+): Promise<z.output<Schema>> {
+  const parsed = schema.safeParse(await readJson(response));
+  if (!parsed.success) throw unexpectedAnswer('a document of a form this edge does not know', parsed.error);
+  return parsed.data;
 }
 
 function unavailable(reason: string, cause?: unknown): ProblemError {
@@ -94,7 +106,7 @@ function unavailable(reason: string, cause?: unknown): ProblemError {
   );
 }
 
-export function unexpectedAnswer(what: string, cause?: unknown): ProblemError {
+function unexpectedAnswer(what: string, cause?: unknown): ProblemError {
   return new ProblemError(
     'worker_protocol',
     { detail: `The worker answered with ${what}.`, remedy: 'Deploy edge and worker of the same version.' },
@@ -109,15 +121,26 @@ export function unexpectedAnswer(what: string, cause?: unknown): ProblemError {
  * @throws ProblemError `worker_protocol` if it has no body
  */
 export async function relay(c: Context<EdgeEnv>, response: Response): Promise<Response> {
+  const length = response.headers.get('content-length');
+  if (
+    response.headers.get('content-type') === SAFETENSORS_CONTENT_TYPE &&
+    prefersJson(c) &&
+    Number(length ?? Infinity) <= LIMITS.jsonTensorBytes
+  ) {
+    return c.json(jsonOfTensors(new Uint8Array(await response.arrayBuffer())));
+  }
+  return stream(c, response);
+}
+
+/** A worker's answer as it is. @throws ProblemError `worker_protocol` if it has no body */
+export function stream(c: Context<EdgeEnv>, response: Response, headers: Record<string, string> = {}): Response {
   const type = response.headers.get('content-type');
   if (response.body === null || type === null) throw unexpectedAnswer('an empty body');
   const length = response.headers.get('content-length');
-  if (type === SAFETENSORS_CONTENT_TYPE && prefersJson(c) && Number(length ?? Infinity) <= LIMITS.jsonTensorBytes) {
-    return c.json(jsonOfTensors(new Uint8Array(await response.arrayBuffer())));
-  }
   return c.body(response.body, 200, {
     'content-type': type,
     ...(length === null ? {} : { 'content-length': length }),
+    ...headers,
   });
 }
 

@@ -1,6 +1,5 @@
 /** GET /v1/sessions/{id}/weights and POST /v1/sessions/{id}/predictions: models that the service holds. */
 import { createRoute, type OpenAPIHono } from '@hono/zod-openapi';
-import * as z from 'zod';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { notHosted, parseSessionId } from '../../shared/session.ts';
 import { checkPredictionHeader } from '../../shared/step.ts';
@@ -8,11 +7,9 @@ import type { EdgeEnv } from '../environment.ts';
 import { definitionOf } from '../forward/session-definitions.ts';
 import { callWorker, relay } from '../forward/worker.ts';
 import { acceptTensors, tensorBody } from '../middleware/content.ts';
-import { problemResponses, TENSOR_BODY_PROBLEMS } from './problem-responses.ts';
+import { problemResponses, SESSION_PROBLEMS, TENSOR_BODY_PROBLEMS } from './problem-responses.ts';
 import { tensorsBody } from './safetensors-body.ts';
-import { sessionIdParameter } from './sessions.ts';
-
-const sessionParameters = z.object({ id: sessionIdParameter });
+import { sessionParameters } from './sessions.ts';
 
 const getWeights = createRoute({
   method: 'get',
@@ -28,14 +25,7 @@ const getWeights = createRoute({
         'the number of steps taken, `step`.',
       content: tensorsBody,
     },
-    ...problemResponses(
-      'session_not_found',
-      'not_hosted',
-      'queue_full',
-      'memory_full',
-      'worker_protocol',
-      'worker_unavailable',
-    ),
+    ...problemResponses(...SESSION_PROBLEMS, 'not_hosted', 'queue_full', 'memory_full'),
   },
 });
 
@@ -55,14 +45,7 @@ const postPredictions = createRoute({
         'the mean loss where `y` was sent.',
       content: tensorsBody,
     },
-    ...problemResponses(
-      ...TENSOR_BODY_PROBLEMS,
-      'session_not_found',
-      'not_hosted',
-      'numerical_failure',
-      'worker_protocol',
-      'worker_unavailable',
-    ),
+    ...problemResponses(...TENSOR_BODY_PROBLEMS, ...SESSION_PROBLEMS, 'not_hosted', 'numerical_failure'),
   },
 });
 

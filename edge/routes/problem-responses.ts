@@ -27,6 +27,16 @@ export const TENSOR_BODY_PROBLEMS = [
   'memory_full',
 ] as const satisfies readonly ProblemCode[];
 
+/** What can keep a session from being reached. */
+export const SESSION_PROBLEMS = [
+  'session_not_found',
+  'session_expired',
+  'storage_unavailable',
+  'storage_damaged',
+  'worker_protocol',
+  'worker_unavailable',
+] as const satisfies readonly ProblemCode[];
+
 /** One response per status, which lists the codes that come with it. */
 export function problemResponses(...codes: readonly ProblemCode[]): Record<string, ProblemResponse> {
   const responses: Record<string, ProblemResponse> = {};

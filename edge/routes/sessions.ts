@@ -1,22 +1,24 @@
 /** POST /v1/sessions, GET and DELETE /v1/sessions/{id}. */
 import { createRoute, type OpenAPIHono } from '@hono/zod-openapi';
+import type { Context } from 'hono';
 import * as z from 'zod';
 import { LIMITS } from '../../shared/limits.ts';
-import { newSessionId, sessionDefinitionSchema, parseSessionId, sessionSchema } from '../../shared/session.ts';
+import { parseSessionOrder, sessionOrderSchema } from '../../shared/session-order.ts';
+import { newSessionId, parseSessionId, sessionSchema } from '../../shared/session.ts';
 import type { EdgeEnv } from '../environment.ts';
-import { forgetDefinition, readSession, rememberDefinition } from '../forward/session-definitions.ts';
-import { callWorker } from '../forward/worker.ts';
+import { forgetDefinition, rememberDefinition } from '../forward/session-definitions.ts';
+import { callWorker, readDocument } from '../forward/worker.ts';
 import { acceptBody } from '../middleware/content.ts';
-import { problemResponses } from './problem-responses.ts';
+import { problemResponses, SESSION_PROBLEMS } from './problem-responses.ts';
 
-const JSON_TYPE = 'application/json';
+export const JSON_TYPE = 'application/json';
 
 /** A plain text: an identifier that cannot exist is answered as one that does not. */
 export const sessionIdParameter = z
   .string()
   .meta({ description: 'Identifier of the session', example: 'ses_0123456789abcdef0123456789abcdef' });
 
-const sessionParameters = z.object({ id: sessionIdParameter });
+export const sessionParameters = z.object({ id: sessionIdParameter });
 
 const sessionAnswer = { [JSON_TYPE]: { schema: sessionSchema } };
 
@@ -26,9 +28,10 @@ const createSession = createRoute({
   path: '/v1/sessions',
   summary: 'Create a training session',
   description:
-    'States once what is trained and how: in mode `layers` the layers of a model that you run, in mode `kernel` the layers of one whose data and parameters stay with you, in mode `hosted` a model that the worker runs. Only `layers`, or `model` and `loss`, have no default.',
+    'States once what is trained and how: in mode `layers` the layers of a model that you run, in mode `kernel` the layers of one whose data and parameters stay with you, in mode `hosted` a model that the worker runs. Only `layers`, or `model` and `loss`, have no default. ' +
+    'With `fromCheckpoint` the session goes on where that checkpoint was made; its `nextStep` says with which step.',
   middleware: [acceptBody({ [JSON_TYPE]: LIMITS.sessionDocumentBytes })] as const,
-  request: { body: { required: true, content: { [JSON_TYPE]: { schema: sessionDefinitionSchema } } } },
+  request: { body: { required: true, content: { [JSON_TYPE]: { schema: sessionOrderSchema } } } },
   responses: {
     201: { description: 'The session, defaults filled in', content: sessionAnswer },
     ...problemResponses(
@@ -37,9 +40,13 @@ const createSession = createRoute({
       'body_too_large',
       'unsupported_media_type',
       'invalid_parameter',
+      'checkpoint_not_found',
       'queue_full',
       'memory_full',
       'session_limit_reached',
+      'storage_full',
+      'storage_unavailable',
+      'storage_damaged',
       'worker_protocol',
       'worker_unavailable',
     ),
@@ -54,7 +61,7 @@ const getSession = createRoute({
   request: { params: sessionParameters },
   responses: {
     200: { description: 'The session, its next step and the last step’s metrics', content: sessionAnswer },
-    ...problemResponses('session_not_found', 'worker_protocol', 'worker_unavailable'),
+    ...problemResponses(...SESSION_PROBLEMS),
   },
 });
 
@@ -66,26 +73,30 @@ const deleteSession = createRoute({
   request: { params: sessionParameters },
   responses: {
     204: { description: 'The session is gone' },
-    ...problemResponses('session_not_found', 'worker_protocol', 'worker_unavailable'),
+    ...problemResponses(...SESSION_PROBLEMS),
   },
 });
 
 export function registerSessions(app: OpenAPIHono<EdgeEnv>): void {
-  app.openapi(createSession, async (c) => {
-    const id = newSessionId();
-    const response = await callWorker(c, id, '', {
-      method: 'PUT',
-      body: JSON.stringify(c.req.valid('json')),
-      headers: { 'content-type': JSON_TYPE },
-    });
-    const session = await readSession(response);
-    rememberDefinition(session);
-    return c.json(session, 201, { location: `/v1/sessions/${id}` });
-  });
+  app.openapi(
+    createSession,
+    async (c) => {
+      const id = newSessionId();
+      const response = await callWorker(c, id, '', {
+        method: 'PUT',
+        body: JSON.stringify(c.req.valid('json')),
+        headers: { 'content-type': JSON_TYPE },
+      });
+      const session = await readDocument(sessionSchema, response);
+      rememberDefinition(session);
+      return c.json(session, 201, { location: `/v1/sessions/${id}` });
+    },
+    refuseOrder,
+  );
 
   app.openapi(getSession, async (c) => {
     const id = parseSessionId(c.req.valid('param').id);
-    return c.json(await readSession(await callWorker(c, id, '', { method: 'GET' })), 200);
+    return c.json(await readDocument(sessionSchema, await callWorker(c, id, '', { method: 'GET' })), 200);
   });
 
   app.openapi(deleteSession, async (c) => {
@@ -94,4 +105,14 @@ export function registerSessions(app: OpenAPIHono<EdgeEnv>): void {
     await callWorker(c, id, '', { method: 'DELETE' });
     return c.body(null, 204);
   });
+}
+
+/** Says of a document that is no order what is wrong, in the words of the form that it is of. */
+function refuseOrder(result: { readonly success: boolean }, c: Context<EdgeEnv>): Promise<never> | undefined {
+  return result.success ? undefined : refuse(c);
+}
+
+async function refuse(c: Context<EdgeEnv>): Promise<never> {
+  parseSessionOrder(await c.req.json());
+  throw new TypeError('an order that is refused in one place and taken in another');
 }

@@ -8,7 +8,7 @@ import type { EdgeEnv } from '../environment.ts';
 import { definitionOf } from '../forward/session-definitions.ts';
 import { callWorker, relay } from '../forward/worker.ts';
 import { acceptTensors, tensorBody } from '../middleware/content.ts';
-import { problemResponses, TENSOR_BODY_PROBLEMS } from './problem-responses.ts';
+import { problemResponses, SESSION_PROBLEMS, TENSOR_BODY_PROBLEMS } from './problem-responses.ts';
 import { safetensorsBody, tensorsBody, tensorsSchema } from './safetensors-body.ts';
 import { sessionIdParameter } from './sessions.ts';
 
@@ -90,14 +90,14 @@ const putStep = createRoute({
     200: { description: REPLY_TENSORS, content: reply },
     ...problemResponses(
       ...TENSOR_BODY_PROBLEMS,
-      'session_not_found',
+      ...SESSION_PROBLEMS,
+      'session_rewound',
       'step_cancelled',
       'reply_not_retained',
       'step_out_of_order',
       'step_conflict',
       'numerical_failure',
-      'worker_protocol',
-      'worker_unavailable',
+      'storage_full',
     ),
   },
 });
@@ -112,12 +112,11 @@ const getStep = createRoute({
   responses: {
     200: { description: REPLY_TENSORS, content: reply },
     ...problemResponses(
-      'session_not_found',
+      ...SESSION_PROBLEMS,
+      'session_rewound',
       'reply_not_retained',
       'step_out_of_order',
       'invalid_parameter',
-      'worker_protocol',
-      'worker_unavailable',
     ),
   },
 });
@@ -135,13 +134,12 @@ const deleteStep = createRoute({
   responses: {
     204: { description: 'Step n does not wait and is not applied' },
     ...problemResponses(
-      'session_not_found',
+      ...SESSION_PROBLEMS,
+      'session_rewound',
       'step_in_progress',
       'step_applied',
       'step_out_of_order',
       'invalid_parameter',
-      'worker_protocol',
-      'worker_unavailable',
     ),
   },
 });

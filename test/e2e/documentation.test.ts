@@ -50,15 +50,20 @@ describe('/openapi.json', () => {
       version: expect.stringMatching(/^\d+\.\d+\.\d+$/) as string,
     });
     expect(operations.map(({ name }) => name).toSorted()).toEqual([
+      'delete /v1/checkpoints/{id}',
       'delete /v1/sessions/{id}',
       'delete /v1/sessions/{id}/steps/{n}',
       'get /healthz',
       'get /readyz',
+      'get /v1/checkpoints/{id}',
       'get /v1/sessions/{id}',
+      'get /v1/sessions/{id}/checkpoints',
       'get /v1/sessions/{id}/steps/{n}',
       'get /v1/sessions/{id}/weights',
+      'post /v1/checkpoints',
       'post /v1/kernel/solve',
       'post /v1/sessions',
+      'post /v1/sessions/{id}/checkpoints',
       'post /v1/sessions/{id}/predictions',
       'put /v1/sessions/{id}/steps/{n}',
     ]);
