@@ -72,6 +72,18 @@ module.exports = {
       'util',
       ...modules('zod'),
     ]),
+    only('storage', '^gpu-worker/storage/', [
+      'gpu-worker/storage/',
+      'shared/',
+      '(crypto|node:sqlite|timers/promises|worker_threads)',
+      ...modules('s3mini'),
+    ]),
+    {
+      name: 'storage-for-sessions-alone',
+      severity: 'error',
+      from: { pathNot: '^(gpu-worker/(session/|storage/|index.ts)|test/)' },
+      to: { path: '^gpu-worker/storage/' },
+    },
     only(
       'check',
       '^gpu-worker/check/',

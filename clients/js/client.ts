@@ -76,7 +76,7 @@ export class DdpnoptClient {
   /**
    * Creates a session that goes on where a checkpoint was made, at its step.
    *
-   * @throws DdpnoptError, ConnectionError; TypeError if the checkpoint is of a hosted session
+   * @throws DdpnoptError, ConnectionError; TypeError if the checkpoint is of another mode
    */
   async resumeSession(checkpoint: string, options: RequestOptions = {}): Promise<TrainingSession> {
     return this.#inLayersMode(await this.#resume(checkpoint, 'layers', options));
@@ -85,6 +85,11 @@ export class DdpnoptClient {
   /** As {@link resumeSession}, for a model that the service runs. @throws DdpnoptError, ConnectionError, TypeError */
   async resumeHostedSession(checkpoint: string, options: RequestOptions = {}): Promise<HostedTrainingSession> {
     return this.#inHostedMode(await this.#resume(checkpoint, 'hosted', options));
+  }
+
+  /** As {@link resumeSession}, for a kernel session. @throws DdpnoptError, ConnectionError, TypeError */
+  async resumeKernelSession(checkpoint: string, options: RequestOptions = {}): Promise<KernelTrainingSession> {
+    return this.#inKernelMode(await this.#resume(checkpoint, 'kernel', options));
   }
 
   /** A checkpoint's safetensors file. @throws DdpnoptError, ConnectionError */

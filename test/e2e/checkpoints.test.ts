@@ -12,6 +12,7 @@ import { checkpointManifestSchema } from '../../shared/checkpoint.ts';
 import type { HostedDefinitionInput } from '../../shared/hosted-definition.ts';
 import { seededRandom } from '../../shared/random.ts';
 import { readHeader, readValues, SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
+import { randomStep } from '../conformance/bodies.ts';
 import { call, create, expectProblem, json, LAYERS, newSession, putStep, stepBody } from './support.ts';
 
 const HOSTED: Omit<HostedDefinitionInput, 'mode'> = {
@@ -142,6 +143,21 @@ describe('a session in layers mode', () => {
     await expect(client.resumeHostedSession(id)).rejects.toThrow(/is in mode "layers"/);
     expect((await client.resumeSession(id)).nextStep).toBe(0);
   });
+});
+
+it('a session in kernel mode goes on from a checkpoint', async () => {
+  const session = await client.createKernelSession({ layers: [{ name: 'a', factors: { inputs: 3, outputs: 2 } }], optimizer: { metric: { kind: 'kronecker' } } }); // prettier-ignore
+  const { id, definition } = { id: session.session.id, definition: session.session };
+  const random = seededRandom(3);
+  const bodies = [0, 1, 2].map((n) => randomStep(definition, random, n));
+  for (const n of [0, 1]) expect((await putStep(stack.url, id, n, bodies[n]!)).status).toBe(200);
+  const resumed = await client.resumeKernelSession((await session.makeCheckpoint()).id);
+  expect(resumed.nextStep).toBe(2);
+  const [expected, actual] = await Promise.all(
+    [id, resumed.session.id].map((of) => putStep(stack.url, of, 2, bodies[2]!)),
+  );
+  expect(expected!.status).toBe(200);
+  expect(Buffer.compare(actual!.bytes, expected!.bytes)).toBe(0);
 });
 
 describe('what is refused', () => {
