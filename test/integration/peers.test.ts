@@ -143,7 +143,7 @@ describe.skipIf(!installed)('the PyTorch peers', async () => {
         });
         state = result.state;
         losses.push(result.lossBefore);
-        lossesAfter.push(result.lossAfter);
+        lossesAfter.push(result.lossAfter!);
       }
       const run = { before: joined(parameters), after: joined(parametersOf(state)), losses, lossesAfter };
       return { run, task: { network, batch, precision: 'float64', data: { inputs, labels }, parameters } };
