@@ -11,6 +11,7 @@ const SPARSE = { statisticsEvery: 5, refreshEvery: 25 } as const;
 
 // Five each, around what is best on MNIST. K-FAC has no damping by η: from 0.1 on it diverges.
 const ADAM_RATES = [1e-3, 2e-3, 4e-3, 8e-3, 16e-3];
+const WHITENED_ADAM_RATES = [2e-3, 4e-3, 8e-3, 16e-3, 32e-3];
 const KFAC_RATES = [1e-3, 3e-3, 0.01, 0.03, 0.1];
 const DDPNOPT_RATES = [0.01, 0.03, 0.1, 0.3, 1];
 
@@ -37,7 +38,7 @@ export function lineUp(engine: Engine): Contender[] {
       cosineSteps: steps,
     })),
     peerContender(
-      { id: 'adam-whitened', name: 'Adam, whitened inputs', learningRates: ADAM_RATES },
+      { id: 'adam-whitened', name: 'Adam, whitened inputs', learningRates: WHITENED_ADAM_RATES },
       (task, { learningRate, steps }) => ({
         kind: 'adam',
         learningRate,

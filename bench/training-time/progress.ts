@@ -7,7 +7,6 @@ import type { Point, Tuning } from './measure.ts';
 const FOLDER = fileURLToPath(new URL('../../.bench/', import.meta.url));
 
 interface Entries {
-  readonly settings: string;
   readonly tunings: Record<string, Tuning>;
   readonly curves: Record<string, readonly Point[]>;
 }
@@ -16,15 +15,10 @@ export class Progress {
   readonly #file: string;
   #entries: Entries;
 
-  /**
-   * @param name of the file
-   * @param settings everything that the measurements depend on; what was measured with other settings is not used
-   */
-  constructor(name: string, settings: unknown) {
+  /** @param name of the file */
+  constructor(name: string) {
     this.#file = path.join(FOLDER, `${name}.json`);
-    const text = JSON.stringify(settings);
-    const stored = readEntries(this.#file);
-    this.#entries = stored?.settings === text ? stored : { settings: text, tunings: {}, curves: {} };
+    this.#entries = readEntries(this.#file) ?? { tunings: {}, curves: {} };
   }
 
   tuning(key: string): Tuning | undefined {
@@ -48,7 +42,7 @@ export class Progress {
   /** Forgets everything. */
   clear(): void {
     rmSync(this.#file, { force: true });
-    this.#entries = { settings: this.#entries.settings, tunings: {}, curves: {} };
+    this.#entries = { tunings: {}, curves: {} };
   }
 
   #store(): void {
