@@ -369,7 +369,7 @@ const batchCouplingSchema = z.enum(['full', 'diagonal', 'paper-faithful']).meta(
 
 const solverSchema = z
   .strictObject({
-    choleskyRows: z.int().min(0).max(65_536).default(1024).meta({
+    choleskyRows: z.int().min(0).max(65_536).default(512).meta({
       description: 'Rows of the largest system that is factorised; larger ones are solved by conjugate gradients',
     }),
     iterations: z.int().min(1).max(1000).default(10).meta({ description: 'Iterations of conjugate gradients' }),

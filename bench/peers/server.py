@@ -122,7 +122,8 @@ class Task:
 
     def steps(self, count: int) -> dict[str, Any]:
         """Takes the next steps, through the batches in turn."""
-        return self._train(self._batches[(self._taken + index) % len(self._batches)] for index in range(count))
+        taken = self._taken
+        return self._train(self._batches[(taken + index) % len(self._batches)] for index in range(count))
 
     def steps_on(self, samples: list[int]) -> dict[str, Any]:
         """Takes the next steps on batches of these samples; the last may be smaller."""

@@ -37,6 +37,9 @@ export interface Run {
   readonly stop: () => Promise<void>;
 }
 
+/** The parts as files, for contenders in processes of their own. */
+export type PartFiles = Readonly<Record<keyof Parts, PeerFiles>>;
+
 /** A contender that has been given a task. */
 export interface Entrant {
   readonly start: (options: RunOptions) => Promise<Run>;
@@ -48,7 +51,9 @@ export interface Contender {
   readonly name: string;
   /** Learning rates to choose from; a single one is not tuned. */
   readonly learningRates: readonly number[];
-  readonly enter: (task: Task, parts: Parts) => Promise<Entrant>;
+  /** Whether it trains for the longest budget, too. */
+  readonly isBaseline: boolean;
+  readonly enter: (task: Task, parts: Parts, files: PartFiles) => Promise<Entrant>;
 }
 
 type OptimizerSettings = (task: Task, options: RunOptions) => object;
@@ -66,6 +71,7 @@ export function hostedContender(
     id,
     name,
     learningRates,
+    isBaseline: false,
     enter(task, parts) {
       const whitening = whiteningOf(task);
       return Promise.resolve({
@@ -160,21 +166,16 @@ function countRight(outputs: ArrayLike<number>, { size, classes, labels }: Label
 
 /** A PyTorch peer, in a process of its own that is idle when it is not its turn. */
 export function peerContender(
-  { id, name, learningRates }: Pick<Contender, 'id' | 'name' | 'learningRates'>,
+  { id, name, learningRates, isBaseline }: Omit<Contender, 'enter'>,
   optimizer: (task: Task, options: RunOptions) => PeerOptimizer,
 ): Contender {
   return {
     id,
     name,
     learningRates,
-    async enter(task, parts) {
+    isBaseline,
+    async enter(task, _, files) {
       const process = await PeerProcess.start(availableParallelism());
-      const folder = await mkdtemp(path.join(tmpdir(), 'training-time-'));
-      const files = {
-        train: await written(folder, 'train', parts.train),
-        validation: await written(folder, 'validation', parts.validation),
-        test: await written(folder, 'test', parts.test),
-      };
       return {
         async start(options) {
           const { whiteningMilliseconds } = await process.prepare({
@@ -194,13 +195,24 @@ export function peerContender(
             stop: () => Promise.resolve(),
           };
         },
-        async stop() {
-          await process.stop();
-          await rm(folder, { recursive: true });
-        },
+        stop: () => process.stop(),
       };
     },
   };
+}
+
+/** Lends the parts as files, which are gone afterwards. */
+export async function withFiles<Result>(parts: Parts, use: (files: PartFiles) => Promise<Result>): Promise<Result> {
+  const folder = await mkdtemp(path.join(tmpdir(), 'ddpnopt-training-time-'));
+  try {
+    return await use({
+      train: await written(folder, 'train', parts.train),
+      validation: await written(folder, 'validation', parts.validation),
+      test: await written(folder, 'test', parts.test),
+    });
+  } finally {
+    await rm(folder, { recursive: true });
+  }
 }
 
 async function written(folder: string, part: string, { inputs, labels, size }: LabelledData): Promise<PeerFiles> {

@@ -32,13 +32,16 @@ const FULL = { coupling: 'feedback', batchCoupling: 'full' } as const;
 
 export function lineUp(engine: Engine): Contender[] {
   return [
-    peerContender({ id: 'adam', name: 'Adam', learningRates: ADAM_RATES }, (_, { learningRate, steps }) => ({
-      kind: 'adam',
-      learningRate,
-      cosineSteps: steps,
-    })),
     peerContender(
-      { id: 'adam-whitened', name: 'Adam, whitened inputs', learningRates: WHITENED_ADAM_RATES },
+      { id: 'adam', name: 'Adam', learningRates: ADAM_RATES, isBaseline: true },
+      (_, { learningRate, steps }) => ({
+        kind: 'adam',
+        learningRate,
+        cosineSteps: steps,
+      }),
+    ),
+    peerContender(
+      { id: 'adam-whitened', name: 'Adam, whitened inputs', learningRates: WHITENED_ADAM_RATES, isBaseline: true },
       (task, { learningRate, steps }) => ({
         kind: 'adam',
         learningRate,
@@ -46,13 +49,16 @@ export function lineUp(engine: Engine): Contender[] {
         whitening: whitened(task),
       }),
     ),
-    peerContender({ id: 'kfac', name: 'K-FAC', learningRates: KFAC_RATES }, (_, { learningRate, steps }) => ({
-      kind: 'kfac',
-      learningRate,
-      cosineSteps: steps,
-    })),
     peerContender(
-      { id: 'kfac-whitened', name: 'K-FAC, whitened inputs, sparse', learningRates: KFAC_RATES },
+      { id: 'kfac', name: 'K-FAC', learningRates: KFAC_RATES, isBaseline: false },
+      (_, { learningRate, steps }) => ({
+        kind: 'kfac',
+        learningRate,
+        cosineSteps: steps,
+      }),
+    ),
+    peerContender(
+      { id: 'kfac-whitened', name: 'K-FAC, whitened inputs, sparse', learningRates: KFAC_RATES, isBaseline: false },
       (task, { learningRate, steps }) => ({
         kind: 'kfac',
         learningRate,

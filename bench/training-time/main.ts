@@ -15,7 +15,7 @@ import { loadEngine, presentEngines } from '../../gpu-worker/tensor/index.ts';
 import { MISSING, peersInstalled } from '../peers/environment.ts';
 import { PeerProcess } from '../peers/peers.ts';
 import { provenance } from '../provenance.ts';
-import type { Contender, Entrant } from './contenders.ts';
+import { withFiles, type Contender, type Entrant, type PartFiles } from './contenders.ts';
 import { lineUp } from './line-up.ts';
 import { race, tune, type Tuning } from './measure.ts';
 import { Progress } from './progress.ts';
@@ -44,7 +44,7 @@ if (!presentEngines().includes('tensorflow')) fail('The native engine is not the
 
 const seeds = options.quick ? [0] : [0, 1, 2];
 const tasks: readonly Task[] = options.quick
-  ? [{ ...task('digits', 128), budgets: [5, 10], tuningBudget: 5 }]
+  ? [{ ...task('digits', 128), budgets: [5], longestBudget: 10, tuningBudget: 5 }]
   : // Batches of 512 leave DIGITS two steps an epoch.
     [
       task('digits', 128),
@@ -61,15 +61,22 @@ interface Race {
   readonly seed: number;
 }
 
-function racesOf({ budgets }: Task): Race[] {
-  return budgets.flatMap((epochs) => seeds.map((seed) => ({ epochs, seed })));
+/** Seed by seed. */
+function racesOf(which: Task): Race[] {
+  const budgets = [...which.budgets, which.longestBudget];
+  return seeds.flatMap((seed) => budgets.map((epochs) => ({ epochs, seed })));
 }
+
+const takesPart = ({ longestBudget }: Task, { isBaseline }: Contender, { epochs }: Pick<Race, 'epochs'>): boolean =>
+  isBaseline || epochs < longestBudget;
 
 const keyOf = ({ dataSet, batch }: Task, { id }: Contender): string => `${dataSet} ${String(batch)} ${id}`;
 const curveKey = (which: Task, contender: Contender, { epochs, seed }: Race): string =>
   `${keyOf(which, contender)} ${String(epochs)} ${String(seed)}`;
 const isRaced = (which: Task, each: Race): boolean =>
-  contenders.every((contender) => progress.curve(curveKey(which, contender, each)) !== undefined);
+  contenders
+    .filter((contender) => takesPart(which, contender, each))
+    .every((contender) => progress.curve(curveKey(which, contender, each)) !== undefined);
 const isTuned = (which: Task): boolean =>
   contenders.every((contender) => progress.tuning(keyOf(which, contender)) !== undefined);
 
@@ -80,10 +87,11 @@ function tuningOf(which: Task, contender: Contender): Tuning {
 }
 
 /** @returns false if the time was up before everything was measured */
-async function measureTask(which: Task, parts: Parts): Promise<boolean> {
+async function measureTask(which: Task, parts: Parts, files: PartFiles): Promise<boolean> {
   const entrants: { contender: Contender; entrant: Entrant }[] = [];
   try {
-    for (const contender of contenders) entrants.push({ contender, entrant: await contender.enter(which, parts) });
+    for (const contender of contenders)
+      entrants.push({ contender, entrant: await contender.enter(which, parts, files) });
     for (const { contender, entrant } of entrants) {
       const key = keyOf(which, contender);
       if (progress.tuning(key) !== undefined) continue;
@@ -97,15 +105,14 @@ async function measureTask(which: Task, parts: Parts): Promise<boolean> {
     for (const each of racesOf(which)) {
       if (isRaced(which, each)) continue;
       if (performance.now() > ends) return false;
-      const tuned = entrants.map(({ contender, entrant }) => {
+      const racing = entrants.filter(({ contender }) => takesPart(which, contender, each));
+      const tuned = racing.map(({ contender, entrant }) => {
         return { entrant, learningRate: tuningOf(which, contender).learningRate };
       });
       const curves = await race(which, parts, tuned, each);
-      progress.addCurves(
-        entrants.map(({ contender }, index) => [curveKey(which, contender, each), curves[index] ?? []]),
-      );
+      progress.addCurves(racing.map(({ contender }, index) => [curveKey(which, contender, each), curves[index] ?? []]));
       const where = `${which.dataSet}, batch ${String(which.batch)}, ${String(each.epochs)} epochs, seed ${String(each.seed)}`;
-      const reached = entrants.map(({ contender: { id } }, index) => {
+      const reached = racing.map(({ contender: { id } }, index) => {
         const end = curves[index]?.at(-1);
         return end === undefined ? `${id} diverged` : `${id} ${end.accuracy.toFixed(4)} in ${end.seconds.toFixed(1)} s`;
       });
@@ -118,7 +125,8 @@ async function measureTask(which: Task, parts: Parts): Promise<boolean> {
 }
 
 function resultOf(which: Task, trainingSamples: number): TaskResult {
-  const { dataSet, widths, batch, tuningBudget, budgets } = which;
+  const { dataSet, widths, batch, tuningBudget } = which;
+  const budgets = [...which.budgets, which.longestBudget];
   return {
     dataSet,
     widths,
@@ -129,10 +137,12 @@ function resultOf(which: Task, trainingSamples: number): TaskResult {
       id: contender.id,
       name: contender.name,
       tuning: tuningOf(which, contender),
-      budgets: budgets.map((epochs) => ({
-        epochs,
-        curves: seeds.map((seed) => progress.curve(curveKey(which, contender, { epochs, seed })) ?? []),
-      })),
+      budgets: budgets
+        .filter((epochs) => takesPart(which, contender, { epochs }))
+        .map((epochs) => ({
+          epochs,
+          curves: seeds.map((seed) => progress.curve(curveKey(which, contender, { epochs, seed })) ?? []),
+        })),
     })),
   };
 }
@@ -153,7 +163,7 @@ for (const which of tasks) {
   const parts = loaded.get(which.dataSet) ?? (await loadParts(which.dataSet));
   loaded.set(which.dataSet, parts);
   const isMeasured = isTuned(which) && (options.tune || racesOf(which).every((each) => isRaced(which, each)));
-  isWhole = isMeasured || (await measureTask(which, parts));
+  isWhole = isMeasured || (await withFiles(parts, (files) => measureTask(which, parts, files)));
   if (!isWhole) break;
   if (!options.tune) results.push(resultOf(which, parts.train.size));
 }

@@ -59,7 +59,7 @@ export function secondsTo({ budgets }: ContenderResult, accuracy: number): numbe
   return reached.length === 0 ? null : Math.min(...reached.map(({ seconds }) => seconds));
 }
 
-export function figureNames({ dataSet, batch }: TaskResult): { readonly accuracy: string; readonly loss: string } {
+function figureNames({ dataSet, batch }: TaskResult): { readonly accuracy: string; readonly loss: string } {
   const name = `training-time-${dataSet}-${String(batch)}`;
   return { accuracy: `${name}-error.svg`, loss: `${name}-loss.svg` };
 }
@@ -123,9 +123,9 @@ function renderTask(task: TaskResult): string {
       String(tuning.learningRate),
       stepMilliseconds(contender, steps).toFixed(2),
       ...budgets.map((epochs) => {
-        const end = contender.budgets
-          .filter((budget) => budget.epochs === epochs)
-          .flatMap((budget) => meanCurve(budget).at(-1) ?? [])[0];
+        const budget = contender.budgets.find((each) => each.epochs === epochs);
+        if (budget === undefined) return '';
+        const end = meanCurve(budget).at(-1);
         return end === undefined ? 'diverged' : (100 * end.accuracy).toFixed(2);
       }),
       ratioTo(target),
