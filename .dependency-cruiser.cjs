@@ -33,14 +33,20 @@ module.exports = {
     only('demo', '^demo/', ['demo/', 'clients/', 'deploy/', 'node:'], 'through public interfaces only'),
     only(
       'bench',
-      '^bench/(?!engine/|peers/)',
-      ['bench/', 'clients/', 'deploy/', '(fs|os|path|url|child_process)'],
+      '^bench/(?!engine/|peers/|training-time/)',
+      ['bench/', 'clients/', 'deploy/', '(fs|os|path|url|child_process|crypto|zlib)'],
       'through public interfaces only',
     ),
     only(
       'bench-engine',
       '^bench/engine/',
       ['bench/', 'gpu-worker/(optimizer|model|tensor|training)/', 'shared/', '(child_process|fs|os|url)'],
+      'measures below the service',
+    ),
+    only(
+      'bench-training-time',
+      '^bench/training-time/',
+      ['bench/', 'clients/', 'gpu-worker/(tensor|training)/', 'shared/', '(fs|os|path|url|util)'],
       'measures below the service',
     ),
     only(

@@ -79,8 +79,11 @@ export function optimizerStateBytes(definition: Definition): number {
       case 'rmsprop':
       case 'adam':
         return 4 * moments;
-      case 'kronecker':
-        return 4 * (isFactored ? 2 * factors : moments);
+      case 'kronecker': {
+        // A refresh under way holds the factors as they were when it began, or what came of them.
+        const pending = metric.refreshLag > 0 ? factors : 0;
+        return 4 * (isFactored ? 2 * factors + pending : moments);
+      }
       case 'ekfac':
         return 4 * (isFactored ? 2 * factors + moments : moments);
     }

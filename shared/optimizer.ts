@@ -231,6 +231,17 @@ const refreshEverySchema = z.int().min(1).max(100_000).default(10).meta({
   description: 'Steps between two factorisations of the factors: inversions, or eigendecompositions with ekfac',
 });
 
+const refreshLagSchema = z
+  .int()
+  .min(0)
+  .max(100_000)
+  .default(0)
+  .meta({
+    description:
+      'Steps between the beginning of a refresh and the step that first uses it, at most refreshEvery. From 1 on the factors are ' +
+      'inverted, as they were when it began, after that step has been answered',
+  });
+
 const kroneckerMetricSchema = z
   .strictObject({
     kind: z.literal('kronecker'),
@@ -238,9 +249,15 @@ const kroneckerMetricSchema = z
     decay: factorDecaySchema,
     statisticsEvery: statisticsEverySchema,
     refreshEvery: refreshEverySchema,
+    refreshLag: refreshLagSchema,
     firstInputFactor: firstInputFactorSchema
       .default({ kind: 'averaged' })
       .meta({ description: 'The input factor of the first layer, whose inputs are the data' }),
+  })
+  .superRefine(({ refreshLag, refreshEvery }, context) => {
+    if (refreshLag <= refreshEvery) return;
+    const message = `it must not exceed refreshEvery, ${String(refreshEvery)}: a refresh ends before the next one begins`;
+    context.addIssue({ code: 'custom', path: ['refreshLag'], message, input: refreshLag });
   })
   .meta({
     id: 'KroneckerMetric',
@@ -352,7 +369,7 @@ const batchCouplingSchema = z.enum(['full', 'diagonal', 'paper-faithful']).meta(
 
 const solverSchema = z
   .strictObject({
-    choleskyRows: z.int().min(0).max(65_536).default(1024).meta({
+    choleskyRows: z.int().min(0).max(65_536).default(512).meta({
       description: 'Rows of the largest system that is factorised; larger ones are solved by conjugate gradients',
     }),
     iterations: z.int().min(1).max(1000).default(10).meta({ description: 'Iterations of conjugate gradients' }),

@@ -84,7 +84,8 @@ export const stepMetricsSchema = z
     batch: z.int().meta({ description: 'Samples B' }),
     loss: z.number().meta({ description: 'Mean loss of the batch before the step' }),
     lossAfter: z.number().nullable().meta({
-      description: 'Mean loss of the batch after the step, where the worker runs the model; null where the client does',
+      description:
+        'Mean loss of the batch after the step, where the worker takes a second forward pass (hosted mode, coupling feedback); else null',
     }),
     learningRate: z.number().meta({ description: 'η of the step' }),
     terminalWeight: z.number().meta({ description: 'Mean terminal weight h' }),

@@ -18,6 +18,14 @@ class Adam:
         self._module = network.module()
         self._optimizer = torch.optim.Adam(self._module.parameters(), lr=learning_rate, fused=True)
 
+    @property
+    def learning_rate(self) -> float:
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self._optimizer.param_groups[0]["lr"] = value
+
     def step(self, inputs: Tensor, labels: Tensor) -> Losses:
         """Forward, backward, update."""
         self._optimizer.zero_grad()

@@ -27,6 +27,7 @@ class KroneckerOptions:
 
     damping: float = 0.01
     decay: float = 0.95
+    statistics_every: int = 1
     refresh_every: int = 10
     floor: float = 0.5
     ceiling: float = 100.0
@@ -38,6 +39,7 @@ class KroneckerOptions:
         return KroneckerOptions(
             damping=request.get("damping", defaults.damping),
             decay=request.get("decay", defaults.decay),
+            statistics_every=request.get("statisticsEvery", defaults.statistics_every),
             refresh_every=request.get("refreshEvery", defaults.refresh_every),
             floor=scale.get("floor", defaults.floor),
             ceiling=scale.get("ceiling", defaults.ceiling),
@@ -107,13 +109,15 @@ class KroneckerFactors:
         self.inverse_output = torch.empty(0)
 
     def update(self, inputs: Tensor, outputs: Tensor, weights: Tensor) -> None:
-        """Takes in a batch; refreshes the inverses when they are due."""
-        batch = len(inputs)
-        share = (1 - self._options.decay) / (1 - self._options.decay ** (self._steps + 1))
-        weighted = outputs * weights.view(-1, *[1] * (outputs.dim() - 1))
-        a, g, weighted = inputs.flatten(0, -2), outputs.flatten(0, -2), weighted.flatten(0, -2)
-        _average_product(self._input, a, a, share, batch)
-        _average_product(self._output, weighted, g, share, len(g))
+        """Takes in a batch when it is due; refreshes the inverses when they are due."""
+        if self._steps % self._options.statistics_every == 0:
+            batch = len(inputs)
+            count = self._steps // self._options.statistics_every + 1
+            share = (1 - self._options.decay) / (1 - self._options.decay**count)
+            weighted = outputs * weights.view(-1, *[1] * (outputs.dim() - 1))
+            a, g, weighted = inputs.flatten(0, -2), outputs.flatten(0, -2), weighted.flatten(0, -2)
+            _average_product(self._input, a, a, share, batch)
+            _average_product(self._output, weighted, g, share, len(g))
         if self._steps % self._options.refresh_every == 0:
             self._refresh()
         self._steps += 1

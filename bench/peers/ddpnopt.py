@@ -93,7 +93,7 @@ class DdpNopt:
             raise ValueError(f"the peer has no batch coupling {batch_coupling}")
         self._network = network
         self._options = options
-        self._learning_rate = learning_rate
+        self.learning_rate = learning_rate
         self._is_full = batch_coupling == "full"
         self._factors = [KroneckerFactors(stage, options) for stage in network.stages]
 
@@ -118,7 +118,7 @@ class DdpNopt:
                     target if gradient is None else target + _predicted_change(gradient, changed, first.states[index])
                 )
                 coefficients = self._solve(systems[index], right)
-                expansions[index].subtract_step(stage.layer.matrix, coefficients, self._learning_rate)
+                expansions[index].subtract_step(stage.layer.matrix, coefficients, self.learning_rate)
                 changed = stage.after(stage.layer(changed))
             after = functional.cross_entropy(changed, labels)
             return Losses(float(first.losses.mean()), float(after))
@@ -137,13 +137,13 @@ class DdpNopt:
         if not self._is_full:
             diagonals = []
             for expansion in reversed(expansions):
-                later = torch.add(later, expansion.kernel_diagonal(), alpha=self._learning_rate)
+                later = torch.add(later, expansion.kernel_diagonal(), alpha=self.learning_rate)
                 diagonals.append(later)
             return diagonals[::-1]
         system = torch.diag(later)
         triangles = []
         for expansion in reversed(expansions):
-            expansion.add_kernel(system, self._learning_rate)
+            expansion.add_kernel(system, self.learning_rate)
             triangle, info = torch.linalg.cholesky_ex(system)
             if int(info) != 0:
                 raise ArithmeticError("the step overflows")

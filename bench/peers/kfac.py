@@ -16,7 +16,7 @@ class Kfac:
     def __init__(self, network: Network, options: KroneckerOptions, learning_rate: float) -> None:
         self._network = network
         self._options = options
-        self._learning_rate = learning_rate
+        self.learning_rate = learning_rate
         self._factors = [KroneckerFactors(stage, options) for stage in network.stages]
 
     def step(self, inputs: Tensor, labels: Tensor) -> Losses:
@@ -35,5 +35,5 @@ class Kfac:
                     change = (a @ factors.inverse_input).T @ (g @ factors.inverse_output)
                 else:
                     change = factors.inverse_input @ (a.T @ g) @ factors.inverse_output
-                stage.layer.matrix.sub_(change, alpha=self._learning_rate / len(labels))
+                stage.layer.matrix.sub_(change, alpha=self.learning_rate / len(labels))
             return Losses(float(first.losses.mean()))

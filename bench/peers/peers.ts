@@ -15,20 +15,34 @@ export interface PeerKronecker {
   readonly learningRate: number;
   readonly damping?: number;
   readonly decay?: number;
+  readonly statisticsEvery?: number;
   readonly refreshEvery?: number;
   readonly lossScale?: { readonly floor?: number; readonly ceiling?: number };
 }
 
-export type PeerOptimizer =
-  /** Metric kronecker, coupling feedback. */
-  | (PeerKronecker & { readonly kind: 'ddpnopt'; readonly batchCoupling?: 'full' | 'diagonal' })
-  | (PeerKronecker & { readonly kind: 'kfac' })
-  | {
-      readonly kind: 'adam';
-      readonly learningRate: number;
-      /** Inputs whitened once, on the whole data: `rank` features of them stay, damped by so many mean eigenvalues. */
-      readonly whitening?: { readonly rank: number; readonly damping: number };
-    };
+interface PeerSchedule {
+  /** Half a cosine from the learning rate to 0 over so many steps; constant unless given. */
+  readonly cosineSteps?: number;
+  /** Inputs whitened once, on the whole data: `rank` features of them stay, damped by so many mean eigenvalues. */
+  readonly whitening?: { readonly rank: number; readonly damping: number };
+}
+
+export type PeerOptimizer = PeerSchedule &
+  (
+    | /** Metric kronecker, coupling feedback. */ (PeerKronecker & {
+        readonly kind: 'ddpnopt';
+        readonly batchCoupling?: 'full' | 'diagonal';
+      })
+    | (PeerKronecker & { readonly kind: 'kfac' })
+    | { readonly kind: 'adam'; readonly learningRate: number }
+  );
+
+/** Data in files that the peers map: float32 inputs, labels as bytes, one sample after the other. */
+export interface PeerFiles {
+  readonly inputs: string;
+  readonly labels: string;
+  readonly size: number;
+}
 
 type Numbers = Float32Array | Float64Array;
 
@@ -47,11 +61,17 @@ export interface PeerTask {
   readonly seed?: number;
   /** The batches, one after the other, over and over; unless given, random samples. */
   readonly data?: PeerData;
+  /** In the place of `data`. */
+  readonly files?: PeerFiles;
   /** Weight and bias of every layer in the service's layout; unless given, random. */
   readonly parameters?: readonly Numbers[];
 }
 
-const preparedSchema = z.object({ parameters: z.number(), milliseconds: z.number() });
+const preparedSchema = z.object({
+  parameters: z.number(),
+  milliseconds: z.number(),
+  whiteningMilliseconds: z.number(),
+});
 const stepsSchema = z.object({
   milliseconds: z.array(z.number()),
   losses: z.array(z.number()),
@@ -131,6 +151,11 @@ export class PeerProcess {
     return this.#ask(stepsSchema, { command: 'steps', count });
   }
 
+  /** Takes the next steps on batches of these samples; the last one may be smaller. */
+  stepsOn(samples: ArrayLike<number>): Promise<PeerSteps> {
+    return this.#ask(stepsSchema, { command: 'steps', samples: Array.from(samples) });
+  }
+
   /** Weight and bias of every layer as they are now. */
   async parameters(): Promise<Numbers[]> {
     const reply = await this.#ask(parametersSchema, { command: 'parameters' });
@@ -141,8 +166,8 @@ export class PeerProcess {
     });
   }
 
-  evaluate(data: PeerData): Promise<z.output<typeof evaluationSchema>> {
-    return this.#ask(evaluationSchema, { command: 'evaluate', ...this.#encodedData(data) });
+  evaluate(data: PeerData | { readonly files: PeerFiles }): Promise<z.output<typeof evaluationSchema>> {
+    return this.#ask(evaluationSchema, { command: 'evaluate', ...('files' in data ? data : this.#encodedData(data)) });
   }
 
   /** Ends the process, once it has done what it was asked. */

@@ -3,9 +3,13 @@
     {"command": "describe"}                            → versions and threads
     {"command": "prepare", "network": …, "batch": n, …} → {"parameters": count, "milliseconds": preparation}
     {"command": "steps", "count": n}                   → {"milliseconds": […], "losses": […], "lossesAfter": […]}
+    {"command": "steps", "samples": [index, …]}        → the same, on these samples of the data, batch after batch
     {"command": "parameters"}                          → {"parameters": [array, …]}
     {"command": "evaluate", "inputs": …, "labels": …}  → {"loss": …, "accuracy": …}
     {"command": "matmul", "size": n}                   → {"milliseconds": …, "flopsPerSecond": …}
+
+Data come in the request, as "inputs" and "labels", or lie in files, "files": {"inputs": path, "labels": path, "size": n}, inputs
+as little-endian float32, labels as bytes.
 
 A request that fails is answered with {"error": …}. Arrays are base64 of little-endian numbers of the network's
 precision. Start it with OMP_WAIT_POLICY=PASSIVE: otherwise PyTorch's threads spin between requests and take the cores
@@ -18,10 +22,11 @@ import argparse
 import base64
 import ctypes
 import json
+import math
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -52,6 +57,19 @@ def encoded(tensor: Tensor) -> str:
     return base64.b64encode(ctypes.string_at(values.data_ptr(), values.nbytes)).decode("ascii")
 
 
+def mapped(files: Mapping[str, Any], features: int) -> tuple[Tensor, Tensor]:
+    """Inputs and labels that lie in files, one sample after the other."""
+    size: int = files["size"]
+    inputs = torch.from_file(files["inputs"], shared=False, size=size * features, dtype=torch.float32)
+    labels = torch.from_file(files["labels"], shared=False, size=size, dtype=torch.uint8)
+    return inputs.view(size, features), labels.long()
+
+
+def cosine(progress: float) -> float:
+    """The share of the learning rate at a share of the steps: half a cosine from 1 to 0."""
+    return (1 + math.cos(math.pi * min(1.0, progress))) / 2
+
+
 class Task:
     """A network, its batches and its optimizer, ready to take steps."""
 
@@ -61,41 +79,62 @@ class Task:
         generator = torch.Generator().manual_seed(request.get("seed", 0))
         declaration: dict[str, Any] = dict(request["network"])
         batch: int = request["batch"]
-        features = torch.Size(declaration["input"]).numel()
+        features = self._features = torch.Size(declaration["input"]).numel()
         optimizer: Request = request["optimizer"]
-        if "inputs" in request:
+        given = mapped(request["files"], features) if "files" in request else None
+        if given is not None:
+            inputs = given[0]
+        elif "inputs" in request:
             inputs = decoded(request["inputs"], self.dtype).view(-1, features)
         else:
             inputs = torch.randn(batch * RANDOM_BATCHES, features, generator=generator, dtype=self.dtype)
         self.whitening: Whitening | None = None
+        self.whitening_milliseconds = 0.0
         if "whitening" in optimizer:
+            whitening_began = time.perf_counter()
             rank: int = optimizer["whitening"]["rank"]
             self.whitening = Whitening(inputs, rank, optimizer["whitening"]["damping"])
             inputs = self.whitening(inputs)
             declaration["input"] = [rank]
+            self.whitening_milliseconds = 1000 * (time.perf_counter() - whitening_began)
         self.network = Network(declaration, self.dtype)
         if "parameters" in request:
             self.network.set_parameters([decoded(text, self.dtype) for text in request["parameters"]])
         else:
             self.network.initialise(generator)
-        if "labels" in request:
+        if given is not None:
+            labels = given[1]
+        elif "labels" in request:
             labels = torch.tensor(request["labels"])
         else:
             labels = torch.randint(self.network.classes, (len(inputs),), generator=generator)
         if len(labels) != len(inputs) or len(inputs) < batch:
             raise ValueError(f"{len(inputs)} samples with {len(labels)} labels make no batch of {batch}")
-        samples = self.network.prepared(inputs)
+        self._batch = batch
+        self._samples, self._labels = self.network.prepared(inputs), labels
         whole = len(inputs) // batch * batch
-        self._batches = list(zip(samples[:whole].split(batch), labels[:whole].split(batch), strict=True))
+        self._batches = list(zip(self._samples[:whole].split(batch), labels[:whole].split(batch), strict=True))
         self._taken = 0
+        self._schedule_steps: int | None = optimizer.get("cosineSteps")
+        self._learning_rate: float = optimizer["learningRate"]
         self.trainer = make_trainer(self.network, optimizer)
         self.milliseconds = 1000 * (time.perf_counter() - began)
 
     def steps(self, count: int) -> dict[str, Any]:
         """Takes the next steps, through the batches in turn."""
+        taken = self._taken
+        return self._train(self._batches[(taken + index) % len(self._batches)] for index in range(count))
+
+    def steps_on(self, samples: list[int]) -> dict[str, Any]:
+        """Takes the next steps on batches of these samples; the last may be smaller."""
+        chosen = torch.tensor(samples).split(self._batch)
+        return self._train((self._samples[indices], self._labels[indices]) for indices in chosen)
+
+    def _train(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Any]:
         milliseconds, before, after = [], [], []
-        for _ in range(count):
-            inputs, labels = self._batches[self._taken % len(self._batches)]
+        for inputs, labels in batches:
+            if self._schedule_steps is not None:
+                self.trainer.learning_rate = self._learning_rate * cosine(self._taken / self._schedule_steps)
             began = time.perf_counter()
             losses = self.trainer.step(inputs, labels)
             milliseconds.append(1000 * (time.perf_counter() - began))
@@ -112,8 +151,11 @@ class Task:
 
     def evaluate(self, request: Request) -> dict[str, float]:
         """Mean loss and accuracy on the request's samples."""
-        labels = torch.tensor(request["labels"])
-        inputs = decoded(request["inputs"], self.dtype).view(len(labels), -1)
+        if "files" in request:
+            inputs, labels = mapped(request["files"], self._features)
+        else:
+            labels = torch.tensor(request["labels"])
+            inputs = decoded(request["inputs"], self.dtype).view(len(labels), -1)
         if self.whitening is not None:
             inputs = self.whitening(inputs)
         with torch.no_grad():
@@ -168,9 +210,12 @@ class Server:
             self._task = None
             self._task = Task(request)
             count = sum(values.numel() for values in self._task.network.parameters())
-            return {"parameters": count, "milliseconds": self._task.milliseconds}
+            whitening = self._task.whitening_milliseconds
+            return {"parameters": count, "milliseconds": self._task.milliseconds, "whiteningMilliseconds": whitening}
         if self._task is None:
             raise ValueError(f"{command} needs a prepared task")
+        if command == "steps" and "samples" in request:
+            return self._task.steps_on(request["samples"])
         if command == "steps":
             return self._task.steps(request["count"])
         if command == "parameters":

@@ -19,5 +19,8 @@ class Losses:
 class Trainer(Protocol):
     """An optimizer with its network and state."""
 
+    learning_rate: float
+    """Of the next step."""
+
     def step(self, inputs: Tensor, labels: Tensor) -> Losses:
         """One training step on a batch."""

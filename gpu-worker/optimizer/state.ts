@@ -14,6 +14,18 @@ export interface DiagonalState {
   readonly inverse: InverseMetric;
 }
 
+/** A refresh between its beginning and the step from which on it is used. */
+export interface PendingRefresh {
+  /** Sequence number of the step that it began with. */
+  readonly begun: number;
+  readonly outcome:
+    /** The factors as that step left them. */
+    | { readonly kind: 'factors'; readonly inputFactor: Tensor; readonly outputFactor: Tensor }
+    | { readonly kind: 'inverse'; readonly inverse: InverseMetric }
+    /** It has no factorisation in floating point. */
+    | { readonly kind: 'failed' };
+}
+
 /** Kronecker factors of one parameter block. */
 export interface KroneckerState {
   readonly kind: 'kronecker';
@@ -21,8 +33,10 @@ export interface KroneckerState {
   readonly inputFactor: Tensor;
   /** Γ, bias-corrected moving average, [c, c]. */
   readonly outputFactor: Tensor;
-  /** Of the last successful refresh. */
+  /** Of the last successful refresh in use. */
   readonly inverse: InverseMetric;
+  /** Null if none is under way. */
+  readonly pending: PendingRefresh | null;
 }
 
 /** Kronecker factors with second moments in their eigenbasis. */

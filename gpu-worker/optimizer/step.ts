@@ -16,7 +16,7 @@ import { sentColumns, type Optimizer } from '../../shared/optimizer.ts';
 import { groupFactors } from '../../shared/parameter-groups.ts';
 import { tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
 import { applyInverse, type Preconditioner } from './curvature/inverse-metric.ts';
-import { preconditioner, refreshes, updateMetric } from './curvature/metric.ts';
+import { preconditioner, refreshes, settleRefresh, updateMetric } from './curvature/metric.ts';
 import { prepareSolver } from './ddp/coefficients.ts';
 import { lessDecay, openLoopChanges, type Policy, type PolicyBlock } from './ddp/policy.ts';
 import { tangentKernelDiagonal, valueRecursion } from './ddp/value-recursion.ts';
@@ -84,8 +84,8 @@ export interface StepResult {
 
 /** A step of which it is not known yet whether it stayed within floating point. */
 export interface UncheckedStep extends StepResult {
-  /** Per layer 1 if everything about it is finite, else 0. */
-  readonly finite: readonly Tensor[];
+  /** Per layer everything that an overflow would show in. */
+  readonly suspects: readonly (readonly Tensor[])[];
 }
 
 /**
@@ -100,7 +100,8 @@ export function ddpStep(
   batch: StepBatch,
 ): StepResult {
   return engine.scope(() => {
-    const { finite, ...result } = uncheckedStep(engine, configuration, state, batch);
+    const { suspects, ...result } = uncheckedStep(engine, configuration, state, batch);
+    const finite = finiteLayers(engine, suspects);
     engine.evaluate([result, finite]);
     assertFinite(engine, configuration.layers, finite);
     return result;
@@ -199,9 +200,22 @@ export function uncheckedStep(
       terminalWeights: h,
       learningRate,
       refreshed: refreshes(optimizer.metric, state.step),
-      finite: finiteLayers(engine, metrics, policies, reply),
+      suspects: suspectsOf(engine, state, metrics, policies, reply),
     };
   });
+}
+
+/**
+ * The state with the refreshes that are under way computed, for whenever there is time between two steps; the steps that follow are the
+ * same without it. The tensors of both, and only those, stay alive; they share what did not change.
+ */
+export function settleRefreshes(engine: Engine, optimizer: Optimizer, state: OptimizerState): OptimizerState {
+  const { metrics } = state;
+  if (metrics === null) return state;
+  return engine.scope(() => ({
+    ...state,
+    metrics: metrics.map((blocks, t) => blocks.map((block) => settleRefresh(engine, optimizer.metric, block, t === 0))),
+  }));
 }
 
 /** D_t and J_t of one layer, per parameter block. */
@@ -339,18 +353,26 @@ function preconditionedGradient(
   return engine.multiply(applyInverse(engine, inverse, gradient), learningRate);
 }
 
-/** Per layer whether its state, its expansion and its change are finite, a scalar 1 or 0. */
-function finiteLayers(
+/** Per layer its new statistics, its expansion and its change; what an earlier step has left was checked then. */
+function suspectsOf(
   engine: Engine,
+  state: OptimizerState,
   metrics: readonly (readonly MetricState[])[],
   policies: readonly Policy[],
   reply: StepReply,
-): Tensor[] {
+): Tensor[][] {
+  const known = tensorsIn(state.metrics, engine.isTensor);
   return policies.map(({ solver, blocks }, t) => {
     const expansions = blocks.map(({ transformed, plainStep }) => ({ transformed, plainStep }));
     const changes = reply.kind === 'update' ? at(reply.changes, t) : null;
-    return engine.isFinite([...tensorsIn([at(metrics, t), solver, expansions, changes], engine.isTensor)]);
+    const found = tensorsIn([at(metrics, t), solver, expansions, changes], engine.isTensor);
+    return [...found].filter((tensor) => !known.has(tensor));
   });
+}
+
+/** Per layer 1 if everything about it is finite, else 0. */
+export function finiteLayers(engine: Engine, suspects: UncheckedStep['suspects']): Tensor[] {
+  return suspects.map((tensors) => engine.isFinite(tensors));
 }
 
 /** Refuses a step whose arithmetic overflowed, before it replaces the state. @throws ProblemError `numerical_failure` */

@@ -1,6 +1,6 @@
 /**
  * One step of hosted training: forward pass, loss, backward pass, DDPNOpt's policies, and for feedback the second forward pass, in
- * which every stage reacts to what the stages before it have just changed:
+ * which every stage reacts to what the stages before it have just changed (the other couplings take one forward pass in all):
  *
  *     û_t = u_t + δu_t(s_t),   s_t = G_tᵀ (x̂_t − x_t),   x̂_{t+1} = f_t(x̂_t, û_t),   x̂_0 = x_0
  */
@@ -32,7 +32,7 @@ import { parameterChanges } from '../optimizer/layers/layer.ts';
 import type { LossExpansion } from '../optimizer/losses/expansion.ts';
 import { expandLoss, type Truth } from '../optimizer/losses/loss.ts';
 import { INITIAL_STATE, type OptimizerState } from '../optimizer/state.ts';
-import { assertFinite, uncheckedStep, type StepBatch, type StepResult } from '../optimizer/step.ts';
+import { assertFinite, finiteLayers, uncheckedStep, type StepBatch, type StepResult } from '../optimizer/step.ts';
 import { synchronises } from '../optimizer/update/lookahead.ts';
 import { tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
 import { mean } from '../../shared/checked-tensors.ts';
@@ -63,7 +63,8 @@ export interface HostedResult {
   readonly state: HostedState;
   /** Mean loss of the batch before and after the step; both in training mode, with the same features dropped. */
   readonly lossBefore: number;
-  readonly lossAfter: number;
+  /** Null where the coupling takes no second forward pass. */
+  readonly lossAfter: number | null;
   /** h, [B]. */
   readonly terminalWeights: Tensor;
   /** η of this step. */
@@ -125,24 +126,27 @@ export function hostedStep(
     const batch = stepBatch(trajectory, expansion, lossRows, columnRows, state.weights, previousLosses);
     // Lookahead waits for the weights that the second pass makes.
     const fastOptimizer = { ...optimizer, lookahead: null };
-    const { finite, ...result } = uncheckedStep(
+    const { suspects, ...result } = uncheckedStep(
       engine,
       { layers, optimizer: fastOptimizer, reply },
       state.optimizer,
       batch,
     );
 
-    // The second forward pass changes the weights as it reaches them, or runs on the changed ones.
-    const fastWeights: StageParameters[] = [];
-    const change = stageChange(engine, program, result, trajectory, columnRows ?? lossRows);
-    const changed = pass((t, x) => {
-      const parameters = changedParameters(engine, at(state.weights, t), change(t, x));
-      fastWeights.push(parameters);
-      return parameters;
+    const { fastWeights, trajectoryAfter } = applyStep(engine, state.weights, result, (policies) => {
+      // The second forward pass changes the weights as it reaches them.
+      const change = feedbackChange(engine, program, policies, trajectory, columnRows ?? lossRows);
+      const weights: StageParameters[] = [];
+      const changed = pass((t, x) => {
+        const parameters = changedParameters(engine, at(state.weights, t), change(t, x));
+        weights.push(parameters);
+        return parameters;
+      });
+      return { fastWeights: weights, trajectoryAfter: changed };
     });
     const { weights, slowWeights } = lookAhead(engine, optimizer.lookahead, state, fastWeights);
-    const after = weights === fastWeights ? changed : pass((t) => at(weights, t));
-    const { values: lossesAfter } = expandLoss(engine, loss, after.output, truth);
+    const after = trajectoryAfter === null || weights === fastWeights ? trajectoryAfter : pass((t) => at(weights, t));
+    const lossesAfter = after === null ? null : expandLoss(engine, loss, after.output, truth).values;
 
     const next: HostedState = {
       optimizer: result.state,
@@ -152,12 +156,18 @@ export function hostedStep(
       statistics: runningStatistics(engine, program, state, trajectory),
     };
     const { terminalWeights } = result;
-    const finiteWeights = engine.isFinite([...tensorsIn(weights, engine.isTensor)]);
-    engine.evaluate([next, expansion.values, lossesAfter, terminalWeights, finite, finiteWeights]);
-    assertFinite(engine, layers, finite);
+    const known = tensorsIn(state, engine.isTensor);
+    const isFinite = engine.isFinite([...tensorsIn(next, engine.isTensor)].filter((tensor) => !known.has(tensor)));
+    engine.evaluate([next, expansion.values, lossesAfter, terminalWeights, isFinite]);
     const lossBefore = mean(engine.read(expansion.values));
-    const lossAfter = mean(engine.read(lossesAfter));
-    assertWeightsFinite(engine, finiteWeights, lossBefore, lossAfter);
+    const lossAfter = lossesAfter === null ? null : mean(engine.read(lossesAfter));
+    // Refused before it replaces the state. Which layer is at fault is looked for only then.
+    if (engine.read(isFinite)[0] !== 1 || !Number.isFinite(lossBefore) || !Number.isFinite(lossAfter ?? 0)) {
+      const finite = finiteLayers(engine, suspects);
+      engine.evaluate(finite);
+      assertFinite(engine, layers, finite);
+      throw overflow(engine, lossBefore, lossAfter);
+    }
     return {
       state: next,
       lossBefore,
@@ -232,17 +242,39 @@ function stepBatch(
   };
 }
 
+/** Weights after a step, and the forward pass with them if there was one. */
+interface Applied {
+  readonly fastWeights: Weights;
+  readonly trajectoryAfter: Trajectory | null;
+}
+
+/** The weights after a step: at once where the changes are known, else in the second forward pass, in which policies become changes. */
+function applyStep(
+  engine: Engine,
+  weights: Weights,
+  { reply }: StepResult,
+  rollOut: (policies: readonly Policy[]) => Applied,
+): Applied {
+  switch (reply.kind) {
+    case 'policy':
+      return rollOut(reply.policies);
+    case 'update': {
+      const fastWeights = weights.map((parameters, t) => changedParameters(engine, parameters, at(reply.changes, t)));
+      return { fastWeights, trajectoryAfter: null };
+    }
+  }
+}
+
 /** δu_t for the state x̂_t in which the second pass reaches stage t. */
-function stageChange(
+function feedbackChange(
   engine: Engine,
   { stages }: Program,
-  { reply }: StepResult,
+  policies: readonly Policy[],
   trajectory: Trajectory,
   { stateGradients }: Backpropagation,
 ): (t: number, state: StageState) => ReturnType<typeof parameterChanges> {
-  if (reply.kind === 'update') return (t) => at(reply.changes, t);
   return (t, state) => {
-    const policy: Policy = at(reply.policies, t);
+    const policy = at(policies, t);
     // Nothing has changed before the first stage.
     const s = t === 0 ? null : predictedChange(engine, at(stateGradients, t), state, at(trajectory.states, t));
     const changes = lessDecay(engine, policy, controlChange(engine, policy, s));
@@ -285,11 +317,10 @@ function runningStatistics(
   });
 }
 
-/** Refuses a step that ends outside floating point, before it replaces the state. */
-function assertWeightsFinite(engine: Engine, finiteWeights: Tensor, lossBefore: number, lossAfter: number): void {
-  if (Number.isFinite(lossBefore) && Number.isFinite(lossAfter) && engine.read(finiteWeights)[0] === 1) return;
-  throw new ProblemError('numerical_failure', {
-    detail: `The loss is ${String(lossBefore)} before the step and ${String(lossAfter)} after it: the step overflows ${engine.precision}.`,
+function overflow({ precision }: Engine, lossBefore: number, lossAfter: number | null): ProblemError {
+  const after = lossAfter === null ? '' : ` and ${String(lossAfter)} after it`;
+  return new ProblemError('numerical_failure', {
+    detail: `The loss is ${String(lossBefore)} before the step${after}: the step overflows ${precision}.`,
     remedy: 'Check the scale of the inputs, or lower the learning rate.',
   });
 }

@@ -4,6 +4,7 @@ import type { HostedDefinition } from '../../shared/hosted-definition.ts';
 import { HOSTED_TENSOR } from '../../shared/hosted-tensors.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import type { StepMetrics } from '../../shared/session.ts';
+import { settleRefreshes } from '../optimizer/step.ts';
 import { allFinite, disposeReplaced, tensorsIn, type Engine } from '../tensor/engine.ts';
 import { decodeHostedStep, decodePrediction, encodePrediction, encodeWeights } from './hosted-codec.ts';
 import { evaluate, hostedConfiguration, hostedStep, initialHostedState, type HostedState } from './hosted-step.ts';
@@ -51,10 +52,19 @@ export function hostedTrainer(
     return { contentType: SAFETENSORS_CONTENT_TYPE, body };
   }
 
+  function settle(): void {
+    const next = { ...state, optimizer: settleRefreshes(engine, definition.optimizer, state.optimizer) };
+    disposeReplaced(engine, state, next);
+    state = next;
+  }
+
   return {
     step,
-    save: () => saveHosted(engine, configuration.program, state),
-    settle: () => undefined,
+    save: () => {
+      settle();
+      return saveHosted(engine, configuration.program, state);
+    },
+    settle,
     model: {
       predict,
       weights: () => ({

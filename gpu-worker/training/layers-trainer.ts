@@ -5,7 +5,13 @@ import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import type { StepMetrics } from '../../shared/session.ts';
 import { inverseVersion } from '../optimizer/curvature/metric.ts';
 import { INITIAL_STATE } from '../optimizer/state.ts';
-import { assertFinite, uncheckedStep, type StepConfiguration } from '../optimizer/step.ts';
+import {
+  assertFinite,
+  finiteLayers,
+  settleRefreshes,
+  uncheckedStep,
+  type StepConfiguration,
+} from '../optimizer/step.ts';
 import { disposeReplaced, tensorsIn, type Engine } from '../tensor/engine.ts';
 import { decodeStep, replyTensors } from './layers-codec.ts';
 import { encodeReply } from './reply-tensors.ts';
@@ -21,11 +27,12 @@ export function layersTrainer(engine: Engine, definition: LayersDefinition, init
   function step(bytes: Uint8Array): StepOutcome {
     const decoded = decodeStep(bytes, definition, engine.precision, inverseVersions(definition, state.step - 1));
     const next = engine.scope(() => {
-      const { finite, ...result } = uncheckedStep(engine, configuration, state, decoded.upload(engine));
+      const { suspects, ...result } = uncheckedStep(engine, configuration, state, decoded.upload(engine));
       const tensors = replyTensors(engine, definition, result.reply, decoded.batch, {
         held: decoded.heldVersions,
         newest: inverseVersions(definition, state.step),
       });
+      const finite = finiteLayers(engine, suspects);
       engine.evaluate([result.state, result.terminalWeights, tensors, finite]);
       assertFinite(engine, configuration.layers, finite);
       const metrics: StepMetrics = {
@@ -45,13 +52,20 @@ export function layersTrainer(engine: Engine, definition: LayersDefinition, init
     return { metrics: next.metrics, answer: { contentType: SAFETENSORS_CONTENT_TYPE, body: next.body } };
   }
 
+  function settle(): void {
+    const next = settleRefreshes(engine, definition.optimizer, state);
+    disposeReplaced(engine, state, next);
+    state = next;
+  }
+
   return {
     step,
     save: () => {
+      settle();
       const { numbers, tensors } = saveOptimizer(engine, definition.layers, state);
       return { step: state.step, state: { mode: 'layers', optimizer: numbers }, tensors };
     },
-    settle: () => undefined,
+    settle,
     model: null,
     close: () => {
       engine.dispose(tensorsIn(state, engine.isTensor));

@@ -1,6 +1,7 @@
 /** When the Kronecker factors are averaged, inverted and frozen: updates against explicit P⁻¹ built from the oracle's factors. */
 import { describe, expect, it } from 'vitest';
 import { INITIAL_STATE } from '../../gpu-worker/optimizer/state.ts';
+import { settleRefreshes } from '../../gpu-worker/optimizer/step.ts';
 import { presentEngines } from '../../gpu-worker/tensor/index.ts';
 import { oracleJudgedEngine } from './engines.ts';
 import type { SessionDefinitionInput } from '../../shared/session.ts';
@@ -73,8 +74,8 @@ describe.each(presentEngines())('engine %s', async (name) => {
   const engine = await oracleJudgedEngine(name);
   const tolerance = TOLERANCE[engine.precision];
 
-  /** The changes of the last of so many steps. */
-  function run(metric: Metric, steps: number): Matrix[] {
+  /** The changes of the last of so many steps. @param settles whether refreshes are computed between two steps */
+  function run(metric: Metric, steps: number, settles = false): Matrix[] {
     const configuration = configurationFor(network, {
       learningRate: { kind: 'constant', value: ETA },
       metric: { kind: 'kronecker', damping: DAMPING, decay: DECAY, refreshEvery: 1, ...metric },
@@ -85,7 +86,7 @@ describe.each(presentEngines())('engine %s', async (name) => {
     let changes: Matrix[] = [];
     for (const batch of batches.slice(0, steps)) {
       const result = stepOn(engine, configuration, state, network, batch);
-      state = result.state;
+      state = settles ? settleRefreshes(engine, configuration.optimizer, result.state) : result.state;
       changes = changesOf(engine, result, network);
     }
     return changes;
@@ -102,6 +103,46 @@ describe.each(presentEngines())('engine %s', async (name) => {
       const expected = expectedChange(batches[steps - 1]!, t, inverse(A), inverse(Gamma));
       expect(relativeError(change, expected)).toBeLessThan(tolerance);
     }
+  });
+
+  it.each([
+    { refreshEvery: 2, refreshLag: 1, steps: 3, from: 0 },
+    { refreshEvery: 2, refreshLag: 1, steps: 4, from: 2 },
+    { refreshEvery: 2, refreshLag: 2, steps: 4, from: 0 },
+    { refreshEvery: 2, refreshLag: 2, steps: 5, from: 2 },
+    { refreshEvery: 3, refreshLag: 2, steps: 6, from: 3 },
+  ])(
+    'refreshEvery $refreshEvery, refreshLag $refreshLag: step $steps uses the factors as step $from (from 0) left them',
+    ({ refreshEvery, refreshLag, steps, from }) => {
+      const averaged = Array.from({ length: from + 1 }, (_, index) => index);
+      for (const settles of [false, true]) {
+        for (const [t, change] of run({ refreshEvery, refreshLag }, steps, settles).entries()) {
+          const { A, Gamma } = dampedFactors(factors(t, averaged), DAMPING);
+          const expected = expectedChange(batches[steps - 1]!, t, inverse(A), inverse(Gamma));
+          expect(relativeError(change, expected)).toBeLessThan(tolerance);
+        }
+      }
+    },
+  );
+
+  it('a step is the same to the last bit whether its refresh was computed before, in the state or in a copy of it', () => {
+    const metric: Metric = {
+      refreshEvery: 2,
+      refreshLag: 2,
+      firstInputFactor: { kind: 'frozen', batches: 2, rank: 3 },
+    };
+    const values = (settles: boolean): number[][] => run(metric, 6, settles).map(({ data }) => [...data]);
+    expect(values(true)).toEqual(values(false));
+  });
+
+  it('with a refreshLag, what freezes the input factor is not given up for the next refresh', () => {
+    const frozen: Metric = { firstInputFactor: { kind: 'frozen', batches: 2, rank: 3, damping: 0.5 } };
+    // It begins with step 1; refreshes that are due with steps 2 and 3 must not take its place.
+    const [change] = run({ ...frozen, refreshEvery: 3, refreshLag: 3 }, 5);
+    const { A, Gamma } = factors(0, [0, 1]);
+    const outputInverse = inverse(dampedFactors({ A, Gamma }, DAMPING).Gamma);
+    const expected = expectedChange(batches[4]!, 0, truncatedInverse(A, 3, 0.5), outputInverse);
+    expect(relativeError(change!, expected)).toBeLessThan(tolerance);
   });
 
   describe.each([{ rank: null }, { rank: 3 }])('a frozen first input factor of rank $rank', ({ rank }) => {

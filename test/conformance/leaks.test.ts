@@ -31,6 +31,7 @@ it.each(presentEngines())('%s', { timeout: 120_000 }, async (name) => {
       ],
     },
     loss: { kind: 'softmax-cross-entropy' },
+    optimizer: { metric: { kind: 'kronecker', refreshLag: 2 } },
   });
   const layers = layersDefinitionSchema.parse({ layers: LAYERS, optimizer: { coupling: 'value', momentum: 0.5 } });
   const cases: readonly (readonly [Trainer, (step: number) => Uint8Array])[] = [
@@ -41,6 +42,7 @@ it.each(presentEngines())('%s', { timeout: 120_000 }, async (name) => {
     let early = 0;
     for (let step = 0; step < STEPS; step++) {
       trainer.step(body(step));
+      trainer.settle();
       if (step === 9) early = engine.liveTensors;
     }
     expect(engine.liveTensors).toBe(early);

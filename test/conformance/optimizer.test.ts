@@ -6,7 +6,7 @@ import { describe, expect, it } from 'vitest';
 import { inverseMetric, updateMetric } from '../../gpu-worker/optimizer/curvature/metric.ts';
 import { coefficients, prepareSolver } from '../../gpu-worker/optimizer/ddp/coefficients.ts';
 import { INITIAL_STATE, type MetricState, type OptimizerState } from '../../gpu-worker/optimizer/state.ts';
-import type { StepResult } from '../../gpu-worker/optimizer/step.ts';
+import { settleRefreshes, type StepResult } from '../../gpu-worker/optimizer/step.ts';
 import { presentEngines } from '../../gpu-worker/tensor/index.ts';
 import { oracleJudgedEngine } from './engines.ts';
 import { ProblemError } from '../../shared/errors.ts';
@@ -627,6 +627,27 @@ describe.each(presentEngines())('engine %s', async (name) => {
       }
       expect(inverses.slice(1, 4)).toEqual([inverses[0], inverses[0], inverses[0]]);
       expect(inverses[4]).not.toBe(inverses[0]);
+    });
+
+    it('with a refreshLag the failure is found and counted when the refresh would have been used', () => {
+      const { network, history } = scenario(net, 81, GRADIENT, 6);
+      const targets = gaussianMatrix(mulberry32(82), 2, 3);
+      const singular: Batch = { inputs: build(2, 4, () => 1), objective: { kind: 'mse', targets } };
+      const lagging = metricWith({ ...options, refreshLag: 1 });
+      const configuration = configurationFor(network, optimizerFor(lagging, GRADIENT, 1, { coupling: 'value' }));
+      for (const settles of [false, true]) {
+        let state = INITIAL_STATE;
+        const inverses: string[] = [];
+        for (const [k, { batch }] of history.entries()) {
+          ({ state } = stepOn(engine, configuration, state, network, k === 2 ? singular : batch));
+          if (settles) state = settleRefreshes(engine, configuration.optimizer, state);
+          // Begun with step 2, used with step 3.
+          expect(state.failedFactorizations).toBe(k < 3 ? 0 : 1);
+          inverses.push(snapshot(engine, inverseMetric(state.metrics![0]![0]!)));
+        }
+        expect(inverses.slice(1, 5)).toEqual(new Array(4).fill(inverses[0]));
+        expect(inverses[5]).not.toBe(inverses[0]);
+      }
     });
 
     it.each(['kronecker', 'ekfac'] as const)('%s: factors that overflow keep the last good bases', (kind) => {

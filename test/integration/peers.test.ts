@@ -1,5 +1,8 @@
 /** The PyTorch peers compute what the service computes: in float64 they agree with the reference engine step by step. */
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { NETWORKS } from '../../bench/peers/networks.ts';
 import { MISSING, peersInstalled } from '../../bench/peers/environment.ts';
 import { PeerProcess, type PeerOptimizer, type PeerTask } from '../../bench/peers/peers.ts';
@@ -143,7 +146,7 @@ describe.skipIf(!installed)('the PyTorch peers', async () => {
         });
         state = result.state;
         losses.push(result.lossBefore);
-        lossesAfter.push(result.lossAfter);
+        lossesAfter.push(result.lossAfter!);
       }
       const run = { before: joined(parameters), after: joined(parametersOf(state)), losses, lossesAfter };
       return { run, task: { network, batch, precision: 'float64', data: { inputs, labels }, parameters } };
@@ -188,6 +191,47 @@ describe.skipIf(!installed)('the PyTorch peers', async () => {
     const rounded = await peerRun({ ...task, optimizer, precision: 'float32' }, 1);
     const { run: single } = serviceRun(problem, service, 1);
     expect(relativeError(change(rounded), change(single))).toBeLessThan(1e-4);
+  });
+
+  it('statistics now and then, and a learning rate that falls: the steps are the service’s', async () => {
+    const metric = { ...KRONECKER, statisticsEvery: 2 };
+    const { run, task } = serviceRun(PROBLEMS['dense']!, {
+      learningRate: { kind: 'cosine', value: 3, steps: STEPS },
+      metric: { kind: 'kronecker', ...metric },
+      terminalCurvature: { kind: 'gradient', lossScale: LOSS_SCALE },
+    });
+    const optimizer = {
+      kind: 'ddpnopt',
+      learningRate: 3,
+      cosineSteps: STEPS,
+      lossScale: LOSS_SCALE,
+      ...metric,
+    } as const;
+    expect(relativeError(change(await peerRun({ ...task, optimizer })), change(run))).toBeLessThan(1e-8);
+  });
+
+  it('data in files, and steps on chosen samples: as data in requests', async () => {
+    const { network, batch } = PROBLEMS['dense']!;
+    const random = seededRandom(11);
+    const size = 3 * batch;
+    const inputs = Float32Array.from({ length: size * MANY }, () => gaussian(random));
+    const labels = Uint8Array.from({ length: size }, () => Math.floor(3 * random()));
+    const folder = await mkdtemp(path.join(tmpdir(), 'peers-'));
+    onTestFinished(() => rm(folder, { recursive: true }));
+    const files = { inputs: path.join(folder, 'inputs'), labels: path.join(folder, 'labels'), size };
+    await writeFile(files.inputs, new Uint8Array(inputs.buffer));
+    await writeFile(files.labels, labels);
+    const optimizer = { kind: 'adam', learningRate: 1e-2, cosineSteps: 4 } as const;
+    const task = { network, batch, optimizer, seed: 5 };
+    await peers.prepare({ ...task, data: { inputs, labels } });
+    const inOrder = await peers.steps(3);
+    const expected = await peers.evaluate({ inputs, labels });
+    await peers.prepare({ ...task, files });
+    const chosen = await peers.stepsOn(Array.from({ length: size }, (_, sample) => sample));
+    expect(chosen.losses).toEqual(inOrder.losses);
+    expect(await peers.evaluate({ files })).toEqual(expected);
+    const last = await peers.stepsOn(Array.from({ length: batch }, (_, sample) => size - 1 - sample));
+    expect(last.losses).toHaveLength(1);
   });
 
   it.each(Object.keys(PROBLEMS))('%s: K-FAC is what uncoupled layers do as the step shrinks', async (problem) => {

