@@ -8,7 +8,7 @@ import type { SavedOptimizer } from '../../shared/checkpoint.ts';
 import { blocksOf } from '../../shared/cost.ts';
 import type { Layer } from '../../shared/layer.ts';
 import type { NamedTensor } from '../../shared/safetensors.ts';
-import type { MetricState, OptimizerState } from '../optimizer/state.ts';
+import type { MetricState, OptimizerState, PendingRefresh } from '../optimizer/state.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
 import { contradiction, PREDICTED_CHANGE, type SavedTensors } from './saved-tensors.ts';
 
@@ -21,12 +21,16 @@ type BlockField =
   | 'inverse.input'
   | 'inverse.output'
   | 'inverse.weights'
+  | 'pending.input'
+  | 'pending.output'
   | 'velocity'
   | 'displacement';
 
 function blockTensor(layer: Layer, block: number, field: BlockField): string {
   return `optimizer.${layer.name}.${String(block)}.${field}`;
 }
+
+type SavedRefresh = NonNullable<NonNullable<SavedOptimizer['pendingRefreshes']>[number][number]>;
 
 type BlockFields = readonly (readonly [BlockField, Tensor | null])[];
 
@@ -54,6 +58,7 @@ export function saveOptimizer(
   if (state.predictedChange !== null) save(PREDICTED_CHANGE, state.predictedChange);
   const numbers = {
     metrics: state.metrics?.map((blocks) => blocks.map(({ kind }) => kind)) ?? null,
+    pendingRefreshes: state.metrics?.map((blocks) => blocks.map(savedRefresh)) ?? null,
     hasVelocities: state.velocities !== null,
     hasDisplacement: state.displacement !== null,
     hasPredictedChange: state.predictedChange !== null,
@@ -62,6 +67,11 @@ export function saveOptimizer(
     failedFactorizations: state.failedFactorizations,
   };
   return { numbers, tensors };
+}
+
+function savedRefresh(metric: MetricState): SavedRefresh | null {
+  if (metric.kind !== 'kronecker' || metric.pending === null) return null;
+  return { begun: metric.pending.begun, outcome: metric.pending.outcome.kind };
 }
 
 function metricFields(metric: MetricState): BlockFields {
@@ -79,6 +89,7 @@ function metricFields(metric: MetricState): BlockFields {
         ['output_factor', metric.outputFactor],
         ['inverse.input', metric.inverse.input],
         ['inverse.output', metric.inverse.output],
+        ...pendingFields(metric.pending),
       ];
     case 'ekfac':
       // Its inverse stands on the bases.
@@ -89,6 +100,24 @@ function metricFields(metric: MetricState): BlockFields {
         ['output_basis', metric.outputBasis],
         ['second_moment', metric.secondMoment],
         ['inverse.weights', metric.inverse.weights],
+      ];
+  }
+}
+
+function pendingFields(pending: PendingRefresh | null): BlockFields {
+  switch (pending?.outcome.kind) {
+    case undefined:
+    case 'failed':
+      return [];
+    case 'factors':
+      return [
+        ['pending.input', pending.outcome.inputFactor],
+        ['pending.output', pending.outcome.outputFactor],
+      ];
+    case 'inverse':
+      return [
+        ['pending.input', pending.outcome.inverse.input],
+        ['pending.output', pending.outcome.inverse.output],
       ];
   }
 }
@@ -122,7 +151,7 @@ export function restoreOptimizer(
         : perBlock((layer, t, block) => {
             const kind = at(metrics, t)[block];
             if (kind === undefined) throw contradiction(`metrics[${String(t)}] lacks block ${String(block)}`);
-            return restoreMetric(layer, block, kind, tensors);
+            return restoreMetric(layer, block, kind, numbers.pendingRefreshes?.[t]?.[block] ?? null, tensors);
           }),
     velocities: numbers.hasVelocities ? matrices('velocity') : null,
     displacement: numbers.hasDisplacement ? matrices('displacement') : null,
@@ -133,10 +162,29 @@ export function restoreOptimizer(
   };
 }
 
-function restoreMetric(layer: Layer, block: number, kind: MetricState['kind'], tensors: SavedTensors): MetricState {
+function restoreMetric(
+  layer: Layer,
+  block: number,
+  kind: MetricState['kind'],
+  refresh: SavedRefresh | null,
+  tensors: SavedTensors,
+): MetricState {
   const { inputs: n, outputs: c } = blocksOf(layer);
   const take = (field: BlockField, shape: readonly (number | null)[]): Tensor =>
     tensors.take(blockTensor(layer, block, field), shape);
+  const restoreOutcome = (outcome: SavedRefresh['outcome']): PendingRefresh['outcome'] => {
+    switch (outcome) {
+      case 'failed':
+        return { kind: outcome };
+      case 'factors':
+        return { kind: outcome, inputFactor: take('pending.input', [n, n]), outputFactor: take('pending.output', [c, c]) }; // prettier-ignore
+      case 'inverse':
+        return {
+          kind: outcome,
+          inverse: { input: take('pending.input', [n, null]), output: take('pending.output', [c, c]), weights: null },
+        };
+    }
+  };
   switch (kind) {
     case 'identity':
       return { kind };
@@ -153,6 +201,7 @@ function restoreMetric(layer: Layer, block: number, kind: MetricState['kind'], t
         outputFactor: take('output_factor', [c, c]),
         // A truncated input factor has fewer columns.
         inverse: { input: take('inverse.input', [n, null]), output: take('inverse.output', [c, c]), weights: null },
+        pending: refresh === null ? null : { begun: refresh.begun, outcome: restoreOutcome(refresh.outcome) },
       };
     case 'ekfac': {
       const inputBasis = take('input_basis', [n, n]);

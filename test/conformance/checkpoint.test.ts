@@ -50,6 +50,13 @@ const METRICS: Readonly<Record<string, NonNullable<OptimizerInput['metric']>>> =
     firstInputFactor: { kind: 'frozen', batches: 3, rank: 3 },
   },
   ekfac: { kind: 'ekfac', refreshEvery: 3, damping: 0.1 },
+  'kronecker, refreshes that wait': { kind: 'kronecker', refreshEvery: 3, refreshLag: 2 },
+  'kronecker, frozen, refreshes that wait': {
+    kind: 'kronecker',
+    refreshEvery: 3,
+    refreshLag: 1,
+    firstInputFactor: { kind: 'frozen', batches: 2, rank: 2 },
+  },
 };
 const UPDATE: OptimizerInput = { coupling: 'gauss-newton-step' };
 const OPTIONS: Readonly<Record<string, OptimizerInput>> = {
