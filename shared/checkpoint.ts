@@ -23,6 +23,11 @@ const learningRateState = {
 export const savedOptimizerSchema = z.strictObject({
   /** Kind of the control metric's state per layer and parameter block; null before the first step. */
   metrics: z.array(z.array(z.enum(['identity', 'diagonal', 'kronecker', 'ekfac']))).nullable(),
+  /** Refreshes that are under way, per layer and parameter block; null where there is none. */
+  pendingRefreshes: z
+    .array(z.array(z.strictObject({ begun: z.int().min(0), failed: z.boolean() }).nullable()))
+    .nullable()
+    .default(null),
   hasVelocities: z.boolean(),
   hasDisplacement: z.boolean(),
   ...learningRateState,

@@ -8,7 +8,7 @@ import type { SavedOptimizer } from '../../shared/checkpoint.ts';
 import { blocksOf } from '../../shared/cost.ts';
 import type { Layer } from '../../shared/layer.ts';
 import type { NamedTensor } from '../../shared/safetensors.ts';
-import type { MetricState, OptimizerState } from '../optimizer/state.ts';
+import type { MetricState, OptimizerState, PendingRefresh } from '../optimizer/state.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
 import { contradiction, PREDICTED_CHANGE, type SavedTensors } from './saved-tensors.ts';
 
@@ -21,6 +21,8 @@ type BlockField =
   | 'inverse.input'
   | 'inverse.output'
   | 'inverse.weights'
+  | 'pending_inverse.input'
+  | 'pending_inverse.output'
   | 'velocity'
   | 'displacement';
 
@@ -30,6 +32,7 @@ function blockTensor(layer: Layer, block: number, field: BlockField): string {
 
 type BlockFields = readonly (readonly [BlockField, Tensor | null])[];
 
+/** @param state whose refreshes that are under way have been computed: `settleRefreshes` */
 export function saveOptimizer(
   engine: Engine,
   layers: readonly Layer[],
@@ -54,6 +57,7 @@ export function saveOptimizer(
   if (state.predictedChange !== null) save(PREDICTED_CHANGE, state.predictedChange);
   const numbers = {
     metrics: state.metrics?.map((blocks) => blocks.map(({ kind }) => kind)) ?? null,
+    pendingRefreshes: state.metrics?.map((blocks) => blocks.map(savedRefresh)) ?? null,
     hasVelocities: state.velocities !== null,
     hasDisplacement: state.displacement !== null,
     hasPredictedChange: state.predictedChange !== null,
@@ -62,6 +66,13 @@ export function saveOptimizer(
     failedFactorizations: state.failedFactorizations,
   };
   return { numbers, tensors };
+}
+
+function savedRefresh(metric: MetricState): { begun: number; failed: boolean } | null {
+  if (metric.kind !== 'kronecker' || metric.pending === null) return null;
+  const { begun, outcome } = metric.pending;
+  if (outcome.kind === 'factors') throw new TypeError('a refresh that is still to be computed cannot be saved');
+  return { begun, failed: outcome.kind === 'failed' };
 }
 
 function metricFields(metric: MetricState): BlockFields {
@@ -79,6 +90,7 @@ function metricFields(metric: MetricState): BlockFields {
         ['output_factor', metric.outputFactor],
         ['inverse.input', metric.inverse.input],
         ['inverse.output', metric.inverse.output],
+        ...pendingFields(metric.pending),
       ];
     case 'ekfac':
       // Its inverse stands on the bases.
@@ -91,6 +103,15 @@ function metricFields(metric: MetricState): BlockFields {
         ['inverse.weights', metric.inverse.weights],
       ];
   }
+}
+
+function pendingFields(pending: PendingRefresh | null): BlockFields {
+  if (pending?.outcome.kind !== 'inverse') return [];
+  const { input, output } = pending.outcome.inverse;
+  return [
+    ['pending_inverse.input', input],
+    ['pending_inverse.output', output],
+  ];
 }
 
 /** @throws ProblemError `invalid_checkpoint` if the numbers are of other layers; `missing_tensor`, `shape_mismatch` */
@@ -122,7 +143,8 @@ export function restoreOptimizer(
         : perBlock((layer, t, block) => {
             const kind = at(metrics, t)[block];
             if (kind === undefined) throw contradiction(`metrics[${String(t)}] lacks block ${String(block)}`);
-            return restoreMetric(layer, block, kind, tensors);
+            const pending = numbers.pendingRefreshes?.[t]?.[block] ?? null;
+            return restoreMetric(layer, block, kind, pending, tensors);
           }),
     velocities: numbers.hasVelocities ? matrices('velocity') : null,
     displacement: numbers.hasDisplacement ? matrices('displacement') : null,
@@ -133,7 +155,13 @@ export function restoreOptimizer(
   };
 }
 
-function restoreMetric(layer: Layer, block: number, kind: MetricState['kind'], tensors: SavedTensors): MetricState {
+function restoreMetric(
+  layer: Layer,
+  block: number,
+  kind: MetricState['kind'],
+  pending: { readonly begun: number; readonly failed: boolean } | null,
+  tensors: SavedTensors,
+): MetricState {
   const { inputs: n, outputs: c } = blocksOf(layer);
   const take = (field: BlockField, shape: readonly (number | null)[]): Tensor =>
     tensors.take(blockTensor(layer, block, field), shape);
@@ -153,6 +181,8 @@ function restoreMetric(layer: Layer, block: number, kind: MetricState['kind'], t
         outputFactor: take('output_factor', [c, c]),
         // A truncated input factor has fewer columns.
         inverse: { input: take('inverse.input', [n, null]), output: take('inverse.output', [c, c]), weights: null },
+        pending:
+          pending === null ? null : { begun: pending.begun, outcome: restoreOutcome(pending.failed, n, c, take) },
       };
     case 'ekfac': {
       const inputBasis = take('input_basis', [n, n]);
@@ -168,4 +198,15 @@ function restoreMetric(layer: Layer, block: number, kind: MetricState['kind'], t
       };
     }
   }
+}
+
+function restoreOutcome(
+  failed: boolean,
+  n: number,
+  c: number,
+  take: (field: BlockField, shape: readonly (number | null)[]) => Tensor,
+): PendingRefresh['outcome'] {
+  if (failed) return { kind: 'failed' };
+  const input = take('pending_inverse.input', [n, null]);
+  return { kind: 'inverse', inverse: { input, output: take('pending_inverse.output', [c, c]), weights: null } };
 }

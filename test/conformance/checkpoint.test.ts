@@ -49,6 +49,13 @@ const METRICS: Readonly<Record<string, NonNullable<OptimizerInput['metric']>>> =
     damping: 0.1,
     firstInputFactor: { kind: 'frozen', batches: 3, rank: 3 },
   },
+  'kronecker, refreshed after the answer': {
+    kind: 'kronecker',
+    refreshEvery: 2,
+    refreshLag: 2,
+    damping: 0.1,
+    firstInputFactor: { kind: 'frozen', batches: 2, rank: 3 },
+  },
   ekfac: { kind: 'ekfac', refreshEvery: 3, damping: 0.1 },
 };
 const UPDATE: OptimizerInput = { coupling: 'gauss-newton-step' };
