@@ -23,12 +23,11 @@ const learningRateState = {
 export const savedOptimizerSchema = z.strictObject({
   /** Kind of the control metric's state per layer and parameter block; null before the first step. */
   metrics: z.array(z.array(z.enum(['identity', 'diagonal', 'kronecker', 'ekfac']))).nullable(),
-  /** Likewise the refreshes that are under way; null for none. */
+  /** Refreshes that are under way, per layer and parameter block; null where there is none. */
   pendingRefreshes: z
-    .array(
-      z.array(z.strictObject({ begun: z.int().min(0), outcome: z.enum(['factors', 'inverse', 'failed']) }).nullable()),
-    )
-    .nullable(),
+    .array(z.array(z.strictObject({ begun: z.int().min(0), failed: z.boolean() }).nullable()))
+    .nullable()
+    .default(null),
   hasVelocities: z.boolean(),
   hasDisplacement: z.boolean(),
   ...learningRateState,

@@ -21,8 +21,8 @@ type BlockField =
   | 'inverse.input'
   | 'inverse.output'
   | 'inverse.weights'
-  | 'pending.input'
-  | 'pending.output'
+  | 'pending_inverse.input'
+  | 'pending_inverse.output'
   | 'velocity'
   | 'displacement';
 
@@ -30,10 +30,9 @@ function blockTensor(layer: Layer, block: number, field: BlockField): string {
   return `optimizer.${layer.name}.${String(block)}.${field}`;
 }
 
-type SavedRefresh = NonNullable<NonNullable<SavedOptimizer['pendingRefreshes']>[number][number]>;
-
 type BlockFields = readonly (readonly [BlockField, Tensor | null])[];
 
+/** @param state whose refreshes that are under way have been computed: `settleRefreshes` */
 export function saveOptimizer(
   engine: Engine,
   layers: readonly Layer[],
@@ -69,9 +68,11 @@ export function saveOptimizer(
   return { numbers, tensors };
 }
 
-function savedRefresh(metric: MetricState): SavedRefresh | null {
+function savedRefresh(metric: MetricState): { begun: number; failed: boolean } | null {
   if (metric.kind !== 'kronecker' || metric.pending === null) return null;
-  return { begun: metric.pending.begun, outcome: metric.pending.outcome.kind };
+  const { begun, outcome } = metric.pending;
+  if (outcome.kind === 'factors') throw new TypeError('a refresh that is still to be computed cannot be saved');
+  return { begun, failed: outcome.kind === 'failed' };
 }
 
 function metricFields(metric: MetricState): BlockFields {
@@ -105,21 +106,12 @@ function metricFields(metric: MetricState): BlockFields {
 }
 
 function pendingFields(pending: PendingRefresh | null): BlockFields {
-  switch (pending?.outcome.kind) {
-    case undefined:
-    case 'failed':
-      return [];
-    case 'factors':
-      return [
-        ['pending.input', pending.outcome.inputFactor],
-        ['pending.output', pending.outcome.outputFactor],
-      ];
-    case 'inverse':
-      return [
-        ['pending.input', pending.outcome.inverse.input],
-        ['pending.output', pending.outcome.inverse.output],
-      ];
-  }
+  if (pending?.outcome.kind !== 'inverse') return [];
+  const { input, output } = pending.outcome.inverse;
+  return [
+    ['pending_inverse.input', input],
+    ['pending_inverse.output', output],
+  ];
 }
 
 /** @throws ProblemError `invalid_checkpoint` if the numbers are of other layers; `missing_tensor`, `shape_mismatch` */
@@ -151,7 +143,8 @@ export function restoreOptimizer(
         : perBlock((layer, t, block) => {
             const kind = at(metrics, t)[block];
             if (kind === undefined) throw contradiction(`metrics[${String(t)}] lacks block ${String(block)}`);
-            return restoreMetric(layer, block, kind, numbers.pendingRefreshes?.[t]?.[block] ?? null, tensors);
+            const pending = numbers.pendingRefreshes?.[t]?.[block] ?? null;
+            return restoreMetric(layer, block, kind, pending, tensors);
           }),
     velocities: numbers.hasVelocities ? matrices('velocity') : null,
     displacement: numbers.hasDisplacement ? matrices('displacement') : null,
@@ -166,25 +159,12 @@ function restoreMetric(
   layer: Layer,
   block: number,
   kind: MetricState['kind'],
-  refresh: SavedRefresh | null,
+  pending: { readonly begun: number; readonly failed: boolean } | null,
   tensors: SavedTensors,
 ): MetricState {
   const { inputs: n, outputs: c } = blocksOf(layer);
   const take = (field: BlockField, shape: readonly (number | null)[]): Tensor =>
     tensors.take(blockTensor(layer, block, field), shape);
-  const restoreOutcome = (outcome: SavedRefresh['outcome']): PendingRefresh['outcome'] => {
-    switch (outcome) {
-      case 'failed':
-        return { kind: outcome };
-      case 'factors':
-        return { kind: outcome, inputFactor: take('pending.input', [n, n]), outputFactor: take('pending.output', [c, c]) }; // prettier-ignore
-      case 'inverse':
-        return {
-          kind: outcome,
-          inverse: { input: take('pending.input', [n, null]), output: take('pending.output', [c, c]), weights: null },
-        };
-    }
-  };
   switch (kind) {
     case 'identity':
       return { kind };
@@ -201,7 +181,8 @@ function restoreMetric(
         outputFactor: take('output_factor', [c, c]),
         // A truncated input factor has fewer columns.
         inverse: { input: take('inverse.input', [n, null]), output: take('inverse.output', [c, c]), weights: null },
-        pending: refresh === null ? null : { begun: refresh.begun, outcome: restoreOutcome(refresh.outcome) },
+        pending:
+          pending === null ? null : { begun: pending.begun, outcome: restoreOutcome(pending.failed, n, c, take) },
       };
     case 'ekfac': {
       const inputBasis = take('input_basis', [n, n]);
@@ -217,4 +198,15 @@ function restoreMetric(
       };
     }
   }
+}
+
+function restoreOutcome(
+  failed: boolean,
+  n: number,
+  c: number,
+  take: (field: BlockField, shape: readonly (number | null)[]) => Tensor,
+): PendingRefresh['outcome'] {
+  if (failed) return { kind: 'failed' };
+  const input = take('pending_inverse.input', [n, null]);
+  return { kind: 'inverse', inverse: { input, output: take('pending_inverse.output', [c, c]), weights: null } };
 }

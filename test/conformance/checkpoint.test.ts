@@ -49,14 +49,14 @@ const METRICS: Readonly<Record<string, NonNullable<OptimizerInput['metric']>>> =
     damping: 0.1,
     firstInputFactor: { kind: 'frozen', batches: 3, rank: 3 },
   },
-  ekfac: { kind: 'ekfac', refreshEvery: 3, damping: 0.1 },
-  'kronecker, refreshes that wait': { kind: 'kronecker', refreshEvery: 3, refreshLag: 2 },
-  'kronecker, frozen, refreshes that wait': {
+  'kronecker, refreshed after the answer': {
     kind: 'kronecker',
-    refreshEvery: 3,
-    refreshLag: 1,
-    firstInputFactor: { kind: 'frozen', batches: 2, rank: 2 },
+    refreshEvery: 2,
+    refreshLag: 2,
+    damping: 0.1,
+    firstInputFactor: { kind: 'frozen', batches: 2, rank: 3 },
   },
+  ekfac: { kind: 'ekfac', refreshEvery: 3, damping: 0.1 },
 };
 const UPDATE: OptimizerInput = { coupling: 'gauss-newton-step' };
 const OPTIONS: Readonly<Record<string, OptimizerInput>> = {

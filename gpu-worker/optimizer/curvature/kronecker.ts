@@ -136,10 +136,22 @@ export function refreshedInverse(
   frozen: FrozenInputFactor | null,
   current: InverseMetric | null,
 ): InverseMetric {
-  const inverse = invertFactors(engine, factors, damping);
-  if (current !== null && isFrozenBy(frozen, step)) return { ...current, output: inverse.output };
-  if (frozen === null || !freezesAt(frozen, step)) return inverse;
-  return { ...inverse, input: truncatedRoot(engine, factors.inputFactor, frozen) };
+  const input = frozenRoot(engine, factors, step, frozen, current);
+  if (input === null) return invertFactors(engine, factors, damping);
+  const [, outputDamping] = splitDamping(engine, factors, damping);
+  return { input, output: inverseRoot(engine, factors.outputFactor, outputDamping), weights: null };
+}
+
+/** T_a where the refresh that began with this step freezes it, or finds it frozen; else null. */
+function frozenRoot(
+  engine: Engine,
+  { inputFactor }: Factors,
+  step: number,
+  frozen: FrozenInputFactor | null,
+  current: InverseMetric | null,
+): Tensor | null {
+  if (frozen === null || step < frozen.batches - 1) return null;
+  return step === frozen.batches - 1 ? truncatedRoot(engine, inputFactor, frozen) : (current?.input ?? null);
 }
 
 /** tr F / dim F, a scalar. */

@@ -236,8 +236,10 @@ export function preconditioner(metric: ControlMetric, state: MetricState, isFirs
 export function inverseVersion(metric: KroneckerMetric, isFirstLayer: boolean, step: number): number {
   if (step < 0) return 0;
   const frozen = frozenFactor(metric, isFirstLayer);
-  const freezes = frozen !== null && step >= frozen.batches - 1 ? 1 : 0;
-  return 1 + Math.floor(step / metric.refreshEvery) + freezes;
+  // What began with a step is used from a lag later on; the first of all at once.
+  const begun = step - metric.refreshLag;
+  const freezes = frozen !== null && begun >= frozen.batches - 1 ? 1 : 0;
+  return 1 + Math.max(0, Math.floor(begun / metric.refreshEvery)) + freezes;
 }
 
 /** P⁻¹ of one block. */
