@@ -1,7 +1,7 @@
 /** The check of a body's header against the tensors that it is to carry. */
 import { ProblemError } from './errors.ts';
 import { LIMITS } from './limits.ts';
-import { formatShape, type Dtype, type SafetensorsHeader, type TensorEntry } from './safetensors.ts';
+import { formatShape, readScale, type Dtype, type SafetensorsHeader, type TensorEntry } from './safetensors.ts';
 import { triangleSize } from './triangle.ts';
 
 /** A packed triangle of R×R, R = B·columns: R(R+1)/2 numbers. */
@@ -35,12 +35,15 @@ export interface BodySizes {
  *
  * @param expected the first one, with B as its first axis, says how many samples there are
  * @param context what the tensors belong to, in words: "this session, whose layers are fc1, fc2"
- * @throws ProblemError `unknown_tensor`, `missing_tensor`, `dtype_unsupported` or `shape_mismatch`, naming the tensor
+ * @param takesInt8 whether floating-point tensors may be I8 with a scale
+ * @throws ProblemError `unknown_tensor`, `missing_tensor`, `dtype_unsupported` or `shape_mismatch`, naming the tensor; `invalid_header`
+ *   for an I8 without a scale
  */
 export function checkTensors(
   header: SafetensorsHeader,
   expected: readonly [ExpectedTensor, ...ExpectedTensor[]],
   context: string,
+  takesInt8: boolean,
 ): BodySizes {
   const known = new Set(expected.map(({ name }) => name));
   const named = (presence: ExpectedTensor['presence']): string => {
@@ -64,26 +67,34 @@ export function checkTensors(
   const positions = new Map<string, number>();
   for (const tensor of expected) {
     const entry = found.get(tensor.name);
-    if (entry !== undefined) checkTensor(tensor, entry, batch, positions, counted.name);
-    else if (tensor.presence === 'required') throw missingTensor(tensor, batch);
+    if (entry !== undefined) {
+      checkDtype(tensor, entry, takesInt8);
+      if (entry.dtype === 'I8') readScale(header, entry.name);
+      checkShape(tensor, entry, batch, positions, counted.name);
+    } else if (tensor.presence === 'required') throw missingTensor(tensor, batch);
   }
   return { batch, positions };
 }
 
-function checkTensor(
-  { name, layer, shape, dtypes }: ExpectedTensor,
+function checkDtype({ name, dtypes }: ExpectedTensor, { dtype }: TensorEntry, takesInt8: boolean): void {
+  if (dtypes.includes(dtype) || (dtype === 'I8' && takesInt8)) return;
+  throw new ProblemError('dtype_unsupported', {
+    param: name,
+    detail: `${name} has dtype ${dtype}; ${alternatives(takesInt8 ? [...dtypes, 'I8'] : dtypes)} was expected.`,
+    remedy:
+      dtype === 'I8'
+        ? 'Convert the tensor to F32, or create a session with transport.int8, where there is one.'
+        : 'Convert the tensor to F32.',
+  });
+}
+
+function checkShape(
+  { name, layer, shape }: ExpectedTensor,
   entry: TensorEntry,
   batch: number,
   positions: Map<string, number>,
   counted: string,
 ): void {
-  if (!dtypes.includes(entry.dtype)) {
-    throw new ProblemError('dtype_unsupported', {
-      param: name,
-      detail: `${name} has dtype ${entry.dtype}; ${alternatives(dtypes)} was expected.`,
-      remedy: 'Convert the tensor to F32.',
-    });
-  }
   // The first tensor of a layer with an axis of positions says how many there are.
   const axis = shape.indexOf('S');
   const count = entry.shape[axis];

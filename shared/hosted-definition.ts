@@ -6,6 +6,7 @@ import { lossProblems, lossSchema } from './loss.ts';
 import { modelOutputs, modelSchema, modelStages } from './model.ts';
 import { optimizerSchema, type Optimizer } from './optimizer.ts';
 import { ttlSecondsSchema } from './session-lifetime.ts';
+import { transportSchema } from './transport.ts';
 
 export const hostedDefinitionSchema = z
   .strictObject(
@@ -22,6 +23,7 @@ export const hostedDefinitionSchema = z
         .max(2 ** 32 - 1)
         .default(0)
         .meta({ description: 'Of the initial weights, dropout and drawn labels' }),
+      transport: transportSchema,
       ttlSeconds: ttlSecondsSchema,
     },
     { error: ({ code }) => (code === 'unrecognized_keys' ? 'mode "hosted" has no such field' : undefined) },

@@ -15,6 +15,7 @@ import {
   refuseRecursion,
 } from './optimizer.ts';
 import { ttlSecondsSchema } from './session-lifetime.ts';
+import { requestTransportSchema } from './transport.ts';
 
 const factorSizesSchema = z
   .strictObject({
@@ -147,6 +148,7 @@ export const kernelDefinitionSchema = z
         .meta({ description: 'In the order of the forward pass' }),
       optimizer: kernelOptimizerSchema.prefault({}),
       reply: kernelReplySchema.default('auto'),
+      transport: requestTransportSchema,
       ttlSeconds: ttlSecondsSchema,
     },
     { error: ({ code }) => (code === 'unrecognized_keys' ? 'mode "kernel" has no such field' : undefined) },

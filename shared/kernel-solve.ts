@@ -91,7 +91,7 @@ export interface SolveSizes {
  *   `step_too_large`
  */
 export function checkSolveHeader(header: SafetensorsHeader): SolveSizes {
-  const { batch, positions } = checkTensors(header, EXPECTED, 'this request');
+  const { batch, positions } = checkTensors(header, EXPECTED, 'this request', false);
   const stages = positions.get(SOLVE_TENSOR.grams) ?? 0;
   if (stages > LIMITS.layers) {
     throw new ProblemError('step_too_large', {

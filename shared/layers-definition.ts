@@ -6,6 +6,7 @@ import { LIMITS } from './limits.ts';
 import { optimizerSchema, type Optimizer } from './optimizer.ts';
 import { hasSampleFactors } from './policy-encoding.ts';
 import { ttlSecondsSchema } from './session-lifetime.ts';
+import { transportSchema } from './transport.ts';
 
 const replySchema = z.enum(['auto', 'update', 'policy']).meta({
   id: 'ReplyForm',
@@ -41,6 +42,7 @@ export const layersDefinitionSchema = z
       optimizer: optimizerSchema.prefault({}),
       reply: replySchema.default('auto'),
       policyEncoding: policyEncodingSchema.default('auto'),
+      transport: transportSchema,
       ttlSeconds: ttlSecondsSchema,
     },
     { error: ({ code }) => (code === 'unrecognized_keys' ? 'mode "layers" has no such field' : undefined) },

@@ -6,6 +6,7 @@
  * the first bytes of a stream to accept or refuse it.
  */
 import { elementCount } from './shape.ts';
+import { fromBfloat16, fromFloat16, toBfloat16, toFloat16 } from './half-precision.ts';
 import { LIMITS } from './limits.ts';
 import { ProblemError, type ProblemCode } from './errors.ts';
 
@@ -30,7 +31,7 @@ const ELEMENT_BYTES = {
 export type Dtype = keyof typeof ELEMENT_BYTES;
 
 /** Element types of numbers. */
-export const FLOATING_DTYPES: readonly Dtype[] = ['F32', 'F64'];
+export const FLOATING_DTYPES: readonly Dtype[] = ['F32', 'F64', 'F16', 'BF16'];
 /** Element types of whole numbers, which floating-point ones can hold as well. */
 export const INDEX_DTYPES: readonly Dtype[] = [...FLOATING_DTYPES, 'I64', 'I32', 'U8'];
 
@@ -54,10 +55,20 @@ export interface SafetensorsHeader {
 /** Floating-point numbers of the wire, row-major. */
 export type TensorValues = Float32Array | Float64Array;
 
+/** Element types that numbers are rounded to when they are written; I8 with a scale of the tensor's own. */
+export type NarrowDtype = 'F16' | 'BF16' | 'I8';
+
 export interface NamedTensor {
   readonly name: string;
   readonly shape: readonly number[];
   readonly values: TensorValues;
+  /** Element type on the wire; F32 or F64, as the values are, unless given. */
+  readonly dtype?: NarrowDtype;
+}
+
+/** Key of an I8 tensor's scale in `__metadata__`: value = scale · integer. */
+export function scaleKey(name: string): string {
+  return `${name}.scale`;
 }
 
 function reject(code: ProblemCode, detail: string, remedy: string, param?: string): never {
@@ -251,11 +262,12 @@ export function readHeader(body: Uint8Array, maximum: number = LIMITS.headerByte
 }
 
 /**
- * The values of an F32 or F64 tensor, or of whole numbers as F64: I64, I32 or U8. Beyond 2^53 an I64 is rounded.
+ * The values of a tensor: F32 and F64 as they are, F16, BF16 and scaled I8 as F32, whole numbers (I64, I32, U8) as F64. Beyond 2^53 an
+ * I64 is rounded.
  *
  * @param body the whole body that `header` was read from
  * @returns a view of the body where alignment allows it, else a copy
- * @throws ProblemError `dtype_unsupported`
+ * @throws ProblemError `dtype_unsupported`, `invalid_header` for an I8 without a scale
  */
 export function readValues(body: Uint8Array, header: SafetensorsHeader, entry: TensorEntry): TensorValues {
   const start = body.byteOffset + header.dataStart + entry.begin;
@@ -278,6 +290,18 @@ export function readValues(body: Uint8Array, header: SafetensorsHeader, entry: T
       const source = aligned(8);
       return new Float64Array(source.buffer, source.start, length / 8);
     }
+    case 'F16': {
+      const source = aligned(2);
+      return fromFloat16(new Uint16Array(source.buffer, source.start, length / 2));
+    }
+    case 'BF16': {
+      const source = aligned(2);
+      return fromBfloat16(new Uint16Array(source.buffer, source.start, length / 2));
+    }
+    case 'I8': {
+      const scale = readScale(header, entry.name);
+      return Float32Array.from(new Int8Array(body.buffer, start, length), (value) => scale * value);
+    }
     case 'I64': {
       const source = aligned(8);
       return Float64Array.from(new BigInt64Array(source.buffer, source.start, length / 8), Number);
@@ -291,7 +315,7 @@ export function readValues(body: Uint8Array, header: SafetensorsHeader, entry: T
     default:
       return reject(
         'dtype_unsupported',
-        `${entry.name} has dtype ${entry.dtype}; F32, F64, I64, I32 or U8 was expected.`,
+        `${entry.name} has dtype ${entry.dtype}; F32, F64, F16, BF16, I8, I64, I32 or U8 was expected.`,
         'Convert the tensor to F32.',
         entry.name,
       );
@@ -307,26 +331,86 @@ export function dtypeOf(values: TensorValues): 'F32' | 'F64' {
   return values instanceof Float64Array ? 'F64' : 'F32';
 }
 
+/** The scale of an I8 tensor. @throws ProblemError `invalid_header` */
+export function readScale({ metadata }: SafetensorsHeader, name: string): number {
+  const text = metadata[scaleKey(name)];
+  const scale = text === undefined || text.trim() === '' ? Number.NaN : Number(text);
+  if (scale > 0 && Number.isFinite(scale)) return scale;
+  return reject(
+    'invalid_header',
+    `${name} has dtype I8, and its scale in __metadata__, ${JSON.stringify(scaleKey(name))}, is ${text === undefined ? 'missing' : show(text)}; a positive number was expected.`,
+    'Send the scale as text: value = scale · integer, for example the largest absolute value divided by 127.',
+    name,
+  );
+}
+
+/** One tensor's bytes in the order and type of the wire. */
+interface WireTensor {
+  readonly name: string;
+  readonly dtype: Dtype;
+  readonly shape: readonly number[];
+  readonly data: Float32Array | Float64Array | Uint16Array | Int8Array;
+  /** Of an I8. */
+  readonly scale: number | null;
+}
+
+function onTheWire({ name, shape, values, dtype }: NamedTensor): WireTensor {
+  if (dtype === undefined) {
+    return { name, shape, dtype: dtypeOf(values), data: values, scale: null };
+  }
+  switch (dtype) {
+    case 'F16':
+      return { name, shape, dtype, data: toFloat16(values), scale: null };
+    case 'BF16':
+      return { name, shape, dtype, data: toBfloat16(values), scale: null };
+    case 'I8':
+      return { name, shape, dtype, ...quantise(name, values) };
+  }
+}
+
+/** Whole numbers from −127 to 127 times a scale, ties to even. @throws RangeError for values that are not finite */
+function quantise(name: string, values: TensorValues): { readonly data: Int8Array; readonly scale: number } {
+  let largest = 0;
+  for (const value of values) {
+    if (!Number.isFinite(value)) throw new RangeError(`${name}: ${String(value)} has no int8`);
+    largest = Math.max(largest, Math.abs(value));
+  }
+  // A scale that is a float32 is read as the same number everywhere; what is smaller than all of them is 0.
+  const scale = Math.max(Math.fround(largest / 127), 2 ** -149);
+  const data = Int8Array.from(values, (value) => Math.max(-127, Math.min(127, roundToEven(value / scale))));
+  return { data, scale };
+}
+
+function roundToEven(value: number): number {
+  const floor = Math.floor(value);
+  const rest = value - floor;
+  return rest < 0.5 || (rest === 0.5 && floor % 2 === 0) ? floor : floor + 1;
+}
+
 /**
- * Writes a body. Float32Array becomes F32, Float64Array F64; the data section starts at a multiple of 8 bytes.
+ * Writes a body. Float32Array becomes F32, Float64Array F64, unless a tensor asks for a narrower type; the data section starts at a
+ * multiple of 8 bytes.
  */
 export function encode(
   tensors: readonly NamedTensor[],
   metadata: Readonly<Record<string, string>> = {},
 ): Uint8Array<ArrayBuffer> {
   const header: Record<string, unknown> = {};
-  if (Object.keys(metadata).length > 0) header['__metadata__'] = metadata;
   let offset = 0;
-  const ordered = inFileOrder(tensors);
-  for (const { name, shape, values } of ordered) {
+  // Wide elements first, so that every tensor is aligned to its element.
+  const ordered = tensors.map(onTheWire).toSorted((a, b) => b.data.BYTES_PER_ELEMENT - a.data.BYTES_PER_ELEMENT);
+  const scales = ordered.flatMap(({ name, scale }) => (scale === null ? [] : [[scaleKey(name), String(scale)]]));
+  const texts = { ...metadata, ...(Object.fromEntries(scales) as Record<string, string>) };
+  if (Object.keys(texts).length > 0) header['__metadata__'] = texts;
+  for (const { name, shape, dtype, data } of ordered) {
     if (name === '__metadata__' || name === '__proto__' || Object.hasOwn(header, name)) {
       throw new RangeError(`${name}: the name is taken`);
     }
-    if (elementCount(shape) !== values.length) {
-      throw new RangeError(`${name}: shape ${formatShape(shape)} does not hold ${String(values.length)} values`);
+    if (elementCount(shape) !== data.length) {
+      throw new RangeError(`${name}: shape ${formatShape(shape)} does not hold ${String(data.length)} values`);
     }
-    const end = offset + values.byteLength;
-    header[name] = { dtype: dtypeOf(values), shape, data_offsets: [offset, end] };
+    const end = offset + data.byteLength;
+    header[name] = { dtype, shape, data_offsets: [offset, end] };
     offset = end;
   }
   const json = new TextEncoder().encode(JSON.stringify(header));
@@ -336,9 +420,9 @@ export function encode(
   body.set(json, LENGTH_PREFIX_BYTES);
   body.fill(0x20, LENGTH_PREFIX_BYTES + json.length, LENGTH_PREFIX_BYTES + padded);
   let position = LENGTH_PREFIX_BYTES + padded;
-  for (const { values } of ordered) {
-    body.set(new Uint8Array(values.buffer, values.byteOffset, values.byteLength), position);
-    position += values.byteLength;
+  for (const { data } of ordered) {
+    body.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), position);
+    position += data.byteLength;
   }
   return body;
 }

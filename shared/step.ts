@@ -31,9 +31,9 @@ import { TENSOR } from './tensor-names.ts';
 
 /** What a step's tensors depend on. */
 export type StepDefinition =
-  | Pick<LayersDefinition, 'mode' | 'layers' | 'optimizer' | 'reply' | 'policyEncoding'>
-  | Pick<KernelDefinition, 'mode' | 'layers' | 'optimizer'>
-  | Pick<HostedDefinition, 'mode' | 'model' | 'loss' | 'optimizer'>;
+  | Pick<LayersDefinition, 'mode' | 'layers' | 'optimizer' | 'reply' | 'policyEncoding' | 'transport'>
+  | Pick<KernelDefinition, 'mode' | 'layers' | 'optimizer' | 'transport'>
+  | Pick<HostedDefinition, 'mode' | 'model' | 'loss' | 'optimizer' | 'transport'>;
 type LayersStepDefinition = Extract<StepDefinition, { mode: 'layers' }>;
 type KernelStepDefinition = Extract<StepDefinition, { mode: 'kernel' }>;
 type HostedStepDefinition = Extract<StepDefinition, { mode: 'hosted' }>;
@@ -127,7 +127,7 @@ export function layerTensors(layer: Layer): {
 
 /** The tensors a step of this session carries; no others. */
 export function expectedTensors(
-  definition: Omit<LayersStepDefinition, 'mode'>,
+  definition: Omit<LayersStepDefinition, 'mode' | 'transport'>,
 ): [LayersStepTensor, ...LayersStepTensor[]] {
   const { layers, optimizer } = definition;
   const columns = sentColumns(optimizer.terminalCurvature);
@@ -184,19 +184,29 @@ export function checkStepHeader(header: SafetensorsHeader, definition: StepDefin
   switch (definition.mode) {
     case 'layers': {
       const context = `this session, whose layers are ${layerNames(definition.layers)}`;
-      const { batch, positions } = checkTensors(header, expectedTensors(definition), context);
+      const { batch, positions } = checkTensors(
+        header,
+        expectedTensors(definition),
+        context,
+        definition.transport.int8,
+      );
       checkStepSize(TENSOR.losses, batch, (samples) => layersExcess(definition, samples, positions));
       return batch;
     }
     case 'kernel': {
       const context = `this session, whose layers are ${layerNames(definition.layers)}`;
-      const { batch } = checkTensors(header, kernelStepTensors(definition), context);
+      const { batch } = checkTensors(header, kernelStepTensors(definition), context, definition.transport.int8);
       carriesStatistics(header, definition, batch);
       checkStepSize(TENSOR.losses, batch, (samples) => kernelExcess(definition, samples));
       return batch;
     }
     case 'hosted': {
-      const { batch } = checkTensors(header, hostedStepTensors(definition), 'a step of this session');
+      const { batch } = checkTensors(
+        header,
+        hostedStepTensors(definition),
+        'a step of this session',
+        definition.transport.int8,
+      );
       checkStepSize(HOSTED_TENSOR.samples, batch, (samples) => hostedExcess(definition, samples));
       return batch;
     }
@@ -209,7 +219,12 @@ export function checkStepHeader(header: SafetensorsHeader, definition: StepDefin
  * @returns B
  */
 export function checkPredictionHeader(header: SafetensorsHeader, definition: HostedStepDefinition): number {
-  const { batch } = checkTensors(header, predictionTensors(definition), 'a prediction of this session');
+  const { batch } = checkTensors(
+    header,
+    predictionTensors(definition),
+    'a prediction of this session',
+    definition.transport.int8,
+  );
   checkStepSize(HOSTED_TENSOR.samples, batch, (samples) => passExcess(definition, PREDICTION_PASSES, samples));
   return batch;
 }

@@ -13,7 +13,7 @@ import {
 } from '../../shared/safetensors.ts';
 import { stepMetricsSchema, type HostedSession, type StepMetrics } from '../../shared/session.ts';
 import { ClientSession } from './session.ts';
-import { complete, type RequestOptions } from './transport.ts';
+import { complete, type RequestOptions, type StepOptions } from './transport.ts';
 
 /** One mini-batch of B samples; row-major. */
 export interface MiniBatchInput {
@@ -44,9 +44,9 @@ export class HostedTrainingSession extends ClientSession<HostedSession> {
    *
    * @throws DdpnoptError, ConnectionError; RangeError if the values are no whole samples
    */
-  step(batch: MiniBatchInput, options: RequestOptions = {}): Promise<StepMetrics> {
+  step(batch: MiniBatchInput, options: StepOptions = {}): Promise<StepMetrics> {
     return this.takeStep(
-      () => encode(this.#tensorsOf(batch)),
+      () => encode(this.#tensorsOf(batch, options)),
       async (answer) => stepMetricsSchema.parse(await answer.json()),
       options,
     );
@@ -75,12 +75,12 @@ export class HostedTrainingSession extends ClientSession<HostedSession> {
     });
   }
 
-  #tensorsOf({ x, y, sampleWeights }: MiniBatchInput): NamedTensor[] {
+  #tensorsOf({ x, y, sampleWeights }: MiniBatchInput, { sendAs }: StepOptions): NamedTensor[] {
     const weights: NamedTensor[] =
       sampleWeights === undefined
         ? []
         : [{ name: HOSTED_TENSOR.sampleWeights, shape: [sampleWeights.length], values: sampleWeights }];
-    return [this.#samples(x), this.#truth(y), ...weights];
+    return [{ ...this.#samples(x), ...(sendAs === undefined ? {} : { dtype: sendAs }) }, this.#truth(y), ...weights];
   }
 
   #samples(x: TensorValues): NamedTensor {

@@ -18,7 +18,7 @@ export {
   type LayerInverses,
 } from './kernel-session.ts';
 export type { KernelBatchInput, SolvedKernels } from './kernel-solve.ts';
-export type { RequestOptions } from './transport.ts';
+export type { RequestOptions, StepOptions } from './transport.ts';
 export { ConnectionError, DdpnoptError } from './errors.ts';
 export type { PolicyCoefficients } from './coefficients.ts';
 export type { ParameterChanges } from './parameter-changes.ts';

@@ -9,7 +9,7 @@ import { packSymmetric, unpackSymmetric } from '../../shared/triangle.ts';
 import { readCoefficients, solveCoefficients, type PolicyCoefficients } from './coefficients.ts';
 import { ReplyTensors } from './reply-tensors.ts';
 import { ClientSession } from './session.ts';
-import type { RequestOptions } from './transport.ts';
+import type { StepOptions } from './transport.ts';
 
 /** What one batch's passes yield for one layer; row-major. R = B·r rows, r per sample; r = 1 with terminal curvature "gradient". */
 export interface KernelInput {
@@ -98,15 +98,15 @@ export class KernelTrainingSession extends ClientSession<KernelSession> {
    *
    * @throws DdpnoptError, ConnectionError; RangeError if something is missing
    */
-  step(input: KernelStepInput, options: RequestOptions = {}): Promise<KernelStepReply> {
+  step(input: KernelStepInput, options: StepOptions = {}): Promise<KernelStepReply> {
     return this.takeStep(
-      () => encode(this.#tensorsOf(input)),
+      () => encode(this.#tensorsOf(input, options)),
       async (answer, bytesSent) => this.#readReply(new Uint8Array(await answer.arrayBuffer()), bytesSent),
       options,
     );
   }
 
-  #tensorsOf(input: KernelStepInput): NamedTensor[] {
+  #tensorsOf(input: KernelStepInput, { sendAs }: StepOptions): NamedTensor[] {
     const batch = input.losses.length;
     const columns = Math.max(1, sentColumns(this.session.optimizer.terminalCurvature));
     return kernelStepTensors(this.session).flatMap((tensor): NamedTensor[] => {
@@ -115,7 +115,7 @@ export class KernelTrainingSession extends ClientSession<KernelSession> {
       if (values === undefined && presence === 'required') throw new RangeError(`the step lacks ${name}`);
       if (values === undefined) return [];
       const shape = tensor.role === 'gramMeanGradient' ? [batch, columns] : [values.length];
-      return [{ name, shape, values }];
+      return [{ name, shape, values, ...(sendAs === undefined || tensor.layer === null ? {} : { dtype: sendAs }) }];
     });
   }
 

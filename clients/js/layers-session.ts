@@ -10,7 +10,7 @@ import type { LayerPolicy, LayerSamples } from './policy.ts';
 import { readChanges, readInverses, readPolicy, type HeldInverses } from './read-policy.ts';
 import { ReplyTensors } from './reply-tensors.ts';
 import { ClientSession } from './session.ts';
-import type { RequestOptions } from './transport.ts';
+import type { StepOptions } from './transport.ts';
 
 /** What a forward and a backward pass over one batch yield for one layer; row-major. */
 export interface LayerInput {
@@ -61,15 +61,15 @@ export class TrainingSession extends ClientSession<LayersSession> {
    *
    * @throws DdpnoptError, ConnectionError
    */
-  step(input: StepInput, options: RequestOptions = {}): Promise<StepReply> {
+  step(input: StepInput, options: StepOptions = {}): Promise<StepReply> {
     return this.takeStep(
-      () => encode(this.#tensorsOf(input)),
+      () => encode(this.#tensorsOf(input, options)),
       async (answer, bytesSent) => this.#readReply(new Uint8Array(await answer.arrayBuffer()), bytesSent, input),
       options,
     );
   }
 
-  #tensorsOf(input: StepInput): NamedTensor[] {
+  #tensorsOf(input: StepInput, { sendAs }: StepOptions): NamedTensor[] {
     const batch = input.losses.length;
     return expectedTensors(this.session).flatMap((tensor): NamedTensor[] => {
       const { name, shape } = tensor;
@@ -81,8 +81,15 @@ export class TrainingSession extends ClientSession<LayersSession> {
         1,
       );
       const sizes = shape.map((axis) => (axis === 'B' ? batch : axis === 'S' ? values.length / known : axis));
-      return [{ name, shape: sizes, values }];
+      const narrowed = sendAs !== undefined && this.#isNarrowed(tensor) ? { dtype: sendAs } : {};
+      return [{ name, shape: sizes, values, ...narrowed }];
     });
+  }
+
+  /** Neither losses nor whole numbers: versions, and the tokens of an embedding. */
+  #isNarrowed({ role, layer }: LayersStepTensor): boolean {
+    if (layer === null) return false;
+    return role !== 'input' || this.session.layers.find(({ name }) => name === layer)?.kind !== 'embedding';
   }
 
   #readReply(body: Uint8Array, bytesSent: number, input: StepInput): StepReply {

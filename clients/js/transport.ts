@@ -1,10 +1,20 @@
 /** Requests to the service: what every part of the client sends through. */
 import { isProblem, problemSchema } from '../../shared/errors.ts';
+import type { NarrowDtype } from '../../shared/safetensors.ts';
 import { ConnectionError, DdpnoptError } from './errors.ts';
 
 export interface RequestOptions {
   /** Gives the request up. What it asked for may be done all the same, unless the service learns in time that nobody waits. */
   readonly signal?: AbortSignal;
+}
+
+/** Options of a step. */
+export interface StepOptions extends RequestOptions {
+  /**
+   * Element type in which the large tensors of a step travel; losses, tokens and labels stay as they are. Two bytes a number, with 11
+   * (F16) or 8 (BF16) significant bits; or one, with a scale per tensor, in a session with `transport.int8`.
+   */
+  readonly sendAs?: NarrowDtype;
 }
 
 export interface RequestBody {

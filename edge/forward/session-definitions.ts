@@ -19,16 +19,16 @@ export function rememberDefinition(session: Session): void {
 function stepDefinition(session: Session): StepDefinition {
   switch (session.mode) {
     case 'layers': {
-      const { mode, layers, optimizer, reply, policyEncoding } = session;
-      return { mode, layers, optimizer, reply, policyEncoding };
+      const { mode, layers, optimizer, reply, policyEncoding, transport } = session;
+      return { mode, layers, optimizer, reply, policyEncoding, transport };
     }
     case 'kernel': {
-      const { mode, layers, optimizer } = session;
-      return { mode, layers, optimizer };
+      const { mode, layers, optimizer, transport } = session;
+      return { mode, layers, optimizer, transport };
     }
     case 'hosted': {
-      const { mode, model, loss, optimizer } = session;
-      return { mode, model, loss, optimizer };
+      const { mode, model, loss, optimizer, transport } = session;
+      return { mode, model, loss, optimizer, transport };
     }
   }
 }

@@ -5,10 +5,12 @@ import { classCount, truthKind } from '../../shared/loss.ts';
 import { modelOutputs } from '../../shared/model.ts';
 import { encode, readHeader, type SafetensorsHeader } from '../../shared/safetensors.ts';
 import { checkPredictionHeader, checkStepHeader } from '../../shared/step.ts';
+import type { ReplyPrecision } from '../../shared/transport.ts';
 import type { Program } from '../model/program.ts';
 import type { Truth } from '../optimizer/losses/loss.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
 import type { HostedState } from './hosted-step.ts';
+import { inPrecision } from './reply-tensors.ts';
 import { saveStatistics, saveWeights } from './saved-hosted.ts';
 import {
   assertEach,
@@ -91,9 +93,14 @@ function checkTruth({ model, loss }: HostedDefinition, truth: CheckedTensor): vo
 }
 
 /** @param loss mean loss, where the truth was given */
-export function encodePrediction(engine: Engine, outputs: Tensor, loss: number | null): Uint8Array<ArrayBuffer> {
+export function encodePrediction(
+  engine: Engine,
+  outputs: Tensor,
+  loss: number | null,
+  precision: ReplyPrecision,
+): Uint8Array<ArrayBuffer> {
   const tensor = { name: HOSTED_TENSOR.outputs, shape: outputs.shape, values: engine.read(outputs) };
-  return encode([tensor], loss === null ? {} : { loss: JSON.stringify(loss) });
+  return encode([inPrecision(tensor, precision)], loss === null ? {} : { loss: JSON.stringify(loss) });
 }
 
 /** The parameters, the running statistics of batch norms, and in `__metadata__` the model and the number of steps taken. */

@@ -46,7 +46,7 @@ export function hostedTrainer(
     const body = engine.scope(() => {
       const { outputs, loss } = evaluate(engine, configuration, state, upload(engine), truth);
       if (!allFinite(engine, [outputs]) || !Number.isFinite(loss ?? 0)) throw overflow(engine.precision);
-      return encodePrediction(engine, outputs, loss);
+      return encodePrediction(engine, outputs, loss, definition.transport.reply);
     });
     return { contentType: SAFETENSORS_CONTENT_TYPE, body };
   }

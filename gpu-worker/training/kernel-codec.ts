@@ -17,7 +17,7 @@ import type {
 } from '../optimizer/kernel-step.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
 import { readVersions } from './metric-versions.ts';
-import { solverTensors, whole, type ReplyTensor } from './reply-tensors.ts';
+import { solverTensors, symmetric, whole, type ReplyTensor } from './reply-tensors.ts';
 import {
   assertGram,
   assertNoneNegative,
@@ -137,8 +137,5 @@ function coefficientTensors(layer: string, reply: KernelReply, t: number): Reply
 function inverseTensors(layer: string, factors: SharedFactors | null, heldVersion: number): ReplyTensor[] {
   if (factors?.inverses == null || heldVersion >= factors.version) return [];
   const { input, output } = factors.inverses;
-  return [
-    { name: TENSOR.inputInverse(layer), tensor: input, form: 'symmetric' },
-    { name: TENSOR.outputInverse(layer), tensor: output, form: 'symmetric' },
-  ];
+  return [symmetric(TENSOR.inputInverse(layer), input), symmetric(TENSOR.outputInverse(layer), output)];
 }

@@ -75,7 +75,7 @@ export function kernelTrainer(
         failedFactorizations: nextState.failedFactorizations,
       };
       const tensors = kernelReplyTensors(engine, definition, { ...result, state: nextState }, decoded.heldVersions);
-      return { state: nextState, metrics, body: encodeReply(engine, tensors, metrics) };
+      return { state: nextState, metrics, body: encodeReply(engine, tensors, metrics, 'full') };
     });
     replaceState(next.state);
     return { metrics: next.metrics, answer: { contentType: SAFETENSORS_CONTENT_TYPE, body: next.body } };

@@ -16,7 +16,7 @@ import type { Transform } from '../optimizer/layers/transform.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
 import { assertIndices, mean, readFinite, tensorNamed } from '../../shared/checked-tensors.ts';
 import { readVersions } from './metric-versions.ts';
-import { solverTensors, whole, type ReplyTensor } from './reply-tensors.ts';
+import { narrowed, solverTensors, symmetric, whole, type ReplyTensor } from './reply-tensors.ts';
 
 /** A body whose header and values are checked. */
 export interface DecodedStep {
@@ -136,7 +136,7 @@ function versionTensor(engine: Engine, versions: readonly number[]): ReplyTensor
 
 function sampleFactorTensors(engine: Engine, layer: string, policy: Policy): ReplyTensor[] {
   const { input, output } = metricWeighted(engine, policy);
-  return [whole(TENSOR.policyInput(layer), input), whole(TENSOR.policyOutputGradient(layer), output)];
+  return [narrowed(TENSOR.policyInput(layer), input), narrowed(TENSOR.policyOutputGradient(layer), output)];
 }
 
 /** η_t and P⁻¹; its Kronecker factors only where the client's are `old`. */
@@ -154,11 +154,11 @@ function inverseFactorTensors(
     return [rate, ...parameterTensors((parameter) => TENSOR.inverseDiagonal(name, parameter), diagonal)];
   }
   if (!old || blocks.some(({ inverse }) => inverse.input === null || inverse.output === null)) return [rate];
-  const symmetric = (side: 'input' | 'output', tensorName: string): ReplyTensor => {
+  const inverseOf = (side: 'input' | 'output', tensorName: string): ReplyTensor => {
     const inverses = blocks.map(({ inverse }) => timesTransposed(engine, inverse[side]));
-    return { name: tensorName, tensor: stack(engine, inverses), form: 'symmetric' };
+    return symmetric(tensorName, stack(engine, inverses));
   };
-  return [rate, symmetric('input', TENSOR.inputInverse(name)), symmetric('output', TENSOR.outputInverse(name))];
+  return [rate, inverseOf('input', TENSOR.inputInverse(name)), inverseOf('output', TENSOR.outputInverse(name))];
 }
 
 /** T Tᵀ. */
@@ -180,6 +180,6 @@ function stack(engine: Engine, matrices: readonly Tensor[]): Tensor {
 function parameterTensors(name: (parameter: ParameterName) => string, tensors: ParameterChanges): ReplyTensor[] {
   return PARAMETER_NAMES.flatMap((parameter) => {
     const tensor = tensors[parameter];
-    return tensor === undefined ? [] : [whole(name(parameter), tensor)];
+    return tensor === undefined ? [] : [narrowed(name(parameter), tensor)];
   });
 }

@@ -38,7 +38,7 @@ export function layersTrainer(engine: Engine, definition: LayersDefinition, init
         refreshed: result.refreshed,
         failedFactorizations: result.state.failedFactorizations,
       };
-      return { state: result.state, metrics, body: encodeReply(engine, tensors, metrics) };
+      return { state: result.state, metrics, body: encodeReply(engine, tensors, metrics, definition.transport.reply) };
     });
     disposeReplaced(engine, state, next.state);
     state = next.state;

@@ -1,8 +1,10 @@
 /** A step's reply: tensors on the device, and the form in which each goes out. */
+import { fitsBfloat16, fitsFloat16 } from '../../shared/half-precision.ts';
 import { elementCount } from '../../shared/shape.ts';
 import { encode, type NamedTensor, type TensorValues } from '../../shared/safetensors.ts';
 import type { StepMetrics } from '../../shared/session.ts';
 import { TENSOR } from '../../shared/tensor-names.ts';
+import type { ReplyPrecision } from '../../shared/transport.ts';
 import { packLower, packSymmetric, triangleSize } from '../../shared/triangle.ts';
 import type { CoefficientSolver } from '../optimizer/ddp/coefficients.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
@@ -12,10 +14,22 @@ export interface ReplyTensor {
   readonly tensor: Tensor;
   /** A matrix [n, n], or a stack of them, goes out as one triangle if the other says nothing. */
   readonly form: 'whole' | 'symmetric' | 'lower';
+  /** Whether the client may ask for fewer digits of it: nothing is solved with it. */
+  readonly isNarrowed: boolean;
 }
 
 export function whole(name: string, tensor: Tensor): ReplyTensor {
-  return { name, tensor, form: 'whole' };
+  return { name, tensor, form: 'whole', isNarrowed: false };
+}
+
+/** As {@link whole}, of fewer digits if the client asks. */
+export function narrowed(name: string, tensor: Tensor): ReplyTensor {
+  return { name, tensor, form: 'whole', isNarrowed: true };
+}
+
+/** A symmetric matrix [n, n], or a stack of them. */
+export function symmetric(name: string, tensor: Tensor): ReplyTensor {
+  return { name, tensor, form: 'symmetric', isNarrowed: false };
 }
 
 /** What a policy's coefficients κ(s) are solved with. */
@@ -23,7 +37,7 @@ export function solverTensors(layer: string, solver: CoefficientSolver): ReplyTe
   switch (solver.kind) {
     case 'cholesky':
       return [
-        { name: TENSOR.policyCholesky(layer), tensor: solver.factor, form: 'lower' },
+        { name: TENSOR.policyCholesky(layer), tensor: solver.factor, form: 'lower', isNarrowed: false },
         whole(TENSOR.policyTarget(layer), solver.target),
       ];
     case 'diagonal':
@@ -38,11 +52,27 @@ export function encodeReply(
   engine: Engine,
   tensors: readonly ReplyTensor[],
   metrics: StepMetrics,
+  precision: ReplyPrecision,
 ): Uint8Array<ArrayBuffer> {
-  return encode(
-    tensors.map((tensor) => readTensor(engine, tensor)),
-    { metrics: JSON.stringify(metrics) },
-  );
+  const named = tensors.map((tensor) => {
+    const read = readTensor(engine, tensor);
+    return tensor.isNarrowed ? inPrecision(read, precision) : read;
+  });
+  return encode(named, { metrics: JSON.stringify(metrics) });
+}
+
+/** A tensor in the element type that a client asks for; in full where its numbers have no finite one. */
+export function inPrecision(tensor: NamedTensor, precision: ReplyPrecision): NamedTensor {
+  switch (precision) {
+    case 'full':
+      return tensor;
+    case 'f16':
+      return fitsFloat16(tensor.values) ? { ...tensor, dtype: 'F16' } : tensor;
+    case 'bf16':
+      return fitsBfloat16(tensor.values) ? { ...tensor, dtype: 'BF16' } : tensor;
+    case 'int8':
+      return { ...tensor, dtype: 'I8' };
+  }
 }
 
 function readTensor(engine: Engine, { name, tensor, form }: ReplyTensor): NamedTensor {

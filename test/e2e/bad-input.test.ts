@@ -163,8 +163,7 @@ const NAMES: readonly BadStep[] = [
   ...(
     [
       ['I32', 4],
-      ['F16', 2],
-      ['BF16', 2],
+      ['I8', 1],
       ['I64', 8],
       ['BOOL', 1],
     ] as const

@@ -354,10 +354,10 @@ const SAMPLES: readonly BadBody[] = [
     mentions: ['[2049, 5]', '2048'],
     remedy: 'at most 2048',
   },
-  ...(['F16', 'BF16', 'I32', 'U8'] as const).map((dtype): BadBody => ({
+  ...(['I8', 'I16', 'I32', 'U8'] as const).map((dtype): BadBody => ({
     title: `samples of type ${dtype}`,
     body: encodeRaw([
-      { name: 'x', dtype, shape: [B, 5], values: new Uint8Array(B * 5 * { F16: 2, BF16: 2, I32: 4, U8: 1 }[dtype]) },
+      { name: 'x', dtype, shape: [B, 5], values: new Uint8Array(B * 5 * { I8: 1, I16: 2, I32: 4, U8: 1 }[dtype]) },
       { name: 'y', dtype: 'U8', shape: [B], values: new Uint8Array(B) },
     ]),
     code: 'dtype_unsupported',

@@ -5,6 +5,7 @@ import { renderOptions } from '../../docs/generate/options.ts';
 import { renderEngines, type EngineResults } from '../../bench/engine/report.ts';
 import { renderKernelSolve, type KernelSolveResults } from '../../bench/kernel-solve/report.ts';
 import { renderLearningRates, type LearningRateResults } from '../../bench/learning-rate/report.ts';
+import { renderTransport, type TransportResults } from '../../bench/transport/report.ts';
 import { renderReadmeTable, renderResults, type QuickstartResults } from '../../bench/quickstart/report.ts';
 import { renderResponsiveness, type ResponsivenessResults } from '../../bench/responsiveness/report.ts';
 
@@ -28,6 +29,11 @@ it('docs/results/learning-rate.md is made from learning-rate.json', async () => 
 it('docs/results/kernel-solve.md is made from kernel-solve.json', async () => {
   const stored = JSON.parse(await readFile(new URL('kernel-solve.json', FOLDER), 'utf8')) as KernelSolveResults;
   expect(await readFile(new URL('kernel-solve.md', FOLDER), 'utf8')).toBe(renderKernelSolve(stored));
+});
+
+it('docs/results/transport.md is made from transport.json', async () => {
+  const stored = JSON.parse(await readFile(new URL('transport.json', FOLDER), 'utf8')) as TransportResults;
+  expect(await readFile(new URL('transport.md', FOLDER), 'utf8')).toBe(renderTransport(stored));
 });
 
 it('docs/results/engine.md is made from engine.json', async () => {

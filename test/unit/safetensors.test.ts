@@ -427,10 +427,87 @@ it('reads whole numbers as float64, from any alignment', () => {
   expect(values).toEqual([[1, 2, 255], [-7], [-(2 ** 40)]]);
 });
 
-it('does not read the values of half-precision tensors and truth values', () => {
-  const body = bodyOf({ a: { dtype: 'F16', shape: [2], data_offsets: [0, 4] } }, 4);
+it('does not read truth values', () => {
+  const body = bodyOf({ a: { dtype: 'BOOL', shape: [2], data_offsets: [0, 2] } }, 2);
   const header = readHeader(body);
   const problem = problemOf(() => readValues(body, header, header.entries[0]!));
   expect(problem).toMatchObject({ code: 'dtype_unsupported', details: { param: 'a' } });
-  expect(problem.details.detail).toContain('F16');
+  expect(problem.details.detail).toContain('BOOL');
+});
+
+describe('narrow element types', () => {
+  const values = Float32Array.of(1, -0.1, 300.25, 0, 1e-7);
+  const read = (body: Uint8Array, name: string): number[] => {
+    const header = readHeader(body);
+    return [
+      ...readValues(
+        body,
+        header,
+        header.entries.find((entry) => entry.name === name)!,
+      ),
+    ];
+  };
+
+  it('hold the nearest numbers that they have', () => {
+    const body = encode([
+      { name: 'odd', shape: [3], values: Float32Array.of(1, 2, 3), dtype: 'I8' },
+      { name: 'half', shape: [5], values, dtype: 'F16' },
+      { name: 'brain', shape: [5], values: Float64Array.from(values), dtype: 'BF16' },
+      { name: 'full', shape: [5], values },
+    ]);
+    expect(readHeader(body).entries.map(({ name, dtype, begin }) => [name, dtype, begin])).toEqual([
+      ['full', 'F32', 0],
+      ['half', 'F16', 20],
+      ['brain', 'BF16', 30],
+      ['odd', 'I8', 40],
+    ]);
+    expect(read(body, 'full')).toEqual([...values]);
+    // numpy.array([1, -0.1, 300.25, 0, 1e-7], numpy.float16)
+    expect(read(body, 'half')).toEqual([1, -0.0999755859375, 300.25, 0, 1.1920928955078125e-7]);
+    // torch.tensor([1, -0.1, 300.25, 0, 1e-7], dtype=torch.bfloat16)
+    expect(read(body, 'brain')).toEqual([1, -0.10009765625, 300, 0, 1.0011717677116394e-7]);
+    for (const [i, value] of read(body, 'odd').entries()) expect(value).toBeCloseTo(i + 1, 1);
+  });
+
+  it('I8 is within half a step of a 127th of the largest', () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.float({ noNaN: true, noDefaultInfinity: true, min: Math.fround(-1e30), max: Math.fround(1e30) }), { minLength: 1, maxLength: 30 }), // prettier-ignore
+        (numbers) => {
+          const body = encode([
+            { name: 'a', shape: [numbers.length], values: Float32Array.from(numbers), dtype: 'I8' },
+          ]);
+          const largest = Math.max(...numbers.map(Math.abs));
+          for (const [i, value] of read(body, 'a').entries()) {
+            expect(Math.abs(value - numbers[i]!)).toBeLessThanOrEqual((0.5 * 1.0001 * largest) / 127 + 2 ** -148);
+          }
+        },
+      ),
+      SEED,
+    );
+  });
+
+  it('I8 has no place for NaN and infinity', () => {
+    for (const value of [Number.NaN, Number.POSITIVE_INFINITY]) {
+      expect(() => encode([{ name: 'a', shape: [1], values: Float32Array.of(value), dtype: 'I8' }])).toThrow(
+        /a: \w+ has no int8/,
+      );
+    }
+  });
+
+  it.each([
+    { title: 'without a scale', scale: undefined, mentions: 'missing' },
+    { title: 'with an empty scale', scale: '', mentions: '""' },
+    { title: 'with a scale in words', scale: 'one', mentions: '"one"' },
+    { title: 'with a scale of 0', scale: '0', mentions: '"0"' },
+    { title: 'with a negative scale', scale: '-1', mentions: '"-1"' },
+    { title: 'with an infinite scale', scale: '1e999', mentions: '"1e999"' },
+  ])('I8 $title is refused', ({ scale, mentions }) => {
+    const metadata = scale === undefined ? {} : { __metadata__: { 'a.scale': scale } };
+    const body = bodyOf({ a: { dtype: 'I8', shape: [2], data_offsets: [0, 2] }, ...metadata }, 2);
+    const header = readHeader(body);
+    const problem = problemOf(() => readValues(body, header, header.entries[0]!));
+    expect(problem).toMatchObject({ code: 'invalid_header', details: { param: 'a' } });
+    expect(problem.details.detail).toContain(mentions);
+  });
 });
