@@ -67,7 +67,7 @@ export interface NamedTensor {
 }
 
 /** Key of an I8 tensor's scale in `__metadata__`: value = scale · integer. */
-export function scaleKey(name: string): string {
+function scaleKey(name: string): string {
   return `${name}.scale`;
 }
 

@@ -35,7 +35,7 @@ const postPredictions = createRoute({
   path: '/v1/sessions/{id}/predictions',
   summary: 'Ask a hosted model',
   description:
-    'Send `x` [B, …], samples in the model’s input shape, F32 or F64; with `y`, labels [B] or targets [B, C], the answer has the mean loss, too.',
+    'Send `x` [B, …], samples in the model’s input shape, in any element type that a step takes; with `y`, labels [B] or targets [B, C], the answer has the mean loss, too.',
   middleware: [acceptTensors()] as const,
   request: { params: sessionParameters, body: { required: true, content: tensorsBody } },
   responses: {

@@ -33,8 +33,8 @@ Mode \`layers\`:
 | \`layers.<name>.param_grad\` | [B, m] | generic layers, in place of input and output_grad; \`curvature_param_grad\` [B, r, m] likewise |
 
 Behind B stand: dense [n] and [c], with \`sequence\` [S, n] and [S, c]; conv2d [height, width, C] and [rows, columns, c];
-scale-shift [features] twice, with \`sequence\` [S, features]; embedding [S] token numbers and [S, c]. F32 or F64, for every layer of
-the session and nothing else.
+scale-shift [features] twice, with \`sequence\` [S, features]; embedding [S] token numbers and [S, c]. F32, F64, F16 or BF16, for every layer of
+the session and nothing else; I8 with \`transport.int8\`, the scale in \`__metadata__\` as \`<tensor>.scale\`.
 
 Mode \`kernel\`, with R = B·r rows, r = 1 where the columns of the terminal curvature are the loss gradients:
 
@@ -47,7 +47,7 @@ Mode \`kernel\`, with R = B·r rows, r = 1 where the columns of the terminal cur
 | \`layers.<name>.factor.input\`, \`.factor.output_grad\` | [n(n+1)/2], [c(c+1)/2] | with metric \`kronecker\`, in the steps that carry statistics, for all layers with factors: aᵀa/B and gᵀ diag(h) g/B, upper triangles |
 | \`metric_versions\` | [layers] | optional, with metric \`kronecker\` and with policies in inverse factors: which inverses you hold, as the last reply said, 0 for none |
 
-Mode \`hosted\`: \`x\` [B, …], samples in the model’s input shape, F32 or F64; \`y\`, labels [B] (also I64, I32 or U8) or targets [B, C], as
+Mode \`hosted\`: \`x\` [B, …], samples in the model’s input shape, in any of these; \`y\`, labels [B] (also I64, I32 or U8) or targets [B, C], as
 the loss takes; and, if you like, \`sample_weights\` [B], what each sample’s loss is multiplied by.
 
 A step is applied once: the same number with the same bytes gives the stored reply; with other bytes it is refused.`;

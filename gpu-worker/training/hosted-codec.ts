@@ -10,8 +10,8 @@ import type { Program } from '../model/program.ts';
 import type { Truth } from '../optimizer/losses/loss.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
 import type { HostedState } from './hosted-step.ts';
-import { saveStatistics, saveWeights } from './saved-hosted.ts';
 import { inPrecision } from './reply-tensors.ts';
+import { saveStatistics, saveWeights } from './saved-hosted.ts';
 import {
   assertEach,
   assertIndices,
