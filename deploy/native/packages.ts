@@ -152,7 +152,13 @@ const KERNELS = 'gpu-worker/tensor/tensorflow/kernels/linear_algebra.cc';
 
 export const RECIPES: Readonly<Record<Variant, Recipe>> = {
   cpu: { wheels: [TENSORFLOW_CPU, OPENBLAS], sources: [FUNCTIONS, KERNELS], definitions: [], neededBytes: 1.4e9 },
-  gpu: { wheels: [TENSORFLOW_GPU, ...CUDA], sources: [FUNCTIONS], definitions: ['DDPNOPT_CUDA'], neededBytes: 7.6e9 },
+  // OpenBLAS, too: where there is no GPU it computes on the CPU.
+  gpu: {
+    wheels: [TENSORFLOW_GPU, OPENBLAS, ...CUDA],
+    sources: [FUNCTIONS, KERNELS],
+    definitions: ['DDPNOPT_CUDA'],
+    neededBytes: 7.6e9,
+  },
 };
 
 export const BINDING_SOURCES: NpmPackage = {

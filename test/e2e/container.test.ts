@@ -9,6 +9,7 @@ import { chmod, copyFile, cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile }
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { RECIPES } from '../../deploy/native/packages.ts';
 import { NATIVE_ENGINE_FOLDER } from '../../shared/native-engine.ts';
 import { processReadySchema } from '../../shared/service-process.ts';
 import { newSessionId } from '../../shared/session.ts';
@@ -128,6 +129,9 @@ describe('the Dockerfile', () => {
         await cp(path.join(ROOT, source), path.join(build, target, isFolder ? path.basename(source) : ''), { recursive: true }); // prettier-ignore
       }
     }
+    for (const source of Object.values(RECIPES).flatMap((recipe) => recipe.sources)) {
+      expect(existsSync(path.join(build, source)), source).toBe(true);
+    }
     await writeFile(path.join(build, 'package.json'), '{ "type": "module" }');
     const present = path.join(build, NATIVE_ENGINE_FOLDER, 'engine.json');
     await mkdir(path.dirname(present), { recursive: true });
@@ -162,7 +166,8 @@ describe('the files of the worker, in an empty folder, as another user', () => {
 
   it('serve: a session, a step, a health check; and end when they are told to', async () => {
     child = spawn(node, ['gpu-worker/index.ts'], options({ DDPNOPT_WORKER_PORT: '0', NODE_ENV: 'production' }));
-    const [line] = (await once(child.stdout!, 'data')) as [Buffer];
+    const exit = once(child, 'exit').then(([code]) => Promise.reject(new Error(`it ended with ${String(code)}`)));
+    const [line] = await Promise.race([once(child.stdout!, 'data') as Promise<[Buffer]>, exit]);
     const { url } = processReadySchema.parse(JSON.parse(line.toString()));
     const health = spawn(
       node,
@@ -179,7 +184,7 @@ describe('the files of the worker, in an empty folder, as another user', () => {
     expect([stepped.status, (await stepped.arrayBuffer()).byteLength > BATCH]).toEqual([200, true]);
 
     child.kill('SIGTERM');
-    expect(await once(child, 'exit')).toEqual([0, null]);
+    await expect(exit).rejects.toThrow('it ended with 0');
     const unwell = spawn(node, ['deploy/container/healthcheck.ts'], {
       ...options({ DDPNOPT_WORKER_PORT: new URL(url).port }),
       stdio: 'ignore',
