@@ -39,7 +39,7 @@ const optimizer = (coupling: 'value' | 'feedback'): OptimizerInput => ({
   coupling,
 });
 
-function scenario(): { network: Network; batches: Batch[] } {
+function scenario(count = 3): { network: Network; batches: Batch[] } {
   const { network, batch } = randomProblem({
     widths: WIDTHS,
     activation: 'tanh',
@@ -48,7 +48,13 @@ function scenario(): { network: Network; batches: Batch[] } {
     seed: 3,
   });
   const random = mulberry32(4);
-  return { network, batches: [batch, ...[1, 2].map(() => randomBatch(random, WIDTHS, 'softmax-cross-entropy', 8))] };
+  return {
+    network,
+    batches: [
+      batch,
+      ...Array.from({ length: count - 1 }, () => randomBatch(random, WIDTHS, 'softmax-cross-entropy', 8)),
+    ],
+  };
 }
 
 /** What a client's passes over a batch yield, and what the oracle's metric averages of it. */
@@ -109,29 +115,36 @@ describe('against the oracle', () => {
     },
   );
 
-  it('inverse factors come again only when they have changed', async () => {
-    const { network, batches } = scenario();
-    const session = await client.createSession({
-      layers: [...configurationFor(network, {}).layers],
-      optimizer: { ...optimizer('feedback'), metric: { kind: 'kronecker', ...METRIC, refreshEvery: 2 } },
-      policyEncoding: 'inverse-factors',
-    });
-    const received: number[] = [];
-    for (const [n, batch] of batches.entries()) {
-      const reply = await session.step(passes(network, batch).input);
-      if (reply.kind !== 'policy') throw new Error('the reply carries no policy');
-      received.push(reply.bytesReceived);
-      const changes = applyPolicies([...reply.policies.values()], network, batch, 'network');
-      const seen = batches.slice(0, n === 2 ? 3 : 1);
-      const expected = oracleStep({ ...problemOn(network, seen), batch }, 'feedback').deltaU;
-      for (const [t, change] of changes.entries()) expect(relativeError(change, expected[t]!)).toBeLessThan(1e-10);
-    }
-    const triangle = (n: number): number => (n * (n + 1)) / 2;
-    const inverses = WIDTHS.slice(1).reduce((sum, c, t) => sum + triangle(WIDTHS[t]! + 1) + triangle(c), 0);
-    expect(received[0]! - received[1]!).toBeGreaterThanOrEqual(8 * inverses);
-    expect(received[2]! - received[1]!).toBeGreaterThanOrEqual(8 * inverses);
-    await session.delete();
-  });
+  it.each([
+    // Of how many batches the inverses are made that each step uses.
+    { refreshLag: 0, averaged: [1, 1, 3, 3] },
+    { refreshLag: 1, averaged: [1, 1, 1, 3] },
+  ])(
+    'inverse factors come again only when others are used, with a lag of $refreshLag',
+    async ({ refreshLag, averaged }) => {
+      const { network, batches } = scenario(averaged.length);
+      const session = await client.createSession({
+        layers: [...configurationFor(network, {}).layers],
+        optimizer: { ...optimizer('feedback'), metric: { kind: 'kronecker', ...METRIC, refreshEvery: 2, refreshLag } },
+        policyEncoding: 'inverse-factors',
+      });
+      const received: number[] = [];
+      for (const [n, batch] of batches.entries()) {
+        const reply = await session.step(passes(network, batch).input);
+        if (reply.kind !== 'policy') throw new Error('the reply carries no policy');
+        received.push(reply.bytesReceived);
+        const changes = applyPolicies([...reply.policies.values()], network, batch, 'network');
+        const problem = { ...problemOn(network, batches.slice(0, averaged[n])), batch };
+        const expected = oracleStep(problem, 'feedback').deltaU;
+        for (const [t, change] of changes.entries()) expect(relativeError(change, expected[t]!)).toBeLessThan(1e-10);
+      }
+      const triangle = (n: number): number => (n * (n + 1)) / 2;
+      const inverses = WIDTHS.slice(1).reduce((sum, c, t) => sum + triangle(WIDTHS[t]! + 1) + triangle(c), 0);
+      const carries = received.map((bytes) => bytes - Math.min(...received) >= 8 * inverses);
+      expect(carries).toEqual(averaged.map((count, n) => n === 0 || count !== averaged[n - 1]));
+      await session.delete();
+    },
+  );
 
   it('value: the update', async () => {
     const { network, batches } = scenario();
