@@ -64,12 +64,17 @@ export function parameterCount(layers: readonly Layer[]): number {
   return sumOverLayers(layers, ({ inputs, outputs }) => inputs * outputs);
 }
 
-/** Bytes of the optimizer's state, in float32. */
+/**
+ * Bytes of the optimizer's state when it is largest, in float32. Lookahead holds nothing right after a synchronisation, and a
+ * truncated first factor takes less once it is frozen.
+ */
 export function optimizerStateBytes(definition: Definition): number {
-  const { metric, momentum, lookahead } = definition.optimizer;
+  const { metric, momentum, lookahead, learningRate } = definition.optimizer;
   const parameters = 4 * parameterCount(definition.layers);
   const velocities = momentum > 0 ? parameters : 0;
   const displacement = lookahead === null ? 0 : parameters;
+  // The change of the mean loss that the last step predicted.
+  const prediction = learningRate.kind === 'levenberg-marquardt' ? 4 : 0;
   const metrics = sumOverLayers(definition.layers, ({ inputs: n, outputs: c, isFactored }) => {
     const factors = n ** 2 + c ** 2;
     const moments = 2 * n * c;
@@ -85,7 +90,7 @@ export function optimizerStateBytes(definition: Definition): number {
         return 4 * (isFactored ? 2 * factors + moments : moments);
     }
   });
-  return metrics + velocities + displacement;
+  return metrics + velocities + displacement + prediction;
 }
 
 /** An eigendecomposition takes about this many times the work of an inverse. */

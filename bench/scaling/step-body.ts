@@ -1,0 +1,42 @@
+/** Random bodies of steps: what a step takes does not depend on the values. */
+import { hostedStepTensors } from '../../shared/hosted-tensors.ts';
+import { modelOutputs } from '../../shared/model.ts';
+import { classCount, truthKind } from '../../shared/loss.ts';
+import { seededRandom } from '../../shared/random.ts';
+import { encode } from '../../shared/safetensors.ts';
+import type { SessionDefinition } from '../../shared/session.ts';
+import { elementCount } from '../../shared/shape.ts';
+import { expectedTensors, TENSOR } from '../../shared/step.ts';
+import { HOSTED_TENSOR } from '../../shared/hosted-tensors.ts';
+
+export interface BodySizes {
+  /** B. */
+  readonly batch: number;
+  /** S, of every layer with an axis of positions. */
+  readonly positions: number;
+}
+
+/** A body that a step of the session takes, optional tensors left out. */
+export function randomStepBody(definition: SessionDefinition, sizes: BodySizes, seed: number): Uint8Array<ArrayBuffer> {
+  const random = seededRandom(seed);
+  const tensors = definition.mode === 'hosted' ? hostedStepTensors(definition) : expectedTensors(definition);
+  const required = tensors.filter(({ presence }) => presence === 'required');
+  return encode(
+    required.map((tensor) => {
+      const shape = tensor.shape.map((size) => (size === 'B' ? sizes.batch : size === 'S' ? sizes.positions : size));
+      const draw = drawer(definition, tensor.name, random);
+      return { name: tensor.name, shape, values: Float32Array.from({ length: elementCount(shape) }, draw) };
+    }),
+  );
+}
+
+function drawer(definition: SessionDefinition, name: string, random: () => number): () => number {
+  const index = (count: number) => () => Math.floor(count * random());
+  if (definition.mode === 'hosted') {
+    const isLabel = name === HOSTED_TENSOR.truth && truthKind(definition.loss) === 'labels';
+    return isLabel ? index(classCount(definition.loss, modelOutputs(definition.model))) : random;
+  }
+  const embedding = definition.layers.find((layer) => layer.kind === 'embedding' && TENSOR.input(layer.name) === name);
+  if (embedding?.kind === 'embedding') return index(embedding.inputs);
+  return name === TENSOR.losses ? random : () => random() - 0.5;
+}
