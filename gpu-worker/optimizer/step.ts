@@ -199,7 +199,7 @@ export function uncheckedStep(
       terminalWeights: h,
       learningRate,
       refreshed: refreshes(optimizer.metric, state.step),
-      finite: finiteLayers(engine, metrics, policies, reply),
+      finite: finiteLayers(engine, state.metrics, metrics, policies, reply),
     };
   });
 }
@@ -339,17 +339,20 @@ function preconditionedGradient(
   return engine.multiply(applyInverse(engine, inverse, gradient), learningRate);
 }
 
-/** Per layer whether its state, its expansion and its change are finite, a scalar 1 or 0. */
+/** Per layer whether its state, its expansion and its change are finite, a scalar 1 or 0; what the last state has is. */
 function finiteLayers(
   engine: Engine,
+  previous: OptimizerState['metrics'],
   metrics: readonly (readonly MetricState[])[],
   policies: readonly Policy[],
   reply: StepReply,
 ): Tensor[] {
+  const known = tensorsIn(previous, engine.isTensor);
   return policies.map(({ solver, blocks }, t) => {
     const expansions = blocks.map(({ transformed, plainStep }) => ({ transformed, plainStep }));
     const changes = reply.kind === 'update' ? at(reply.changes, t) : null;
-    return engine.isFinite([...tensorsIn([at(metrics, t), solver, expansions, changes], engine.isTensor)]);
+    const made = tensorsIn([at(metrics, t), solver, expansions, changes], engine.isTensor);
+    return engine.isFinite([...made].filter((tensor) => !known.has(tensor)));
   });
 }
 

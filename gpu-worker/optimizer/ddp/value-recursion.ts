@@ -107,11 +107,13 @@ function fullRecursion(
   const systems: StageSystem[] = [];
   let later = terminal;
   for (const stage of stages.toReversed()) {
-    const value = regularise(engine, coupling === 'layerwise' ? terminal : later, valueRegularization);
-    const S = add(value.S, tangentKernel(engine, stage));
-    const target = lessPlainPrediction(engine, value.target, stage);
-    systems.unshift({ kind: 'full', S, target });
-    later = { S, target };
+    // A scope of its own: what leads to S is several matrices of its size.
+    later = engine.scope((): Value => {
+      const value = regularise(engine, coupling === 'layerwise' ? terminal : later, valueRegularization);
+      const S = add(value.S, tangentKernel(engine, stage));
+      return { S, target: lessPlainPrediction(engine, value.target, stage) };
+    });
+    systems.unshift({ kind: 'full', ...later });
   }
   return systems;
 }
