@@ -133,8 +133,10 @@ export function tangentKernelDiagonal(engine: Engine, stage: Stage): Tensor {
     return engine.multiply(kernel.shape.length === 1 ? kernel : engine.diagonalOf(kernel), learningRate);
   }
   const { blocks, learningRate } = stage;
-  const diagonals = blocks.map(({ transformed, weights }) => gramDiagonal(engine, transformed, weights));
-  return engine.multiply(sum(engine, diagonals), learningRate);
+  return engine.scope(() => {
+    const diagonals = blocks.map(({ transformed, weights }) => gramDiagonal(engine, transformed, weights));
+    return engine.multiply(sum(engine, diagonals), learningRate);
+  });
 }
 
 /** target − J_t R_t⁻¹ (D_tᵀ 1/B + ℓ_u), [R]: the plain step has done that much already. */
