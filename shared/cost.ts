@@ -244,9 +244,9 @@ function temporaryBytes(block: BlockBatch, { metric }: Optimizer): number {
   const explicit = isOuter && !isWeighted ? 0 : 5 * Math.min(4 * rows * n * c, EXPLICIT_BLOCK_BYTES);
   // A transposed copy; where there are positions their inputs are put together from others, besides.
   const inputs = isFactored ? (positions > 1 ? 3 : 1) * 4 * batch * positions * n : 0;
-  // Averages in float32; factorisations are in float64.
+  // Averages in float32; factorisations are in float64, with the blocks that an inverse is put together from.
   const factorised = isFactored && (metric.kind === 'kronecker' || metric.kind === 'ekfac') ? n ** 2 + c ** 2 : 0;
-  return explicit + inputs + (4 * 3 + 8 * 3) * factorised;
+  return explicit + inputs + (4 * 3 + 8 * 6) * factorised;
 }
 
 /** Of L systems of order R. */

@@ -4,7 +4,7 @@ import type { ModelInput } from '../../shared/model.ts';
 type LayerInput = ModelInput['layers'][number];
 
 /** Dense layers with rectifiers between them. */
-function perceptron([input = 0, ...widths]: readonly number[]): ModelInput {
+export function perceptron([input = 0, ...widths]: readonly number[]): ModelInput {
   const layers = widths.flatMap((outputs, t): LayerInput[] => {
     const dense = { kind: 'dense', name: `dense${String(t + 1)}`, outputs } as const;
     return t < widths.length - 1 ? [dense, { kind: 'relu' }] : [dense];

@@ -1,13 +1,17 @@
 /** Random bodies of steps: what a step takes does not depend on the values. */
-import { hostedStepTensors } from '../../shared/hosted-tensors.ts';
 import { modelOutputs } from '../../shared/model.ts';
 import { classCount, truthKind } from '../../shared/loss.ts';
 import { seededRandom } from '../../shared/random.ts';
 import { encode } from '../../shared/safetensors.ts';
-import type { SessionDefinition } from '../../shared/session.ts';
+import type { HostedDefinition } from '../../shared/hosted-definition.ts';
+import type { LayersDefinition } from '../../shared/layers-definition.ts';
 import { elementCount } from '../../shared/shape.ts';
-import { expectedTensors, TENSOR } from '../../shared/step.ts';
-import { HOSTED_TENSOR } from '../../shared/hosted-tensors.ts';
+import { expectedTensors } from '../../shared/step.ts';
+import { TENSOR } from '../../shared/tensor-names.ts';
+import { HOSTED_TENSOR, hostedStepTensors } from '../../shared/hosted-tensors.ts';
+
+/** A session in `layers` or `hosted` mode. */
+export type Trained = LayersDefinition | HostedDefinition;
 
 export interface BodySizes {
   /** B. */
@@ -17,7 +21,7 @@ export interface BodySizes {
 }
 
 /** A body that a step of the session takes, optional tensors left out. */
-export function randomStepBody(definition: SessionDefinition, sizes: BodySizes, seed: number): Uint8Array<ArrayBuffer> {
+export function randomStepBody(definition: Trained, sizes: BodySizes, seed: number): Uint8Array<ArrayBuffer> {
   const random = seededRandom(seed);
   const tensors = definition.mode === 'hosted' ? hostedStepTensors(definition) : expectedTensors(definition);
   const required = tensors.filter(({ presence }) => presence === 'required');
@@ -30,7 +34,7 @@ export function randomStepBody(definition: SessionDefinition, sizes: BodySizes, 
   );
 }
 
-function drawer(definition: SessionDefinition, name: string, random: () => number): () => number {
+function drawer(definition: Trained, name: string, random: () => number): () => number {
   const index = (count: number) => () => Math.floor(count * random());
   if (definition.mode === 'hosted') {
     const isLabel = name === HOSTED_TENSOR.truth && truthKind(definition.loss) === 'labels';

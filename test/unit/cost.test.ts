@@ -8,13 +8,22 @@ import { createReferenceEngine } from '../../gpu-worker/tensor/reference.ts';
 import { decodeHostedStep } from '../../gpu-worker/training/hosted-codec.ts';
 import { hostedConfiguration, hostedStep, initialHostedState } from '../../gpu-worker/training/hosted-step.ts';
 import { decodeStep } from '../../gpu-worker/training/layers-codec.ts';
-import type { HostedDefinition } from '../../shared/hosted-definition.ts';
-import { replyForm, type LayersDefinition, type LayersDefinitionInput } from '../../shared/layers-definition.ts';
+import {
+  hostedDefinitionSchema,
+  type HostedDefinition,
+  type HostedDefinitionInput,
+} from '../../shared/hosted-definition.ts';
+import {
+  layersDefinitionSchema,
+  replyForm,
+  type LayersDefinition,
+  type LayersDefinitionInput,
+} from '../../shared/layers-definition.ts';
 import type { ModelInput } from '../../shared/model.ts';
-import { sessionDefinitionSchema, stateBytes, type SessionDefinitionInput } from '../../shared/session.ts';
+import { stateBytes } from '../../shared/session.ts';
 import { elementCount } from '../../shared/shape.ts';
 
-type OptimizerInput = NonNullable<SessionDefinitionInput['optimizer']>;
+type OptimizerInput = NonNullable<HostedDefinitionInput['optimizer']>;
 
 const SIZES = { batch: 3, positions: 2 };
 const STEPS = 5;
@@ -72,7 +81,7 @@ function layersStates(engine: Engine, definition: LayersDefinition): OptimizerSt
   let state = INITIAL_STATE;
   return Array.from({ length: STEPS }, (_, step) => {
     const body = randomStepBody(definition, SIZES, step);
-    ({ state } = ddpStep(engine, configuration, state, decodeStep(body, definition, 'float64').upload(engine)));
+    ({ state } = ddpStep(engine, configuration, state, decodeStep(body, definition, 'float64', []).upload(engine)));
     return state;
   });
 }
@@ -89,25 +98,22 @@ function hostedStates(engine: Engine, definition: HostedDefinition): unknown[] {
 
 describe('a state is as large as the formula says when it is largest', () => {
   it.each(OPTIMIZERS)('layers, %j', (optimizer) => {
-    const definition = sessionDefinitionSchema.parse({
-      mode: 'layers',
+    const definition = layersDefinitionSchema.parse({
       layers: LAYERS,
       optimizer: { coupling: 'value', learningRate: { kind: 'constant', value: 0.01 }, ...optimizer },
     });
-    if (definition.mode !== 'layers') throw new Error('another mode');
     const engine = createReferenceEngine();
     const held = layersStates(engine, definition).map((state) => heldBytes(engine, state));
     expect(Math.max(...held)).toBe(stateBytes(definition));
   });
 
   it.each(OPTIMIZERS)('hosted, %j', (optimizer) => {
-    const definition = sessionDefinitionSchema.parse({
+    const definition = hostedDefinitionSchema.parse({
       mode: 'hosted',
       model: MODEL,
       loss: { kind: 'softmax-cross-entropy' },
       optimizer: { coupling: 'value', learningRate: { kind: 'constant', value: 0.01 }, ...optimizer },
     });
-    if (definition.mode !== 'hosted') throw new Error('another mode');
     const engine = createReferenceEngine();
     const held = hostedStates(engine, definition).map((state) => heldBytes(engine, state));
     expect(Math.max(...held)).toBe(stateBytes(definition));

@@ -5,6 +5,7 @@ import { renderOptions } from '../../docs/generate/options.ts';
 import { renderEngines, type EngineResults } from '../../bench/engine/report.ts';
 import { renderKernelSolve, type KernelSolveResults } from '../../bench/kernel-solve/report.ts';
 import { renderLearningRates, type LearningRateResults } from '../../bench/learning-rate/report.ts';
+import { renderScaling, scalingFigures, type ScalingResults } from '../../bench/scaling/report.ts';
 import { renderReadmeTable, renderResults, type QuickstartResults } from '../../bench/quickstart/report.ts';
 import { renderResponsiveness, type ResponsivenessResults } from '../../bench/responsiveness/report.ts';
 
@@ -38,6 +39,14 @@ it('docs/results/engine.md is made from engine.json', async () => {
 it('docs/results/responsiveness.md is made from responsiveness.json', async () => {
   const stored = JSON.parse(await readFile(new URL('responsiveness.json', FOLDER), 'utf8')) as ResponsivenessResults;
   expect(await readFile(new URL('responsiveness.md', FOLDER), 'utf8')).toBe(renderResponsiveness(stored));
+});
+
+it('docs/results/scaling.md and its figures are made from scaling.json', async () => {
+  const stored = JSON.parse(await readFile(new URL('scaling.json', FOLDER), 'utf8')) as ScalingResults;
+  expect(await readFile(new URL('scaling.md', FOLDER), 'utf8')).toBe(renderScaling(stored));
+  const figures = scalingFigures(stored);
+  expect(figures.size).toBe(4);
+  for (const [file, figure] of figures) expect(await readFile(new URL(file, FOLDER), 'utf8')).toBe(figure);
 });
 
 it('docs/options.md is made from the schemas', async () => {

@@ -7,7 +7,7 @@
 import type { WindowGeometry } from '../../../shared/convolution.ts';
 import { tensorsIn, type Engine, type Operand, type Tensor } from '../engine.ts';
 import type { Compile } from '../deferred/programs.ts';
-import { boolean, FLOAT32, integer, integerList, RESHAPE, SLICE, text, type } from './attributes.ts';
+import { boolean, FLOAT32, integer, integerList, LOGICAL_REDUCTION, RESHAPE, SLICE, text, type } from './attributes.ts';
 import { DATA_TYPES, type Attribute, type TensorFlowBinding } from './binding.ts';
 import { graphCompiler } from './graph-compiler.ts';
 import { allFinite, tensorflowLinearAlgebra } from './linear-algebra.ts';
