@@ -33,14 +33,19 @@ module.exports = {
     only('demo', '^demo/', ['demo/', 'clients/', 'deploy/', 'node:'], 'through public interfaces only'),
     only(
       'bench',
-      '^bench/(?!engine/|peers/|training-time/)',
+      '^bench/(?!engine/|peers/|scaling/|training-time/)',
       ['bench/', 'clients/', 'deploy/', '(fs|os|path|url|child_process|crypto|zlib)'],
       'through public interfaces only',
     ),
     only(
       'bench-engine',
-      '^bench/engine/',
-      ['bench/', 'gpu-worker/(optimizer|model|tensor|training)/', 'shared/', '(child_process|fs|os|url)'],
+      '^bench/(engine|scaling)/',
+      [
+        'bench/',
+        'gpu-worker/(optimizer|model|tensor|training)/',
+        'shared/',
+        '(child_process|events|fs|os|timers/promises|url)',
+      ],
       'measures below the service',
     ),
     only(

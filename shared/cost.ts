@@ -64,12 +64,17 @@ export function parameterCount(layers: readonly Layer[]): number {
   return sumOverLayers(layers, ({ inputs, outputs }) => inputs * outputs);
 }
 
-/** Bytes of the optimizer's state, in float32. */
+/**
+ * Bytes of the optimizer's state when it is largest, in float32. Lookahead holds nothing right after a synchronisation, and a
+ * truncated first factor takes less once it is frozen.
+ */
 export function optimizerStateBytes(definition: Definition): number {
-  const { metric, momentum, lookahead } = definition.optimizer;
+  const { metric, momentum, lookahead, learningRate } = definition.optimizer;
   const parameters = 4 * parameterCount(definition.layers);
   const velocities = momentum > 0 ? parameters : 0;
   const displacement = lookahead === null ? 0 : parameters;
+  // The change of the mean loss that the last step predicted.
+  const prediction = learningRate.kind === 'levenberg-marquardt' ? 4 : 0;
   const metrics = sumOverLayers(definition.layers, ({ inputs: n, outputs: c, isFactored }) => {
     const factors = n ** 2 + c ** 2;
     const moments = 2 * n * c;
@@ -88,7 +93,7 @@ export function optimizerStateBytes(definition: Definition): number {
         return 4 * (isFactored ? 2 * factors + moments : moments);
     }
   });
-  return metrics + velocities + displacement;
+  return metrics + velocities + displacement + prediction;
 }
 
 /** An eigendecomposition takes about this many times the work of an inverse. */
@@ -159,16 +164,9 @@ export function batchCost(layers: number, batch: number, curvature: Optimizer['t
 export interface StepCost extends BatchCost {
   /** Multiply-adds of tangent kernels from explicit per-sample gradients: Σ R²·n·c. */
   readonly gramWork: number;
-  /** Bytes of the largest layer's inputs as the step needs them, in float32: a convolution's patches, an embedding's one-hot rows. */
-  readonly inputBytes: number;
 }
 
-/** @param positions of the layers with an axis of positions, by name; 1 where it is not known yet */
-export function stepCost(
-  definition: Definition,
-  batch: number,
-  positions: ReadonlyMap<string, number> = new Map(),
-): StepCost {
+export function stepCost(definition: Definition, batch: number): StepCost {
   const { layers, optimizer } = definition;
   const systems = batchCost(layers.length, batch, optimizer.terminalCurvature);
   const { rows } = systems;
@@ -176,17 +174,89 @@ export function stepCost(
   const gramWork = sumOverLayers(definition.layers, ({ inputs, outputs, isOuter }) =>
     isOuter && !isWeighted ? 0 : rows ** 2 * inputs * outputs,
   );
-  const inputBytes = layers.map((layer) => {
-    if (layer.kind === 'embedding') return 4 * batch * (positions.get(layer.name) ?? 1) * layer.inputs;
-    if (layer.kind !== 'conv2d') return 0;
-    const geometry = convolutionGeometry(layer);
-    return 4 * batch * geometry.rows.outputs * geometry.columns.outputs * blocksOf(layer).inputs * layer.groups;
-  });
   return {
     ...systems,
     gramWork,
-    inputBytes: Math.max(...inputBytes),
   };
+}
+
+/** What a layer's part of a batch consists of. */
+interface BlockBatch extends Block {
+  /** B. */
+  readonly batch: number;
+  /** R = B·r. */
+  readonly rows: number;
+  /** P. */
+  readonly positions: number;
+  /** Whether the columns of the terminal curvature come beside the loss gradients. */
+  readonly hasColumns: boolean;
+}
+
+/** Bytes that explicit per-sample gradients may take at a time; beyond that they are made for a range of outputs at a time. */
+export const EXPLICIT_BLOCK_BYTES = 64 * 2 ** 20;
+
+/**
+ * Bytes that the optimizer's part of a step takes beside the state, in float32: the tensors that may be alive together. Those of
+ * the batch, as the client sent them or a hosted model's passes made them, are not among them.
+ *
+ * @param positions of the layers with an axis of positions, by name; 1 where it is not known yet
+ */
+export function optimizerStepBytes(
+  definition: Definition,
+  batch: number,
+  positions: ReadonlyMap<string, number> = new Map(),
+): number {
+  const { layers, optimizer } = definition;
+  const sent = sentColumns(optimizer.terminalCurvature);
+  const rows = batch * Math.max(1, sent);
+  const blocks = layers.map((layer): BlockBatch => {
+    return { ...blocksOf(layer), batch, rows, positions: positionsOf(layer, positions), hasColumns: sent > 0 };
+  });
+  const kept = blocks.reduce((sum, block) => sum + block.count * keptBytes(block, optimizer), 0);
+  const largest = Math.max(...blocks.map((block) => temporaryBytes(block, optimizer)));
+  const kernels = optimizer.batchCoupling === 'diagonal' ? 0 : kernelBytes(rows, layers.length, optimizer);
+  // The next state stands beside the one before it until the step has succeeded.
+  return kept + largest + kernels + optimizerStateBytes(definition);
+}
+
+function positionsOf(layer: Layer, positions: ReadonlyMap<string, number>): number {
+  if (layer.kind !== 'conv2d') return positions.get(layer.name) ?? 1;
+  const { rows, columns } = convolutionGeometry(layer);
+  return rows.outputs * columns.outputs;
+}
+
+/** Of a parameter block, to the end of the step. */
+function keptBytes(block: BlockBatch, { metric }: Optimizer): number {
+  const { inputs: n, outputs: c, batch, rows, positions, isFactored, hasColumns } = block;
+  const explicit = rows * n * c;
+  const gradients = hasColumns ? 2 : 1;
+  const factors = batch * positions * n + rows * positions * c;
+  const given = isFactored ? gradients * factors : explicit;
+  const isTransformed = isFactored && (metric.kind === 'kronecker' || metric.kind === 'ekfac');
+  const transformed = isTransformed ? (positions > 1 ? Math.min(factors, explicit) : factors) : 0;
+  // The change, its predecessors in other coordinates, and what the parameters become.
+  const changes = 3 * n * c;
+  return 4 * (given + transformed + changes);
+}
+
+/** Of a parameter block, while its metric and its tangent kernel are computed. */
+function temporaryBytes(block: BlockBatch, { metric }: Optimizer): number {
+  const { inputs: n, outputs: c, batch, rows, positions, isFactored, isOuter } = block;
+  const isWeighted = metric.kind !== 'identity' && metric.kind !== 'kronecker';
+  // One block, weighted and transposed for its product, and what it is put together from.
+  const explicit = isOuter && !isWeighted ? 0 : 5 * Math.min(4 * rows * n * c, EXPLICIT_BLOCK_BYTES);
+  // A transposed copy; where there are positions their inputs are put together from others, besides.
+  const inputs = isFactored ? (positions > 1 ? 3 : 1) * 4 * batch * positions * n : 0;
+  // Averages in float32; factorisations are in float64, with the blocks that an inverse is put together from.
+  const factorised = isFactored && (metric.kind === 'kronecker' || metric.kind === 'ekfac') ? n ** 2 + c ** 2 : 0;
+  return explicit + inputs + (4 * 3 + 8 * 6) * factorised;
+}
+
+/** Of L systems of order R. */
+function kernelBytes(rows: number, layers: number, { solver, batchCoupling }: Optimizer): number {
+  // Both Gram matrices of a layer, the system, and its factor where it is factorised, for which one at a time is in float64.
+  const isFactorised = batchCoupling === 'full' && rows <= solver.choleskyRows;
+  return 4 * rows ** 2 * (layers * (isFactorised ? 4 : 3) + (isFactorised ? 4 : 0));
 }
 
 /** Passes through a hosted model whose activations or gradients are held at once. */
@@ -234,8 +304,11 @@ function keptElements({ layer, output }: PlacedLayer): number {
 }
 
 /** What a layer holds for one sample while its output or its gradient is computed. */
-function temporaryElements({ layer, output }: PlacedLayer, columns: number): number {
+function temporaryElements({ layer, input, output }: PlacedLayer, columns: number): number {
   switch (layer.kind) {
+    case 'conv2d':
+      // The patches of the input, or the gradients of all columns in them, one element of the kernel by one and put together.
+      return 2 * columns * layer.kernel[0] * layer.kernel[1] * elementCount(output.with(-1, input.at(-1) ?? 1));
     case 'max-pooling':
     case 'average-pooling':
       // What every element of the window sees, the largest so far, and the gradients of each.

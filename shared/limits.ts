@@ -56,8 +56,11 @@ export const LIMITS = {
   curvatureColumns: 1024,
   /** Σ R²·n·c of one step over the parameter blocks whose per-sample gradients are made explicit. */
   gramWork: 1e11,
-  /** Bytes of one layer’s inputs in one step, as convolution patches or one-hot rows. */
-  inputBytes: 500_000_000,
+  /**
+   * Bytes of one step beside the state: with the states of a worker, which take up to twice their size there, they fit into the
+   * 4 GB that WebAssembly can address.
+   */
+  stepBytes: 2_000_000_000,
   /** Seconds an idle session is kept. */
   ttlSeconds: { minimum: 10, default: 3600, maximum: 86_400 },
   /** Milliseconds that a refused body is read for, so that the client sees the answer rather than a reset connection. */

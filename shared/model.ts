@@ -60,3 +60,11 @@ export function modelOutputs({ input, layers }: Model): number {
 export function modelStages({ input, layers }: Model): Stage[] {
   return flattened(placeLayers(input, layers)).flatMap((placed) => stageOf(placed) ?? []);
 }
+
+/** Channels of all batch norms together. */
+export function batchNormChannels({ input, layers }: Model): number {
+  return flattened(placeLayers(input, layers)).reduce(
+    (sum, { layer, output }) => sum + (layer.kind === 'batch-norm' ? (output.at(-1) ?? 0) : 0),
+    0,
+  );
+}

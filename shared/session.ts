@@ -8,7 +8,7 @@ import { ProblemError } from './errors.ts';
 import { hostedDefinitionSchema } from './hosted-definition.ts';
 import { kernelDefinitionSchema } from './kernel-definition.ts';
 import { layersDefinitionSchema } from './layers-definition.ts';
-import { modelStages } from './model.ts';
+import { batchNormChannels, modelStages } from './model.ts';
 
 const MODES = ['layers', 'kernel', 'hosted'] as const;
 
@@ -26,7 +26,7 @@ export type SessionDefinition = z.output<typeof sessionDefinitionSchema>;
 /** What a client may write: defaults left out. */
 export type SessionDefinitionInput = z.input<typeof sessionDefinitionSchema>;
 
-/** Bytes of a session's state, in float32. */
+/** Bytes of a session's state when it is largest, in float32. */
 export function stateBytes(definition: SessionDefinition): number {
   switch (definition.mode) {
     case 'layers':
@@ -38,7 +38,10 @@ export function stateBytes(definition: SessionDefinition): number {
       const layers = modelStages(model).map(({ layer }) => layer);
       // Weights, and those of the step before where a rule judges it.
       const copies = optimizer.learningRate.kind === 'levenberg-marquardt' ? 2 : 1;
-      return copies * 4 * parameterCount(layers) + optimizerStateBytes({ layers, optimizer });
+      const weights = copies * parameterCount(layers);
+      // Running mean and variance.
+      const statistics = 2 * batchNormChannels(model);
+      return 4 * (weights + statistics) + optimizerStateBytes({ layers, optimizer });
     }
   }
 }

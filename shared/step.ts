@@ -5,6 +5,7 @@
 import { convolutionGeometry } from './convolution.ts';
 import {
   batchCost,
+  optimizerStepBytes,
   passCost,
   PREDICTION_PASSES,
   stepCost,
@@ -27,6 +28,7 @@ import { weightDecayRate } from './parameter-groups.ts';
 import { PARAMETER_NAMES, type ParameterName } from './parameter-names.ts';
 import { hasVersions } from './policy-encoding.ts';
 import { FLOATING_DTYPES, INDEX_DTYPES, type SafetensorsHeader } from './safetensors.ts';
+import { elementCount } from './shape.ts';
 import { TENSOR } from './tensor-names.ts';
 
 /** What a step's tensors depend on. */
@@ -253,21 +255,60 @@ export function checkStepSize(counted: string, batch: number, excess: (samples: 
   });
 }
 
-function layersExcess(
-  definition: Pick<LayersStepDefinition, 'layers' | 'optimizer'>,
+type Positions = ReadonlyMap<string, number>;
+
+/**
+ * Bytes that a step takes beside the session's state, in float32: the batch as it was sent, or what the passes of a hosted model
+ * keep of it, and the optimizer's own tensors.
+ *
+ * @param positions of layers with an axis of positions, by name, in `layers` mode; 1 where it is not known yet
+ */
+export function stepBytes(
+  definition: LayersStepDefinition | HostedStepDefinition,
   batch: number,
-  positions: ReadonlyMap<string, number>,
+  positions: Positions = new Map(),
+): number {
+  switch (definition.mode) {
+    case 'layers':
+      return sentBytes(definition, batch, positions) + optimizerStepBytes(definition, batch, positions);
+    case 'hosted': {
+      const { model, optimizer } = definition;
+      const stages = modelStages(model);
+      const layers = stages.map(({ layer }) => layer);
+      const modelPositions = new Map(stages.map((stage) => [stage.layer.name, stage.positions]));
+      const { activationBytes } = passCost(model, trainingPasses(optimizer), batch);
+      return activationBytes + optimizerStepBytes({ layers, optimizer }, batch, modelPositions);
+    }
+  }
+}
+
+/** Of what the client sends, in float32. */
+function sentBytes(definition: LayersStepDefinition, batch: number, positions: Positions): number {
+  return expectedTensors(definition).reduce((sum, { shape, layer }) => {
+    const sizes = shape.map((size) => (size === 'B' ? batch : size === 'S' ? (positions.get(layer ?? '') ?? 1) : size));
+    return sum + 4 * elementCount(sizes);
+  }, 0);
+}
+
+function memoryExcess(
+  definition: LayersStepDefinition | HostedStepDefinition,
+  batch: number,
+  positions?: Positions,
 ): string | null {
+  const bytes = stepBytes(definition, batch, positions);
+  if (bytes <= LIMITS.stepBytes) return null;
+  return `about ${String(bytes)} bytes beside the session’s state, more than ${String(LIMITS.stepBytes)}`;
+}
+
+/** Of the optimizer's work. */
+function workExcess(definition: Pick<LayersDefinition, 'layers' | 'optimizer'>, batch: number): string | null {
   const { layers } = definition;
-  const cost = stepCost(definition, batch, positions);
-  const { gramWork, inputBytes } = cost;
+  const cost = stepCost(definition, batch);
+  const { gramWork } = cost;
   const excess = factorisationExcess(layers.length, cost);
   if (excess !== null) return excess;
   if (gramWork > LIMITS.gramWork) {
     return `${gramWork.toExponential(1)} operations for tangent kernels of explicit per-sample gradients, more than ${LIMITS.gramWork.toExponential(1)}`;
-  }
-  if (inputBytes > LIMITS.inputBytes) {
-    return `${String(inputBytes)} bytes for the patches or one-hot rows of one layer, more than ${String(LIMITS.inputBytes)}`;
   }
   return null;
 }
@@ -284,12 +325,17 @@ export function factorisationExcess(layers: number, { rows, batchWork, batchFact
   return `${String(layers)} factorisations of ${String(rows)}×${String(rows)}, one per layer, ${String(batchFactorBytes)} bytes together; the most are ${LIMITS.batchWork.toExponential(1)} operations and ${String(LIMITS.batchFactorBytes)} bytes`;
 }
 
-function hostedExcess({ model, optimizer }: HostedStepDefinition, batch: number): string | null {
-  const stages = modelStages(model);
-  const positions = new Map(stages.map((stage) => [stage.layer.name, stage.positions]));
-  const layers = stages.map(({ layer }) => layer);
+function layersExcess(definition: LayersStepDefinition, batch: number, positions: Positions): string | null {
+  return workExcess(definition, batch) ?? memoryExcess(definition, batch, positions);
+}
+
+function hostedExcess(definition: HostedStepDefinition, batch: number): string | null {
+  const { model, optimizer } = definition;
+  const layers = modelStages(model).map(({ layer }) => layer);
   return (
-    passExcess({ model }, trainingPasses(optimizer), batch) ?? layersExcess({ layers, optimizer }, batch, positions)
+    passExcess(definition, trainingPasses(optimizer), batch) ??
+    workExcess({ layers, optimizer }, batch) ??
+    memoryExcess(definition, batch)
   );
 }
 

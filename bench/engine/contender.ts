@@ -19,13 +19,17 @@ export interface Runner {
   readonly stop: () => Promise<void>;
 }
 
+/** `factorised`: whatever the batch, where the default solves large systems by conjugate gradients. */
+type Variant = 'default' | 'factorised';
+
 /** The worker's hosted step on one of its engines: upload, both passes, curvature and policies. */
-export function engineContender(engineName: EngineName): Contender {
+export function engineContender(engineName: EngineName, variant: Variant = 'default'): Contender {
   return {
-    name: `DDPNOpt, ${engineName}`,
+    name: `DDPNOpt, ${engineName}${variant === 'default' ? '' : `, ${variant}`}`,
     async prepare({ model, batch, batches }) {
       const engine = await loadEngine(engineName);
-      const configuration = hostedConfiguration(hostedDefinition(model));
+      const solver = variant === 'default' ? {} : { choleskyRows: batch };
+      const configuration = hostedConfiguration(hostedDefinition(model, solver));
       const before = engine.liveTensors;
       let state = initialHostedState(engine, configuration);
       return {

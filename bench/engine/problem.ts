@@ -37,7 +37,7 @@ export function problem(name: string, model: ModelInput, batch: number): Problem
 }
 
 /** The service's own step: metric kronecker, coupling feedback, the defaults but for η. */
-export function hostedDefinition(model: ModelInput): HostedDefinition {
+export function hostedDefinition(model: ModelInput, solver: { readonly choleskyRows?: number } = {}): HostedDefinition {
   return hostedDefinitionSchema.parse({
     mode: 'hosted',
     model,
@@ -45,6 +45,7 @@ export function hostedDefinition(model: ModelInput): HostedDefinition {
     optimizer: {
       learningRate: { kind: 'constant', value: LEARNING_RATE },
       metric: { kind: 'kronecker', refreshEvery: REFRESH_EVERY },
+      solver,
     },
   });
 }

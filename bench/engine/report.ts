@@ -1,17 +1,9 @@
 /** The results as Markdown: a pure function of the stored JSON, which a test holds the page to. */
 import { markdownTable } from '../markdown.ts';
 import type { Provenance } from '../provenance.ts';
+import type { Timing } from './measure.ts';
 
-export interface ContenderResult {
-  readonly name: string;
-  /** Median milliseconds of a step that refreshes nothing. */
-  readonly step: number;
-  /** Median milliseconds of a step that refreshes the factorisations. */
-  readonly refreshStep: number;
-  /** Their mean, one refresh in `refreshEvery` steps. */
-  readonly mean: number;
-  /** Median rate of a large product, operations a second. */
-  readonly peak: number;
+export interface ContenderResult extends Timing {
   /** Share of the contender's own rate for a large product that a step without refresh reaches; null where its operations are not counted. */
   readonly peakShare: number | null;
 }

@@ -126,6 +126,12 @@ export class PeerProcess {
     return new PeerProcess(child);
   }
 
+  /** Of the operating system. */
+  get id(): number {
+    if (this.#child.pid === undefined) throw new Error('a process that has not started');
+    return this.#child.pid;
+  }
+
   describe(): Promise<PeerDescription> {
     return this.#ask(descriptionSchema, { command: 'describe' });
   }

@@ -229,9 +229,11 @@ function layerGradients(
   layer: Layer,
   { input, lossGradient, columnGradient }: LayerBatch,
 ): LayerGradients {
-  const D = parameterBlocks(engine, layer, { input, gradient: lossGradient });
-  const J = columnGradient === null ? D : parameterBlocks(engine, layer, { input, gradient: columnGradient });
-  return { D, J };
+  return engine.scope(() => {
+    const D = parameterBlocks(engine, layer, { input, gradient: lossGradient });
+    const J = columnGradient === null ? D : parameterBlocks(engine, layer, { input, gradient: columnGradient });
+    return { D, J };
+  });
 }
 
 /** One stage of the recursion. */
@@ -246,16 +248,18 @@ function expandStage(
   learningRate: number,
   batch: number,
 ): Stage {
-  const blocks = J.map((columns, block): PolicyBlock => {
-    const inverse = at(preconditioners, block);
-    const transformed = transformGradients(engine, columns, inverse.input, inverse.output);
-    const lossGradients = D === J ? null : at(D, block);
-    const costGradient = costGradients === null ? null : at(costGradients, block);
-    const plainStep = preconditionedGradient(engine, lossGradients, costGradient, inverse, learningRate, batch);
-    const decoupledDecay = decoupled === null ? null : at(decoupled, block);
-    return { columns, transformed, weights: inverse.weights, inverse, plainStep, decoupledDecay };
+  return engine.scope(() => {
+    const blocks = J.map((columns, block): PolicyBlock => {
+      const inverse = at(preconditioners, block);
+      const transformed = transformGradients(engine, columns, inverse.input, inverse.output);
+      const lossGradients = D === J ? null : at(D, block);
+      const costGradient = costGradients === null ? null : at(costGradients, block);
+      const plainStep = preconditionedGradient(engine, lossGradients, costGradient, inverse, learningRate, batch);
+      const decoupledDecay = decoupled === null ? null : at(decoupled, block);
+      return { columns, transformed, weights: inverse.weights, inverse, plainStep, decoupledDecay };
+    });
+    return { blocks, learningRate };
   });
-  return { blocks, learningRate };
 }
 
 /** The same stage at η: R = P/(η · its group's factor). */

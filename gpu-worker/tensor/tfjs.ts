@@ -35,7 +35,7 @@ const LONGEST_FAST_SUM = 2048;
 function product(a: tf.Tensor, b: tf.Tensor, transposeA: boolean, transposeB: boolean): tf.Tensor {
   const inner = a.shape.at(transposeA ? -2 : -1) ?? 0;
   if (inner > LONGEST_FAST_SUM) return tf.matMul(a, b, transposeA, transposeB);
-  return tf.matMul(transposeA ? swapLastAxes(a) : a, transposeB ? swapLastAxes(b) : b);
+  return tf.tidy(() => tf.matMul(transposeA ? swapLastAxes(a) : a, transposeB ? swapLastAxes(b) : b));
 }
 
 function explicitPadding({ rows, columns }: WindowGeometry): tf.backend_util.ExplicitPadding {
@@ -140,7 +140,10 @@ export function createTfjsEngine(name: EngineName): Engine {
       made(
         tf.tidy(() => {
           // 0 · x is NaN for what is not finite, and so is every sum that it enters.
-          const zero = tensors.reduce<tf.Tensor>((sum, x) => tf.add(sum, tf.sum(tf.mul(own(x), 0))), tf.scalar(0));
+          const zero = tensors.reduce<tf.Tensor>(
+            (sum, x) => tf.tidy(() => tf.add(sum, tf.sum(tf.mul(own(x), 0)))),
+            tf.scalar(0),
+          );
           return tf.cast(tf.equal(zero, 0), 'float32');
         }),
       ),

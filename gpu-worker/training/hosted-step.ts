@@ -284,8 +284,10 @@ function feedbackChange(
 
 /** s_t = G_tᵀ (x̂_t − x_t) over every tensor of the state, [R]. */
 function predictedChange(engine: Engine, G: readonly Tensor[], state: StageState, nominal: StageState): Tensor {
-  return G.map((rows, entry) => rowDots(engine, rows, engine.subtract(at(state, entry), at(nominal, entry)))).reduce(
-    (sum, term) => engine.add(sum, term),
+  return engine.scope(() =>
+    G.map((rows, entry) => rowDots(engine, rows, engine.subtract(at(state, entry), at(nominal, entry)))).reduce(
+      (sum, term) => engine.add(sum, term),
+    ),
   );
 }
 

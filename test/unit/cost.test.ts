@@ -1,45 +1,121 @@
-/** The bytes that a session's state is said to take, against the tensors that it holds after some steps. */
-import { expect, it } from 'vitest';
-import { INITIAL_STATE } from '../../gpu-worker/optimizer/state.ts';
-import { settleRefreshes } from '../../gpu-worker/optimizer/step.ts';
-import { tensorsIn } from '../../gpu-worker/tensor/engine.ts';
+/** The bytes that a session's state is said to take, against the tensors that it holds while it trains. */
+import { describe, expect, it } from 'vitest';
+import { randomStepBody } from '../../bench/scaling/step-body.ts';
+import { INITIAL_STATE, type OptimizerState } from '../../gpu-worker/optimizer/state.ts';
+import { ddpStep } from '../../gpu-worker/optimizer/step.ts';
+import { tensorsIn, type Engine } from '../../gpu-worker/tensor/engine.ts';
 import { createReferenceEngine } from '../../gpu-worker/tensor/reference.ts';
-import { optimizerStateBytes } from '../../shared/cost.ts';
-import { configurationFor, stepOn, type OptimizerInput } from '../conformance/drive.ts';
-import { randomProblem } from '../oracle/network.ts';
+import { decodeHostedStep } from '../../gpu-worker/training/hosted-codec.ts';
+import { hostedConfiguration, hostedStep, initialHostedState } from '../../gpu-worker/training/hosted-step.ts';
+import { decodeStep } from '../../gpu-worker/training/layers-codec.ts';
+import {
+  hostedDefinitionSchema,
+  type HostedDefinition,
+  type HostedDefinitionInput,
+} from '../../shared/hosted-definition.ts';
+import {
+  layersDefinitionSchema,
+  replyForm,
+  type LayersDefinition,
+  type LayersDefinitionInput,
+} from '../../shared/layers-definition.ts';
+import type { ModelInput } from '../../shared/model.ts';
+import { stateBytes } from '../../shared/session.ts';
+import { elementCount } from '../../shared/shape.ts';
 
-it.each<{ title: string; optimizer: OptimizerInput; perParameter: number }>([
-  { title: 'nothing', optimizer: {}, perParameter: 0 },
-  { title: 'momentum', optimizer: { momentum: 0.5 }, perParameter: 1 },
-  { title: 'lookahead', optimizer: { lookahead: {} }, perParameter: 1 },
-  { title: 'both', optimizer: { momentum: 0.5, lookahead: {} }, perParameter: 2 },
-])('of $title', ({ optimizer, perParameter }) => {
-  const options = { widths: [4, 3, 2], activation: 'tanh', loss: 'mse', batchSize: 3, seed: 1 } as const;
-  const { network, batch } = randomProblem(options);
-  const configuration = configurationFor(network, { metric: { kind: 'identity' }, coupling: 'value', ...optimizer });
-  const engine = createReferenceEngine();
-  let state = INITIAL_STATE;
-  for (let step = 0; step < 3; step++) ({ state } = stepOn(engine, configuration, state, network, batch));
-  const held = [...tensorsIn(state, engine.isTensor)].reduce((sum, tensor) => sum + 4 * engine.read(tensor).length, 0);
-  expect(held).toBe(4 * perParameter * (5 * 3 + 4 * 2));
-  expect(optimizerStateBytes(configuration)).toBe(held);
-});
+type OptimizerInput = NonNullable<HostedDefinitionInput['optimizer']>;
 
-it.each([0, 1])('of a Kronecker metric with refreshLag %i, at most', (refreshLag) => {
-  const options = { widths: [4, 3, 2], activation: 'tanh', loss: 'mse', batchSize: 3, seed: 1 } as const;
-  const { network, batch } = randomProblem(options);
-  const metric = { kind: 'kronecker', refreshEvery: 2, refreshLag } as const;
-  const configuration = configurationFor(network, { metric, coupling: 'value' });
-  const engine = createReferenceEngine();
+const SIZES = { batch: 3, positions: 2 };
+const STEPS = 5;
+
+const LAYERS: LayersDefinitionInput['layers'] = [
+  { name: 'dense', kind: 'dense', inputs: 5, outputs: 4 },
+  { name: 'unbiased', kind: 'dense', inputs: 3, outputs: 2, bias: false },
+  { name: 'sequence', kind: 'dense', inputs: 3, outputs: 5, sequence: true },
+  { name: 'convolution', kind: 'conv2d', height: 4, width: 4, inputs: 2, outputs: 4, kernel: [2, 3] },
+  { name: 'grouped', kind: 'conv2d', height: 4, width: 4, inputs: 4, outputs: 6, kernel: [3, 3], groups: 2, bias: false },
+  { name: 'norm', kind: 'scale-shift', features: 6 },
+  { name: 'scale', kind: 'scale-shift', features: 4, shift: false, sequence: true },
+  { name: 'words', kind: 'embedding', inputs: 7, outputs: 3 },
+  { name: 'other', kind: 'generic', parameters: 11 },
+]; // prettier-ignore
+
+const MODEL: ModelInput = {
+  input: [6, 6, 2],
+  layers: [
+    { kind: 'conv2d', name: 'convolution', outputs: 4, kernel: [3, 3], groups: 2 },
+    { kind: 'batch-norm', name: 'norm' },
+    { kind: 'residual', layers: [{ kind: 'relu' }, { kind: 'batch-norm', name: 'plain', affine: false }] },
+    { kind: 'flatten' },
+    { kind: 'layer-norm', name: 'features' },
+    { kind: 'dense', name: 'hidden', outputs: 5, bias: false },
+    { kind: 'tanh' },
+    { kind: 'dense', name: 'out', outputs: 3 },
+  ],
+};
+
+const OPTIMIZERS: readonly OptimizerInput[] = [
+  { metric: { kind: 'identity' } },
+  { metric: { kind: 'rmsprop' } },
+  { metric: { kind: 'adam' } },
+  { metric: { kind: 'kronecker', refreshEvery: 2, statisticsEvery: 2 } },
+  { metric: { kind: 'kronecker', firstInputFactor: { kind: 'frozen', batches: 2, rank: 2 } } },
+  { metric: { kind: 'ekfac', refreshEvery: 2 } },
+  { momentum: 0.5 },
+  { lookahead: { steps: 3 } },
+  { momentum: 0.5, lookahead: { steps: 3 } },
+  { learningRate: { kind: 'levenberg-marquardt', every: 2 } },
+  { terminalCurvature: { kind: 'gauss-newton', columns: 3 } },
+  { weightDecay: { kind: 'running-cost', rate: 0.1 } },
+  { batchCoupling: 'diagonal' },
+];
+
+/** Bytes in float32 of a state's tensors. */
+function heldBytes(engine: Engine, state: unknown): number {
+  return [...tensorsIn(state, engine.isTensor)].reduce((sum, { shape }) => sum + 4 * elementCount(shape), 0);
+}
+
+/** After each of some steps. */
+function layersStates(engine: Engine, definition: LayersDefinition): OptimizerState[] {
+  const configuration = { layers: definition.layers, optimizer: definition.optimizer, reply: replyForm(definition) };
   let state = INITIAL_STATE;
-  let most = 0;
-  for (let step = 0; step < 5; step++) {
-    ({ state } = stepOn(engine, configuration, state, network, batch));
-    for (const each of [state, settleRefreshes(engine, configuration.optimizer, state)]) {
-      const tensors = [...tensorsIn(each, engine.isTensor)];
-      most = Math.max(most, tensors.reduce((sum, tensor) => sum + 4 * engine.read(tensor).length, 0)); // prettier-ignore
-    }
-  }
-  expect(most).toBe((refreshLag > 0 ? 12 : 8) * (5 ** 2 + 3 ** 2 + 4 ** 2 + 2 ** 2));
-  expect(optimizerStateBytes(configuration)).toBe(most);
+  return Array.from({ length: STEPS }, (_, step) => {
+    const body = randomStepBody(definition, SIZES, step);
+    ({ state } = ddpStep(engine, configuration, state, decodeStep(body, definition, 'float64', []).upload(engine)));
+    return state;
+  });
+}
+
+function hostedStates(engine: Engine, definition: HostedDefinition): unknown[] {
+  const configuration = hostedConfiguration(definition);
+  let state = initialHostedState(engine, configuration);
+  return Array.from({ length: STEPS }, (_, step) => {
+    const { upload, truth } = decodeHostedStep(randomStepBody(definition, SIZES, step), definition, 'float64');
+    ({ state } = hostedStep(engine, configuration, state, { input: upload(engine), truth }));
+    return state;
+  });
+}
+
+describe('a state is as large as the formula says when it is largest', () => {
+  it.each(OPTIMIZERS)('layers, %j', (optimizer) => {
+    const definition = layersDefinitionSchema.parse({
+      layers: LAYERS,
+      optimizer: { coupling: 'value', learningRate: { kind: 'constant', value: 0.01 }, ...optimizer },
+    });
+    const engine = createReferenceEngine();
+    const held = layersStates(engine, definition).map((state) => heldBytes(engine, state));
+    expect(Math.max(...held)).toBe(stateBytes(definition));
+  });
+
+  it.each(OPTIMIZERS)('hosted, %j', (optimizer) => {
+    const definition = hostedDefinitionSchema.parse({
+      mode: 'hosted',
+      model: MODEL,
+      loss: { kind: 'softmax-cross-entropy' },
+      optimizer: { coupling: 'value', learningRate: { kind: 'constant', value: 0.01 }, ...optimizer },
+    });
+    const engine = createReferenceEngine();
+    const held = hostedStates(engine, definition).map((state) => heldBytes(engine, state));
+    expect(Math.max(...held)).toBe(stateBytes(definition));
+  });
 });

@@ -109,6 +109,30 @@ describe('a structure', () => {
     expect([compiled, disposed]).toEqual([1001, 0]);
   });
 
+  it('is the same with and without shapes that are there already', () => {
+    const root = (tensor: Tensor, times: number): number[] =>
+      engine.scope(() => {
+        let [value, reshaped] = [tensor, tensor];
+        for (let i = 0; i < times; i++) {
+          value = engine.sqrt(reshaped);
+          reshaped = engine.reshape(value, [2]);
+        }
+        engine.evaluate([value, reshaped]);
+        return [...engine.read(value), ...engine.read(reshaped)];
+      });
+    const fourth = engine.scope(() => vector(16, 81));
+    expect(root(fourth, 2)).toEqual([2, 3, 2, 3]);
+    engine.scope(() =>
+      engine.read(engine.sqrt(engine.sqrt(engine.reshape(engine.square(engine.square(fourth)), [2])))),
+    );
+    engine.scope(() =>
+      engine.read(engine.sqrt(engine.sqrt(engine.square(engine.square(engine.reshape(fourth, [2])))))),
+    );
+    expect(compiled).toBe(1);
+    engine.dispose([fourth]);
+    expect(eager.liveTensors).toBe(0);
+  });
+
   it('may have more numbers than are kept', () => {
     const numbers = Array.from({ length: 1000 }, (_, index) => index);
     const sum = engine.scope(() => [

@@ -6,8 +6,8 @@ import { renderEngines, type EngineResults } from '../../bench/engine/report.ts'
 import { renderKernelSolve, type KernelSolveResults } from '../../bench/kernel-solve/report.ts';
 import { renderLearningRates, type LearningRateResults } from '../../bench/learning-rate/report.ts';
 import { renderTransport, type TransportResults } from '../../bench/transport/report.ts';
+import { renderScaling, scalingFigures, type ScalingResults } from '../../bench/scaling/report.ts';
 import { renderReadmeTable, renderResults, type QuickstartResults } from '../../bench/quickstart/report.ts';
-import { renderFigures, renderTrainingTime, type TrainingTimeResults } from '../../bench/training-time/report.ts';
 import { renderResponsiveness, type ResponsivenessResults } from '../../bench/responsiveness/report.ts';
 
 const FOLDER = new URL('../../docs/results/', import.meta.url);
@@ -47,14 +47,12 @@ it('docs/results/responsiveness.md is made from responsiveness.json', async () =
   expect(await readFile(new URL('responsiveness.md', FOLDER), 'utf8')).toBe(renderResponsiveness(stored));
 });
 
-it('docs/results/training-time.md and its figures are made from training-time.json', async () => {
-  const stored = JSON.parse(await readFile(new URL('training-time.json', FOLDER), 'utf8')) as TrainingTimeResults;
-  expect(await readFile(new URL('training-time.md', FOLDER), 'utf8')).toBe(renderTrainingTime(stored));
-  for (const task of stored.tasks) {
-    for (const [name, svg] of renderFigures(task)) {
-      expect(await readFile(new URL(name, FOLDER), 'utf8')).toBe(svg);
-    }
-  }
+it('docs/results/scaling.md and its figures are made from scaling.json', async () => {
+  const stored = JSON.parse(await readFile(new URL('scaling.json', FOLDER), 'utf8')) as ScalingResults;
+  expect(await readFile(new URL('scaling.md', FOLDER), 'utf8')).toBe(renderScaling(stored));
+  const figures = scalingFigures(stored);
+  expect(figures.size).toBe(4);
+  for (const [file, figure] of figures) expect(await readFile(new URL(file, FOLDER), 'utf8')).toBe(figure);
 });
 
 it('docs/options.md is made from the schemas', async () => {

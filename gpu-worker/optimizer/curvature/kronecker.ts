@@ -161,5 +161,7 @@ function meanDiagonal(engine: Engine, factor: Tensor): Tensor {
 
 /** F + εI for a scalar ε. */
 function addDiagonal(engine: Engine, factor: Tensor, scale: Tensor): Tensor {
-  return engine.add(factor, engine.multiply(engine.identity(factor.shape[0] ?? 0), scale));
+  const n = factor.shape[0] ?? 0;
+  const ones = engine.tensor(new Float32Array(n).fill(1), [n]);
+  return engine.add(factor, engine.diagonal(engine.multiply(ones, scale)));
 }

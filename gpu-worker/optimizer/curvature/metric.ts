@@ -52,13 +52,15 @@ export function updateMetric(
   step: number,
   layerName: string,
 ): MetricUpdate {
-  if (metric.kind === 'kronecker' || metric.kind === 'ekfac') {
-    const { columns } = statistics;
-    if (columns.kind !== 'explicit') {
-      return updateFactored(engine, metric, factoredState(state), columns, statistics, step, layerName);
+  return engine.scope(() => {
+    if (metric.kind === 'kronecker' || metric.kind === 'ekfac') {
+      const { columns } = statistics;
+      if (columns.kind !== 'explicit') {
+        return updateFactored(engine, metric, factoredState(state), columns, statistics, step, layerName);
+      }
     }
-  }
-  return { state: updateUnfactored(engine, metric, state, statistics, step), refreshFailed: false };
+    return { state: updateUnfactored(engine, metric, state, statistics, step), refreshFailed: false };
+  });
 }
 
 function updateUnfactored(

@@ -34,11 +34,13 @@ export interface Policy {
  * @param predictedChange s_t, [R]; null for 0
  */
 export function controlChange(engine: Engine, policy: Policy, predictedChange: Tensor | null): Tensor[] {
-  const kappa = coefficients(engine, policy.solver, predictedChange);
-  return policy.blocks.map(({ transformed, inverse, plainStep }) => {
-    const correction = preconditionedSum(engine, inverse, transformed, kappa); // P⁻¹Jᵀκ
-    const change = engine.multiply(correction, -policy.learningRate);
-    return plainStep === null ? change : engine.subtract(change, plainStep);
+  return engine.scope(() => {
+    const kappa = coefficients(engine, policy.solver, predictedChange);
+    return policy.blocks.map(({ transformed, inverse, plainStep }) => {
+      const correction = preconditionedSum(engine, inverse, transformed, kappa); // P⁻¹Jᵀκ
+      const change = engine.multiply(correction, -policy.learningRate);
+      return plainStep === null ? change : engine.subtract(change, plainStep);
+    });
   });
 }
 

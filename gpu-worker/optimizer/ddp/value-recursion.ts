@@ -107,11 +107,13 @@ function fullRecursion(
   const systems: StageSystem[] = [];
   let later = terminal;
   for (const stage of stages.toReversed()) {
-    const value = regularise(engine, coupling === 'layerwise' ? terminal : later, valueRegularization);
-    const S = add(value.S, tangentKernel(engine, stage));
-    const target = lessPlainPrediction(engine, value.target, stage);
-    systems.unshift({ kind: 'full', S, target });
-    later = { S, target };
+    // A scope of its own: what leads to S is several matrices of its size.
+    later = engine.scope((): Value => {
+      const value = regularise(engine, coupling === 'layerwise' ? terminal : later, valueRegularization);
+      const S = add(value.S, tangentKernel(engine, stage));
+      return { S, target: lessPlainPrediction(engine, value.target, stage) };
+    });
+    systems.unshift({ kind: 'full', ...later });
   }
   return systems;
 }
@@ -131,8 +133,10 @@ export function tangentKernelDiagonal(engine: Engine, stage: Stage): Tensor {
     return engine.multiply(kernel.shape.length === 1 ? kernel : engine.diagonalOf(kernel), learningRate);
   }
   const { blocks, learningRate } = stage;
-  const diagonals = blocks.map(({ transformed, weights }) => gramDiagonal(engine, transformed, weights));
-  return engine.multiply(sum(engine, diagonals), learningRate);
+  return engine.scope(() => {
+    const diagonals = blocks.map(({ transformed, weights }) => gramDiagonal(engine, transformed, weights));
+    return engine.multiply(sum(engine, diagonals), learningRate);
+  });
 }
 
 /** target − J_t R_t⁻¹ (D_tᵀ 1/B + ℓ_u), [R]: the plain step has done that much already. */

@@ -5,6 +5,7 @@
  * n inputs, the bias counted; c outputs. A row's gradient is Σ_p a_ip ⊗ g_rp, an n×c matrix. It is kept in factors as long as
  * possible, since a row of a dense layer then takes n + c numbers instead of n·c.
  */
+import { EXPLICIT_BLOCK_BYTES } from '../../../shared/cost.ts';
 import { elementCount } from '../../../shared/shape.ts';
 import type { Engine, Product, Tensor } from '../../tensor/engine.ts';
 import { timesTransform, transformTimes, type Transform } from './transform.ts';
@@ -27,8 +28,6 @@ export type PerSampleGradients =
   /** The gradients themselves, output by output, [R, c, n]. */
   | { readonly kind: 'explicit'; readonly gradients: Tensor };
 
-/** Bytes that explicit per-sample gradients may take at a time; beyond that they are made for a range of outputs at a time. */
-const BLOCK_BYTES = 64 * 2 ** 20;
 const ELEMENT_BYTES = 4;
 
 function size(tensor: Tensor, axis: number): number {
@@ -196,7 +195,7 @@ interface OutputRange {
 function outputRanges(gradients: Products | Explicit): OutputRange[] {
   const [n, c] = blockShape(gradients);
   if (gradients.kind === 'explicit') return [{ begin: 0, width: c }];
-  const widest = Math.max(1, Math.floor(BLOCK_BYTES / (ELEMENT_BYTES * size(gradients.output, 0) * n)));
+  const widest = Math.max(1, Math.floor(EXPLICIT_BLOCK_BYTES / (ELEMENT_BYTES * size(gradients.output, 0) * n)));
   return Array.from({ length: Math.ceil(c / widest) }, (_, index) => {
     const begin = index * widest;
     return { begin, width: Math.min(widest, c - begin) };

@@ -95,8 +95,9 @@ export function createDeferredEngine(engine: Engine, compile: Compile, report: (
     operands: readonly (DeferredTensor | number)[],
     shapes: readonly Shape[],
     perform: Operation['perform'],
+    isIdentity = false,
   ): Tensor[] {
-    const operation: Operation = { text, operands, perform };
+    const operation: Operation = { text, operands, isIdentity, perform };
     const results = shapes.map((shape, result) =>
       keep(new DeferredTensor(shape, { kind: 'pending', operation, result })),
     );
@@ -109,8 +110,9 @@ export function createDeferredEngine(engine: Engine, compile: Compile, report: (
     operands: readonly (DeferredTensor | number)[],
     shape: Shape,
     perform: (operands: readonly Operand[]) => Tensor,
+    isIdentity = false,
   ): Tensor {
-    const [result] = recordAll(text, operands, [shape], (values) => [perform(values)]);
+    const [result] = recordAll(text, operands, [shape], (values) => [perform(values)], isIdentity);
     if (result === undefined) throw new TypeError('one shape, one result');
     return result;
   }
@@ -142,7 +144,8 @@ export function createDeferredEngine(engine: Engine, compile: Compile, report: (
     name: engine.name,
     precision: engine.precision,
     // A copy: the caller may change its array before the values are needed.
-    tensor: (values, shape) => made(keep(new DeferredTensor([...shape], { kind: 'host', values: copied(values) }))),
+    tensor: (values, shape) =>
+      made(keep(new DeferredTensor([...shape], { kind: 'host', values: copied(values, engine.precision) }))),
     read: (tensor) => {
       const from = own(tensor);
       evaluate([from]);
@@ -168,7 +171,9 @@ export function createDeferredEngine(engine: Engine, compile: Compile, report: (
     sum: reduction('sum'),
     reshape: (tensor, shape) => {
       const result = reshapedShape(tensor.shape, shape);
-      return one(`reshape ${result.join()}`, tensor, result, (value) => engine.reshape(value, result));
+      const isIdentity = result.join() === tensor.shape.join();
+      const perform = ([value]: readonly Operand[]): Tensor => engine.reshape(asTensor(value), result);
+      return record(`reshape ${result.join()}`, [own(tensor)], result, perform, isIdentity);
     },
     appendOnes: (tensor) => {
       const shape = tensor.shape.with(-1, (tensor.shape.at(-1) ?? 0) + 1);
@@ -279,8 +284,8 @@ export function createDeferredEngine(engine: Engine, compile: Compile, report: (
   };
 }
 
-function copied(values: ArrayLike<number>): Float32Array | Float64Array {
-  return values instanceof Float32Array ? values.slice() : Float64Array.from(values);
+function copied(values: ArrayLike<number>, precision: Engine['precision']): Float32Array | Float64Array {
+  return precision === 'float32' ? new Float32Array(values) : new Float64Array(values);
 }
 
 function shapeOf(value: Operand): Shape {

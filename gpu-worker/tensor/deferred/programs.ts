@@ -224,7 +224,8 @@ function layOut(pending: readonly DeferredTensor[]): Layout {
   const stepIndex = new Map<Operation, number>();
   const texts: string[] = [];
 
-  function placeOf(operand: DeferredTensor | number): Place {
+  function placeOf(given: DeferredTensor | number): Place {
+    const operand = withoutIdentities(given);
     if (typeof operand === 'number') return { kind: 'number', index: numbers.push(operand) - 1 };
     const { source } = operand;
     if (source.kind === 'pending') {
@@ -245,7 +246,7 @@ function layOut(pending: readonly DeferredTensor[]): Layout {
       stack.pop();
       continue;
     }
-    const missing = operation.operands.flatMap((operand) => {
+    const missing = operation.operands.map(withoutIdentities).flatMap((operand) => {
       if (typeof operand === 'number' || operand.source.kind !== 'pending') return [];
       return stepIndex.has(operand.source.operation) ? [] : [operand.source.operation];
     });
@@ -264,6 +265,17 @@ function layOut(pending: readonly DeferredTensor[]): Layout {
   });
   const shapes = inputs.map(({ shape }) => `[${shape.join()}]`).join('');
   return { text: `${shapes};${texts.join(';')};${outputs.join(' ')}`, inputs, numbers, steps, outputs };
+}
+
+/** What an operand is the same as, behind operations that change nothing: many shapes are what they have to be already. */
+function withoutIdentities(operand: DeferredTensor | number): DeferredTensor | number {
+  let same = operand;
+  while (typeof same !== 'number' && same.source.kind === 'pending' && same.source.operation.isIdentity) {
+    const [original] = same.source.operation.operands;
+    if (original === undefined) throw new TypeError('an identity without an operand');
+    same = original;
+  }
+  return same;
 }
 
 function textOf(place: Place): string {

@@ -7,6 +7,8 @@ export interface Operation {
   /** Its name and everything that it does besides its operands: equal texts compute alike. */
   readonly text: string;
   readonly operands: readonly (DeferredTensor | number)[];
+  /** Whether its result is its operand, in value and shape. */
+  readonly isIdentity: boolean;
   /** Computes it at once. */
   readonly perform: (operands: readonly Operand[]) => readonly Tensor[];
 }

@@ -22,7 +22,7 @@ export interface LinearAlgebra extends Pick<
 const { float32, float64, int32 } = DATA_TYPES;
 
 const FLOAT64 = [type('T', float64)];
-const FILL = [type('T', float64), type('index_type', int32)];
+const PAD = [type('T', float64), type('Tpaddings', int32)];
 const TO_FLOAT64 = [type('SrcT', float32), type('DstT', float64), boolean('Truncate', false)];
 const TO_FLOAT32 = [type('SrcT', float64), type('DstT', float32), boolean('Truncate', false)];
 const LOWER = [...FLOAT64, boolean('lower', true), boolean('adjoint', false)];
@@ -74,8 +74,11 @@ export function tensorflowLinearAlgebra(tensors: TensorFlowTensors): LinearAlgeb
   /** The factor; where there is none, something else with which TensorFlow's triangular solve does not throw. */
   const solvable = (L: TensorFlowTensor, exists: TensorFlowTensor): TensorFlowTensor =>
     execute('SelectV2', FLOAT64, exists, L, double(number(1)));
-  const filled = (shape: readonly number[], value: number): TensorFlowTensor =>
-    execute('Fill', FILL, integers(shape), double(number(value)));
+  /** The identity as a function of L, whose diagonal is positive: a constant of that size would be in a graph several times. */
+  const identityOf = (L: TensorFlowTensor): TensorFlowTensor => {
+    const diagonal = execute('MatrixDiagPart', FLOAT64, L);
+    return execute('MatrixDiag', FLOAT64, execute('RealDiv', FLOAT64, diagonal, diagonal));
+  };
   /**
    * L⁻¹ of a lower triangular matrix, by halves: the inverse of [A 0; X C] is [A⁻¹ 0; −C⁻¹XA⁻¹ C⁻¹]. The products run on all cores,
    * TensorFlow's triangular solve on one.
@@ -83,7 +86,7 @@ export function tensorflowLinearAlgebra(tensors: TensorFlowTensors): LinearAlgeb
   const inverseOfLower = (L: TensorFlowTensor): TensorFlowTensor => {
     const n = L.shape[0] ?? 0;
     if (n <= LARGEST_SOLVED) {
-      return execute('MatrixTriangularSolve', LOWER, L, execute('MatrixDiag', FLOAT64, filled([n], 1)));
+      return execute('MatrixTriangularSolve', LOWER, L, identityOf(L));
     }
     const first = Math.floor(n / 2);
     const rest = n - first;
@@ -94,7 +97,8 @@ export function tensorflowLinearAlgebra(tensors: TensorFlowTensors): LinearAlgeb
     const A = inverseOfLower(block(0, 0, first, first));
     const C = inverseOfLower(block(first, first, rest, rest));
     const X = execute('MatMul', PRODUCT, C, execute('MatMul', PRODUCT, block(first, 0, rest, first), A));
-    return join(0, join(1, A, filled([first, rest], 0)), join(1, execute('Neg', FLOAT64, X), C));
+    const above = execute('Pad', PAD, A, tensors.constant([0, 0, 0, rest], [2, 2], int32));
+    return join(0, above, join(1, execute('Neg', FLOAT64, X), C));
   };
 
   const product = matrixProduct(tensors);

@@ -7,7 +7,7 @@
 import type { WindowGeometry } from '../../../shared/convolution.ts';
 import { tensorsIn, type Engine, type Operand, type Tensor } from '../engine.ts';
 import type { Compile } from '../deferred/programs.ts';
-import { boolean, FLOAT32, integer, integerList, RESHAPE, SLICE, text, type } from './attributes.ts';
+import { boolean, FLOAT32, integer, integerList, LOGICAL_REDUCTION, RESHAPE, SLICE, text, type } from './attributes.ts';
 import { DATA_TYPES, type Attribute, type TensorFlowBinding } from './binding.ts';
 import { graphCompiler } from './graph-compiler.ts';
 import { allFinite, tensorflowLinearAlgebra } from './linear-algebra.ts';
@@ -90,8 +90,10 @@ export function createTensorFlowEngine(
     execute('Reshape', RESHAPE[float32], tensor, integers(shape));
 
   const isFinite = (list: readonly Tensor[]): TensorFlowTensor => {
-    const flags = list.map((tensor) => execute('Cast', FROM_BOOL, allFinite(tensors, own(tensor))));
-    return flags.reduce((left, right) => execute('Mul', FLOAT32, left, right), execute('Identity', FLOAT32, number(1)));
+    if (list.length === 0) return execute('Identity', FLOAT32, number(1));
+    const packing = [type('T', DATA_TYPES.bool), integer('N', list.length), integer('axis', 0)];
+    const flags = execute('Pack', packing, ...list.map((tensor) => allFinite(tensors, own(tensor))));
+    return execute('Cast', FROM_BOOL, execute('All', LOGICAL_REDUCTION, flags, integers([0])));
   };
 
   const engine: Engine = {

@@ -1,0 +1,63 @@
+/** Steps of several contenders on one problem, in rounds in which they take turns. */
+import type { Contender } from './contender.ts';
+import { REFRESH_EVERY, type Problem } from './problem.ts';
+
+/** Rounds before the first that counts: our first refresh after the first step makes a graph, too. */
+const WARM_UP_ROUNDS = 2;
+
+/** Order of the product that is timed between the rounds. */
+export const PRODUCT_ORDER = 1024;
+
+export interface Timing {
+  readonly name: string;
+  /** Median milliseconds of a step that refreshes nothing. */
+  readonly step: number;
+  /** Median milliseconds of a step that refreshes the factorisations. */
+  readonly refreshStep: number;
+  /** Their mean, one refresh in `REFRESH_EVERY` steps. */
+  readonly mean: number;
+  /** Median rate of a large product, operations a second. */
+  readonly peak: number;
+}
+
+/**
+ * A round is a refresh and the steps up to the next.
+ *
+ * @param report hears of every round
+ */
+export async function measureInTurns(
+  task: Problem,
+  contenders: readonly Contender[],
+  rounds: number,
+  report: (text: string) => void,
+): Promise<Timing[]> {
+  const entries = [];
+  for (const contender of contenders) {
+    const runner = await contender.prepare(task);
+    entries.push({ contender, runner, steps: [] as number[], refreshSteps: [] as number[], peaks: [] as number[] });
+  }
+  for (let round = 1 - WARM_UP_ROUNDS; round <= rounds; round++) {
+    for (const { runner, steps, refreshSteps, peaks } of entries) {
+      const [refresh = Number.NaN, ...others] = await runner.round();
+      // Between the steps, so that whatever else the machine does meets both.
+      const peak = await runner.peak(PRODUCT_ORDER);
+      if (round < 1) continue;
+      refreshSteps.push(refresh);
+      steps.push(...others);
+      peaks.push(peak);
+    }
+    report(`${task.name}: ${round < 1 ? 'warming up' : `round ${String(round)} of ${String(rounds)}`}`);
+  }
+  for (const { runner } of entries) await runner.stop();
+  return entries.map(({ contender: { name }, steps, refreshSteps, peaks }): Timing => {
+    const step = median(steps);
+    const refreshStep = median(refreshSteps);
+    const mean = (refreshStep + (REFRESH_EVERY - 1) * step) / REFRESH_EVERY;
+    return { name, step, refreshStep, mean, peak: median(peaks) };
+  });
+}
+
+function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
+}

@@ -1,0 +1,106 @@
+/** Curves on logarithmic axes as an SVG file: a pure function of their points. */
+
+export interface Series {
+  readonly name: string;
+  readonly points: readonly (readonly [x: number, y: number])[];
+  /** For what is expected rather than measured. */
+  readonly isDashed?: boolean;
+}
+
+export interface Figure {
+  readonly title: string;
+  readonly xLabel: string;
+  readonly yLabel: string;
+  readonly series: readonly Series[];
+}
+
+const WIDTH = 760;
+const HEIGHT = 420;
+const PLOT = { left: 70, right: 520, top: 44, bottom: 366 };
+/** Okabe & Ito's palette, which the colour-blind can tell apart; its yellow is too light on white. */
+const COLOURS = ['#000000', '#e69f00', '#56b4e9', '#009e73', '#0072b2', '#d55e00', '#cc79a7', '#999999'];
+
+/** What is not positive is left out. */
+export function renderFigure({ title, xLabel, yLabel, series }: Figure): string {
+  const drawn = series.map((each) => ({ ...each, points: each.points.filter(([x, y]) => x > 0 && y > 0) }));
+  const points = drawn.flatMap((each) => each.points);
+  const x = logScale(points.map((point) => point[0]), PLOT.left, PLOT.right); // prettier-ignore
+  const y = logScale(points.map((point) => point[1]), PLOT.bottom, PLOT.top); // prettier-ignore
+  const middle = (PLOT.top + PLOT.bottom) / 2;
+  const parts = [
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${String(WIDTH)} ${String(HEIGHT)}" role="img" font-family="system-ui, sans-serif" font-size="12" fill="#333333">`,
+    `<title>${escaped(title)}</title>`,
+    `<rect width="${String(WIDTH)}" height="${String(HEIGHT)}" fill="#ffffff"/>`,
+    text(PLOT.left, 24, title, 'font-size="15" font-weight="600"'),
+    ...x.ticks.flatMap((tick) => [
+      line([x.at(tick), PLOT.top], [x.at(tick), PLOT.bottom], 'stroke="#e3e3e3"'),
+      text(x.at(tick), PLOT.bottom + 18, formatted(tick), 'text-anchor="middle"'),
+    ]),
+    ...y.ticks.flatMap((tick) => [
+      line([PLOT.left, y.at(tick)], [PLOT.right, y.at(tick)], 'stroke="#e3e3e3"'),
+      text(PLOT.left - 8, y.at(tick) + 4, formatted(tick), 'text-anchor="end"'),
+    ]),
+    text((PLOT.left + PLOT.right) / 2, PLOT.bottom + 40, xLabel, 'text-anchor="middle"'),
+    `<g transform="translate(18 ${String(middle)}) rotate(-90)">${text(0, 0, yLabel, 'text-anchor="middle"')}</g>`,
+    ...drawn.flatMap(({ name, points: own, isDashed = false }, index) => {
+      const colour = COLOURS[index % COLOURS.length] ?? '#000000';
+      const stroke = `stroke="${colour}" stroke-width="2"${isDashed ? ' stroke-dasharray="6 4"' : ''}`;
+      const places = own.map(([a, b]) => [x.at(a), y.at(b)] as const);
+      const row = PLOT.top + 8 + 22 * index;
+      return [
+        `<polyline fill="none" stroke-linejoin="round" ${stroke} points="${places.map(([a, b]) => `${rounded(a)},${rounded(b)}`).join(' ')}"/>`,
+        ...(isDashed
+          ? []
+          : places.map(([a, b]) => `<circle cx="${rounded(a)}" cy="${rounded(b)}" r="3" fill="${colour}"/>`)),
+        line([PLOT.right + 16, row], [PLOT.right + 42, row], stroke),
+        text(PLOT.right + 50, row + 4, name, ''),
+      ];
+    }),
+    '</svg>',
+  ];
+  return `${parts.join('\n')}\n`;
+}
+
+interface LogScale {
+  readonly at: (value: number) => number;
+  readonly ticks: readonly number[];
+}
+
+/** 1, 2 and 5 of every decade, or powers of two where the values are such. */
+function logScale(values: readonly number[], from: number, to: number): LogScale {
+  const [low, high] = [Math.min(...values) / 1.15, Math.max(...values) * 1.15];
+  const at = (value: number): number => from + ((to - from) * Math.log(value / low)) / Math.log(high / low);
+  const arePowersOfTwo = values.every((value) => Number.isInteger(Math.log2(value)));
+  const ticks = arePowersOfTwo ? [...new Set(values)] : decadeTicks(low, high);
+  return { at, ticks: ticks.filter((tick) => tick >= low && tick <= high) };
+}
+
+function decadeTicks(low: number, high: number): number[] {
+  const [first, last] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(high))];
+  const decades = Array.from({ length: last - first + 1 }, (_, index) => first + index);
+  const digits = last - first > 4 ? [1] : [1, 2, 5];
+  // Written out, so that 5e-3 is not 0.005000000000000001.
+  return decades.flatMap((decade) => digits.map((digit) => Number(`${String(digit)}e${String(decade)}`)));
+}
+
+type Place = readonly [x: number, y: number];
+
+function line([x1, y1]: Place, [x2, y2]: Place, attributes: string): string {
+  return `<line x1="${rounded(x1)}" y1="${rounded(y1)}" x2="${rounded(x2)}" y2="${rounded(y2)}" ${attributes}/>`;
+}
+
+function text(x: number, y: number, content: string, attributes: string): string {
+  return `<text x="${rounded(x)}" y="${rounded(y)}"${attributes === '' ? '' : ` ${attributes}`}>${escaped(content)}</text>`;
+}
+
+function rounded(value: number): string {
+  return String(Math.round(10 * value) / 10);
+}
+
+function formatted(value: number): string {
+  return value.toLocaleString('en', { maximumSignificantDigits: 4 });
+}
+
+function escaped(content: string): string {
+  return content.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;');
+}
