@@ -70,7 +70,7 @@ export interface ScalingResults {
 export type PartName = Exclude<keyof ScalingResults, 'command'>;
 
 /** Of the net whose depth stays, and of the batch that does. */
-export const BATCH_NETWORK = '784-256-256-10';
+const BATCH_NETWORK = '784-256-256-10';
 export const DEPTH_WIDTH = 256;
 export const DEPTH_BATCH = 128;
 
