@@ -281,7 +281,7 @@ function isValid(
   batchCoupling: BatchCoupling,
 ): boolean {
   if (curvature.kind !== 'gradient' && batchCoupling !== 'full') return false;
-  return coupling !== 'feedback' || (curvature.kind === 'gradient' && ['identity', 'kronecker'].includes(metric.kind));
+  return coupling !== 'feedback' || (curvature.kind === 'gradient' && metric.kind !== 'ekfac');
 }
 
 /** What the service says against a definition: the field's path and the message. */
@@ -741,7 +741,7 @@ describe('combinations the service refuses', () => {
     expect(objections({ terminalCurvature, coupling: 'gauss-newton-step' })).toEqual([]);
   });
 
-  it.each(['rmsprop', 'adam', 'ekfac'])('a policy, and so feedback, with metric %s', (kind) => {
+  it.each(['ekfac'])('a policy, and so feedback, with metric %s', (kind) => {
     const [feedback] = objections({ metric: { kind }, coupling: 'feedback' });
     expect(feedback).toMatchObject({ path: 'optimizer.coupling' });
     expect(feedback!.message).toContain(`the metric is "${kind}"`);

@@ -362,7 +362,7 @@ const SAMPLES: readonly BadBody[] = [
     ]),
     code: 'dtype_unsupported',
     param: 'x',
-    mentions: [dtype, 'F32 or F64 was expected'],
+    mentions: [dtype, 'F32, F64, F16 or BF16 was expected'],
     remedy: 'Convert the tensor to F32',
   })),
   ...[Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY].map((value): BadBody => ({
@@ -430,7 +430,7 @@ const SAMPLES: readonly BadBody[] = [
     body: typed('y', dtype, { I8: 1, I16: 2, BOOL: 1 }[dtype]),
     code: 'dtype_unsupported',
     param: 'y',
-    mentions: [dtype, 'F32, F64, I64, I32 or U8 was expected'],
+    mentions: [dtype, 'F32, F64, F16, BF16, I64, I32 or U8 was expected'],
   })),
   {
     title: 'a header that lies about its lengths',
@@ -490,7 +490,7 @@ const STEPS: readonly BadBody[] = [
     body: typed('sample_weights', 'I64', 8),
     code: 'dtype_unsupported',
     param: 'sample_weights',
-    mentions: ['I64', 'F32 or F64'],
+    mentions: ['I64', 'F32, F64, F16 or BF16'],
   },
   {
     title: 'a negative sample weight',
@@ -638,7 +638,7 @@ describe('targets', () => {
       ]),
       code: 'dtype_unsupported',
       param: 'y',
-      mentions: ['U8', 'F32 or F64'],
+      mentions: ['U8', 'F32, F64, F16 or BF16'],
     },
   ];
   it.each(cases)('$title', async ({ body, ...expected }) => {
