@@ -44,12 +44,13 @@ it('creates, steps, reads, predicts, opens again and deletes', async () => {
   const metrics = await session.step(BATCH);
   expect(metrics).toMatchObject({ step: 0, batch: 3 });
   expect(metrics.loss).toBeCloseTo(before.loss!, 5);
-  expect(metrics.lossAfter).toBeLessThan(metrics.loss);
+  // Without feedback there is no second pass that would know it.
+  expect(metrics.lossAfter).toBeNull();
   expect(session.nextStep).toBe(1);
   expect(await session.describe()).toMatchObject({ nextStep: 1, metrics });
   expect(await weightsOf(session)).not.toEqual(initial);
   expect(await session.predict({ x: BATCH.x })).toMatchObject({ loss: null });
-  expect((await session.predict({ x: BATCH.x, y: BATCH.y })).loss).toBeCloseTo(metrics.lossAfter!, 5);
+  expect((await session.predict({ x: BATCH.x, y: BATCH.y })).loss).toBeLessThan(metrics.loss);
 
   const opened = await client.openHostedSession(session.session.id);
   expect(opened.nextStep).toBe(1);
