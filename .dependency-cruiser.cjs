@@ -101,18 +101,6 @@ module.exports = {
       ['gpu-worker/(check|training|tensor)/', 'shared/', '(child_process|fs|url)', ...modules('zod')],
       'holds an engine against the reference, below the service',
     ),
-    only('storage', '^gpu-worker/storage/', [
-      'gpu-worker/storage/',
-      'shared/',
-      '(crypto|node:sqlite|timers/promises|worker_threads)',
-      ...modules('s3mini'),
-    ]),
-    {
-      name: 'storage-for-sessions-alone',
-      severity: 'error',
-      from: { pathNot: '^(gpu-worker/(session/|storage/|index.ts)|test/)' },
-      to: { path: '^gpu-worker/storage/' },
-    },
     only('engine', '^gpu-worker/engine/', ['gpu-worker/(engine|training|tensor)/', 'shared/', 'worker_threads']),
     only('training', '^gpu-worker/training/', ['gpu-worker/(training|optimizer|model|tensor)/', 'shared/', 'crypto']),
     only(

@@ -145,6 +145,11 @@ export class ProblemError extends Error {
   }
 }
 
+/** What was thrown, as an Error. */
+export function asError(reason: unknown): Error {
+  return reason instanceof Error ? reason : new Error(String(reason));
+}
+
 /** The problem that stands for a defect of the service: its cause is logged, not shown. */
 export function internalProblem(cause: unknown): ProblemError {
   return new ProblemError(

@@ -1,6 +1,7 @@
 /** Steps of several contenders on one problem, in rounds in which they take turns. */
 import type { Contender } from './contender.ts';
 import { REFRESH_EVERY, type Problem } from './problem.ts';
+import { median } from '../median.ts';
 
 /** Rounds before the first that counts: our first refresh after the first step makes a graph, too. */
 const WARM_UP_ROUNDS = 2;
@@ -55,9 +56,4 @@ export async function measureInTurns(
     const mean = (refreshStep + (REFRESH_EVERY - 1) * step) / REFRESH_EVERY;
     return { name, step, refreshStep, mean, peak: median(peaks) };
   });
-}
-
-function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
 }

@@ -7,6 +7,7 @@ import { DdpnoptClient, type KernelBatchInput } from '../../clients/js/index.ts'
 import { startStack } from '../../deploy/local/stack.ts';
 import { provenance } from '../provenance.ts';
 import { renderKernelSolve, type KernelSolveResults, type SolveTime } from './report.ts';
+import { median } from '../median.ts';
 
 /** S·B³ up to which the edge solves: LIMITS.edgeSolveWork. */
 const EDGE_SOLVE_WORK = 2 * 128 ** 3;
@@ -15,14 +16,10 @@ const REPETITIONS = 101;
 const WARM_UP = 20;
 const FOLDER = new URL('../../docs/results/', import.meta.url);
 
-/** N = I in every stage: as much work as any other. */
+/** N = I in every stage. A factorisation and two solves take the same operations whatever the numbers. */
 function identities(B: number, stages: number): KernelBatchInput {
   const gram = Float32Array.from({ length: B * B }, (_, index) => (index % (B + 1) === 0 ? 1 : 0));
   return { losses: new Float32Array(B).fill(0.5), grams: Array.from({ length: stages }, () => gram) };
-}
-
-function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
 }
 
 /** Medians in milliseconds of alternating rounds. */

@@ -5,6 +5,7 @@ import { sgdWithMomentum } from '../../clients/train/baselines.ts';
 import { miniBatches } from '../../clients/train/data.ts';
 import { serviceStep } from '../../clients/train/feedback-step.ts';
 import { seededRandom } from '../../clients/train/random.ts';
+import { median } from '../median.ts';
 
 export interface StepTraffic {
   readonly batchSize: number;
@@ -50,9 +51,4 @@ export async function measureStepTraffic(
     results.push({ batchSize, bytesSent, bytesReceived, timeRatio: median(times.service) / median(times.local) });
   }
   return results;
-}
-
-function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
 }

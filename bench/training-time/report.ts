@@ -1,7 +1,7 @@
 /** The results as Markdown and figures: pure functions of the stored JSON, which a test holds the page to. */
 import { markdownTable } from '../markdown.ts';
 import type { Provenance } from '../provenance.ts';
-import { renderFigure } from './figure.ts';
+import { renderFigure } from '../figure.ts';
 import type { Point, Tuning } from './measure.ts';
 
 /** Runs of one contender with one budget. */
@@ -68,6 +68,7 @@ function figureNames({ dataSet, batch }: TaskResult): { readonly accuracy: strin
 export function renderFigures(task: TaskResult): ReadonlyMap<string, string> {
   const names = figureNames(task);
   const title = `${task.dataSet}, batches of ${String(task.batch)}`;
+  const xLabel = 'seconds of training';
   const series = (value: (point: Point) => number) =>
     task.contenders.map(({ name, budgets }) => ({
       name,
@@ -79,9 +80,9 @@ export function renderFigures(task: TaskResult): ReadonlyMap<string, string> {
   return new Map([
     [
       names.accuracy,
-      renderFigure({ title, yLabel: 'test error, %', series: series(({ accuracy }) => 100 * (1 - accuracy)) }),
+      renderFigure({ title, xLabel, yLabel: 'test error, %', series: series(({ accuracy }) => 100 * (1 - accuracy)) }),
     ],
-    [names.loss, renderFigure({ title, yLabel: 'test loss', series: series(({ loss }) => loss) })],
+    [names.loss, renderFigure({ title, xLabel, yLabel: 'test loss', series: series(({ loss }) => loss) })],
   ]);
 }
 

@@ -9,7 +9,7 @@ import type { EdgeEnv } from '../environment.ts';
 import { StreamedBody } from '../forward/streamed-body.ts';
 import { callAnyWorker, callWorker, readDocument, stream } from '../forward/worker.ts';
 import { acceptBody } from '../middleware/content.ts';
-import { problemResponses, SESSION_PROBLEMS } from './problem-responses.ts';
+import { problemResponses, SAFETENSORS_PROBLEMS, SESSION_PROBLEMS } from './problem-responses.ts';
 import { safetensorsBody } from './safetensors-body.ts';
 import { JSON_TYPE, sessionParameters } from './sessions.ts';
 
@@ -62,24 +62,7 @@ const importCheckpoint = createRoute({
   request: { body: { required: true, content: safetensorsBody } },
   responses: {
     201: { description: 'The checkpoint', content: checkpointAnswer },
-    ...problemResponses(
-      'truncated_body',
-      'length_required',
-      'body_too_large',
-      'unsupported_media_type',
-      'invalid_checkpoint',
-      'invalid_header',
-      'length_mismatch',
-      'unknown_tensor',
-      'missing_tensor',
-      'dtype_unsupported',
-      'shape_mismatch',
-      'non_finite_value',
-      'queue_full',
-      'memory_full',
-      'storage_full',
-      ...STORAGE_PROBLEMS,
-    ),
+    ...problemResponses(...SAFETENSORS_PROBLEMS, 'invalid_checkpoint', 'storage_full', ...STORAGE_PROBLEMS),
   },
 });
 

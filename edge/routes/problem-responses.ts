@@ -6,14 +6,12 @@ interface ProblemResponse {
   content: Record<string, { schema: typeof problemSchema }>;
 }
 
-/** What can be wrong with a body of tensors, in a step as in a prediction. */
-export const TENSOR_BODY_PROBLEMS = [
-  'malformed_json',
+/** What can be wrong with a safetensors file. */
+export const SAFETENSORS_PROBLEMS = [
   'truncated_body',
   'length_required',
   'body_too_large',
   'unsupported_media_type',
-  'invalid_parameter',
   'invalid_header',
   'length_mismatch',
   'unknown_tensor',
@@ -21,10 +19,17 @@ export const TENSOR_BODY_PROBLEMS = [
   'dtype_unsupported',
   'shape_mismatch',
   'non_finite_value',
-  'invalid_index',
-  'step_too_large',
   'queue_full',
   'memory_full',
+] as const satisfies readonly ProblemCode[];
+
+/** What can be wrong with a body of tensors, in a step as in a prediction. */
+export const TENSOR_BODY_PROBLEMS = [
+  'malformed_json',
+  'invalid_parameter',
+  ...SAFETENSORS_PROBLEMS,
+  'invalid_index',
+  'step_too_large',
 ] as const satisfies readonly ProblemCode[];
 
 /** What can keep a session from being reached. */

@@ -1,5 +1,6 @@
 /** The compute thread from the main thread's side: requests are answered while it computes. */
 import { SHARE_ENV, Worker } from 'node:worker_threads';
+import { asError } from '../../shared/errors.ts';
 import type { EngineName } from '../tensor/engine.ts';
 import type { Compute } from './compute.ts';
 import {
@@ -38,7 +39,7 @@ export async function startComputeThread(options: ThreadOptions): Promise<Comput
 
   const ended = new Promise<Error>((resolve) => {
     thread.once('error', (error) => {
-      resolve(error instanceof Error ? error : new Error(String(error)));
+      resolve(asError(error));
     });
     thread.once('exit', (code) => {
       resolve(new Error(`the compute thread ended with code ${String(code)}`));

@@ -4,7 +4,7 @@
  * A device computes one step at a time. The queue takes the sessions in turn, so that a session with many waiting steps does not
  * hold up the others.
  */
-import { ProblemError } from '../../shared/errors.ts';
+import { asError, ProblemError } from '../../shared/errors.ts';
 
 /** Settles when the job is done, and never rejects: the job's error goes to whoever waits for it. */
 type Job = () => Promise<void>;
@@ -108,8 +108,4 @@ export class ComputeQueue {
     this.#length--;
     return job;
   }
-}
-
-function asError(reason: unknown): Error {
-  return reason instanceof Error ? reason : new Error(String(reason));
 }

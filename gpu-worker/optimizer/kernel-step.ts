@@ -13,11 +13,12 @@ import { sentColumns, type BatchSolver } from '../../shared/optimizer.ts';
 import { groupOf } from '../../shared/parameter-groups.ts';
 import { TENSOR } from '../../shared/tensor-names.ts';
 import { allFinite, tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
+import { inverseFactor } from './curvature/inverse-metric.ts';
 import { invertFactors, type Factors } from './curvature/kronecker.ts';
 import { biasCorrectedAverage } from './curvature/moving-average.ts';
 import { coefficients, prepareSolver, type CoefficientSolver } from './ddp/coefficients.ts';
 import {
-  tangentKernelDiagonal,
+  summedKernelDiagonal,
   valueRecursion,
   type RecursionOptions,
   type StageKernel,
@@ -110,16 +111,14 @@ export function kernelStep(
       const learningRate = groupOf(optimizer.groups, name)?.learningRateFactor ?? 1;
       return { ...at(batch.kernels, t), learningRate };
     });
+    const kernelDiagonal = (): Tensor => summedKernelDiagonal(engine, unit);
     const { learningRate, leverage } = chooseLearningRate(
       engine,
       optimizer.learningRate,
       state,
       rowWeights,
       batch,
-      () => {
-        const diagonals = unit.map((stage) => tangentKernelDiagonal(engine, stage));
-        return diagonals.reduce((sum, diagonal) => engine.add(sum, diagonal));
-      },
+      kernelDiagonal,
     );
     const stages = unit.map((stage) => atLearningRate(engine, stage, learningRate));
     const solvers = stageSolvers(engine, stages, rowWeights, B, optimizer, replyKind);
@@ -274,11 +273,7 @@ export function refreshFactors(
 /** A⁻¹ and Γ⁻¹ of the damped factors; null if they have none in floating point. */
 function invert(engine: Engine, factors: Factors, damping: number): SharedFactors['inverses'] {
   const roots = invertFactors(engine, factors, damping);
-  const inverse = (root: Tensor | null): Tensor => {
-    if (root === null) throw new TypeError('a Kronecker metric without factors');
-    return engine.matMul(root, root, { transposeRight: true });
-  };
-  const inverses = { input: inverse(roots.input), output: inverse(roots.output) };
+  const inverses = { input: inverseFactor(engine, roots.input), output: inverseFactor(engine, roots.output) };
   engine.evaluate(inverses);
   return allFinite(engine, [inverses.input, inverses.output]) ? inverses : null;
 }

@@ -19,7 +19,7 @@ import { applyInverse, type Preconditioner } from './curvature/inverse-metric.ts
 import { preconditioner, refreshes, settleRefresh, updateMetric } from './curvature/metric.ts';
 import { prepareSolver } from './ddp/coefficients.ts';
 import { lessDecay, openLoopChanges, type Policy, type PolicyBlock } from './ddp/policy.ts';
-import { tangentKernelDiagonal, valueRecursion } from './ddp/value-recursion.ts';
+import { summedKernelDiagonal, valueRecursion } from './ddp/value-recursion.ts';
 import { parameterBlocks, parameterChanges } from './layers/layer.ts';
 import type { LayerParameters, ParameterChanges } from './layers/parameter-changes.ts';
 import {
@@ -153,8 +153,7 @@ export function uncheckedStep(
       rowWeights,
       batch,
       () => {
-        const diagonals = unit.map((stage) => tangentKernelDiagonal(engine, stage));
-        const kernelDiagonal = diagonals.reduce((sum, diagonal) => engine.add(sum, diagonal));
+        const kernelDiagonal = summedKernelDiagonal(engine, unit);
         engine.evaluate([unit, kernelDiagonal]);
         return kernelDiagonal;
       },

@@ -1,6 +1,6 @@
 /** The embedded store: one SQLite file, behind a thread that writes to it. */
 import { Worker } from 'node:worker_threads';
-import { ProblemError } from '../../shared/errors.ts';
+import { asError, ProblemError } from '../../shared/errors.ts';
 import type { StorageRequest, StorageResponse, StorageResults, StorageWork, StorageWorkKind } from './messages.ts';
 import type { SqliteOptions } from './sqlite-database.ts';
 import type { Storage } from './storage.ts';
@@ -30,7 +30,7 @@ export async function openSqliteStorage(options: SqliteOptions): Promise<Storage
 
   const ended = new Promise<Error>((resolve) => {
     thread.once('error', (error) => {
-      resolve(error instanceof Error ? error : new Error(String(error)));
+      resolve(asError(error));
     });
     thread.once('exit', (code) => {
       resolve(new Error(`the storage thread ended with code ${String(code)}`));

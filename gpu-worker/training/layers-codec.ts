@@ -8,11 +8,11 @@ import { hasVersions, policyEncodingOf } from '../../shared/policy-encoding.ts';
 import { readHeader } from '../../shared/safetensors.ts';
 import { checkStepHeader, decayingParameters, layerTensors } from '../../shared/step.ts';
 import { TENSOR } from '../../shared/tensor-names.ts';
+import { inverseFactor } from '../optimizer/curvature/inverse-metric.ts';
 import { fixedChange, metricWeighted, type Policy } from '../optimizer/ddp/policy.ts';
 import { parameterChanges } from '../optimizer/layers/layer.ts';
 import type { ParameterChanges } from '../optimizer/layers/parameter-changes.ts';
 import type { LayerBatch, StepBatch, StepReply } from '../optimizer/step.ts';
-import type { Transform } from '../optimizer/layers/transform.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
 import { assertIndices, mean, readFinite, tensorNamed } from '../../shared/checked-tensors.ts';
 import { readVersions } from './metric-versions.ts';
@@ -155,16 +155,10 @@ function inverseFactorTensors(
   }
   if (!old || blocks.some(({ inverse }) => inverse.input === null || inverse.output === null)) return [rate];
   const inverseOf = (side: 'input' | 'output', tensorName: string): ReplyTensor => {
-    const inverses = blocks.map(({ inverse }) => timesTransposed(engine, inverse[side]));
+    const inverses = blocks.map(({ inverse }) => inverseFactor(engine, inverse[side]?.matrix ?? null));
     return symmetric(tensorName, stack(engine, inverses));
   };
   return [rate, inverseOf('input', TENSOR.inputInverse(name)), inverseOf('output', TENSOR.outputInverse(name))];
-}
-
-/** T Tᵀ. */
-function timesTransposed(engine: Engine, root: Transform | null): Tensor {
-  if (root === null) throw new TypeError('a Kronecker metric without factors');
-  return engine.matMul(root.matrix, root.matrix, { transposeRight: true });
 }
 
 /** One matrix as it is, several along a first axis of their own. */

@@ -4,12 +4,24 @@ import type { KernelDefinition } from '../../shared/kernel-definition.ts';
 import { kernelStepTensors } from '../../shared/kernel-tensors.ts';
 import type { LayersDefinition } from '../../shared/layers-definition.ts';
 import { classCount, truthKind } from '../../shared/loss.ts';
-import { modelOutputs } from '../../shared/model.ts';
+import { modelOutputs, type ModelInput } from '../../shared/model.ts';
 import type { Random } from '../../shared/random.ts';
 import { encode, type NamedTensor } from '../../shared/safetensors.ts';
 import type { SessionDefinition } from '../../shared/session.ts';
 import { elementCount } from '../../shared/shape.ts';
 import { expectedTensors } from '../../shared/step.ts';
+
+/** A small model with everything that has a state: running statistics, and draws of dropout. */
+export const MODEL: ModelInput = {
+  input: [5],
+  layers: [
+    { kind: 'dense', name: 'a', outputs: 4 },
+    { kind: 'batch-norm', name: 'n' },
+    { kind: 'tanh' },
+    { kind: 'dropout', rate: 0.3 },
+    { kind: 'dense', name: 'b', outputs: 3 },
+  ],
+};
 
 export const BATCH = 6;
 const POSITIONS = 3;

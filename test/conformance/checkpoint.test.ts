@@ -9,7 +9,6 @@ import { loadEngine, presentEngines } from '../../gpu-worker/tensor/index.ts';
 import { Trainers, type SavedCheckpoint } from '../../gpu-worker/training/trainers.ts';
 import { ProblemError } from '../../shared/errors.ts';
 import type { LayersDefinitionInput } from '../../shared/layers-definition.ts';
-import type { ModelInput } from '../../shared/model.ts';
 import { seededRandom } from '../../shared/random.ts';
 import { encode, readHeader, readValues, type NamedTensor } from '../../shared/safetensors.ts';
 import {
@@ -20,7 +19,7 @@ import {
   type SessionId,
 } from '../../shared/session.ts';
 import { MODELS } from '../model/models.ts';
-import { randomStep } from './bodies.ts';
+import { MODEL, randomStep } from './bodies.ts';
 import { oracleJudgedEngine } from './engines.ts';
 
 const STEPS = 6;
@@ -71,17 +70,6 @@ const HOSTED: Readonly<Record<string, OptimizerInput>> = {
   'the Levenberg–Marquardt rule': { learningRate: { kind: 'levenberg-marquardt', every: 2 } },
   'momentum, ekfac': { ...UPDATE, momentum: 0.5, metric: { kind: 'ekfac', refreshEvery: 3 } },
   'drawn labels': { ...UPDATE, terminalCurvature: { kind: 'sampled-fisher' } },
-};
-
-const MODEL: ModelInput = {
-  input: [5],
-  layers: [
-    { kind: 'dense', name: 'a', outputs: 4 },
-    { kind: 'batch-norm', name: 'n' },
-    { kind: 'tanh' },
-    { kind: 'dropout', rate: 0.3 },
-    { kind: 'dense', name: 'b', outputs: 3 },
-  ],
 };
 
 interface Case {

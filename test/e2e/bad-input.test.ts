@@ -12,6 +12,7 @@ import {
   call,
   describeSession,
   expectProblem,
+  expectSameStep,
   headerOf,
   newSession,
   putStep,
@@ -441,12 +442,7 @@ async function startPair(): Promise<void> {
 /** Step `correct` in both sessions: the same bytes in both, whatever the first has been sent in between. */
 async function stepBoth(): Promise<void> {
   const n = correct++;
-  const body = stepBody(n);
-  const expected = await putStep(stack.url, undisturbed, n, body);
-  const actual = await putStep(stack.url, disturbed, n, body);
-  expect(expected.status).toBe(200);
-  expect(actual.status).toBe(200);
-  expect(Buffer.compare(actual.bytes, expected.bytes)).toBe(0);
+  await expectSameStep(stack.url, [undisturbed, disturbed], n, stepBody(n));
 }
 
 describe.each([

@@ -12,20 +12,11 @@ import { checkpointManifestSchema } from '../../shared/checkpoint.ts';
 import type { HostedDefinitionInput } from '../../shared/hosted-definition.ts';
 import { seededRandom } from '../../shared/random.ts';
 import { readHeader, readValues, SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
-import { randomStep } from '../conformance/bodies.ts';
+import { MODEL, randomStep } from '../conformance/bodies.ts';
 import { call, create, expectProblem, json, LAYERS, newSession, putStep, stepBody } from './support.ts';
 
 const HOSTED: Omit<HostedDefinitionInput, 'mode'> = {
-  model: {
-    input: [5],
-    layers: [
-      { kind: 'dense', name: 'a', outputs: 4 },
-      { kind: 'batch-norm', name: 'n' },
-      { kind: 'tanh' },
-      { kind: 'dropout', rate: 0.3 },
-      { kind: 'dense', name: 'b', outputs: 3 },
-    ],
-  },
+  model: MODEL,
   loss: { kind: 'softmax-cross-entropy' },
 };
 const NOBODY = 'ckp_0123456789abcdef0123456789abcdef';

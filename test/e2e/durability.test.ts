@@ -20,22 +20,13 @@ import {
   type SessionId,
 } from '../../shared/session.ts';
 import { startS3Server, type S3Server } from '../integration/s3-server.ts';
-import { randomStep } from '../conformance/bodies.ts';
+import { MODEL, randomStep } from '../conformance/bodies.ts';
 import { call, json, LAYERS, type Answer } from './support.ts';
 
 const LAYERED: SessionDefinitionInput = { layers: LAYERS };
 const HOSTED: SessionDefinitionInput = {
   mode: 'hosted',
-  model: {
-    input: [5],
-    layers: [
-      { kind: 'dense', name: 'a', outputs: 4 },
-      { kind: 'batch-norm', name: 'n' },
-      { kind: 'tanh' },
-      { kind: 'dropout', rate: 0.3 },
-      { kind: 'dense', name: 'b', outputs: 3 },
-    ],
-  },
+  model: MODEL,
   loss: { kind: 'softmax-cross-entropy' },
   optimizer: { lookahead: { steps: 3 } },
 };

@@ -5,7 +5,7 @@ import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
 import type { HostedDefinitionInput } from '../../shared/hosted-definition.ts';
 import { encode, readHeader, readValues, type NamedTensor, type NarrowDtype } from '../../shared/safetensors.ts';
 import { mulberry32 } from '../oracle/network.ts';
-import { BATCH, call, describeSession, encodeRaw, expectProblem, getStep, headerOf, json, LAYERS, newSession, putStep, rawBody, stepTensors, type Answer, type ExpectedProblem } from './support.ts'; // prettier-ignore
+import { BATCH, call, describeSession, encodeRaw, expectProblem, expectSameStep, getStep, headerOf, json, LAYERS, newSession, putStep, rawBody, stepTensors, type Answer, type ExpectedProblem } from './support.ts'; // prettier-ignore
 
 let stack: LocalStack;
 let client: DdpnoptClient;
@@ -319,14 +319,8 @@ describe('refusals that change nothing', () => {
     const answer = await (sent instanceof Promise ? sent : putStep(stack.url, disturbed, steps, sent));
     expectProblem(answer, { status, code: code!, param, mentions });
     expect({ ...(await describeSession(stack.url, disturbed)), expiresAt: '' }).toEqual({ ...before, expiresAt: '' });
-    const body = encode(stepTensors(200 + steps));
-    const [expected, actual] = [
-      await putStep(stack.url, undisturbed, steps, body),
-      await putStep(stack.url, disturbed, steps, body),
-    ];
-    steps++;
-    expect([expected.status, actual.status]).toEqual([200, 200]);
-    expect(Buffer.compare(actual.bytes, expected.bytes)).toBe(0);
+    const n = steps++;
+    await expectSameStep(stack.url, [undisturbed, disturbed], n, encode(stepTensors(200 + n)));
   });
 
   it('I8 in a session that did not ask for it', async () => {

@@ -156,6 +156,19 @@ export function spoiled(seed: number, spoil: (header: Record<string, HeaderEntry
   return rawBody(JSON.stringify(header), data);
 }
 
+/** The same step in two sessions: answered with the same bytes, whatever either has been sent in between. */
+export async function expectSameStep(
+  url: string,
+  sessions: readonly [string, string],
+  n: number,
+  body: Uint8Array<ArrayBuffer>,
+): Promise<void> {
+  const expected = await putStep(url, sessions[0], n, body);
+  const actual = await putStep(url, sessions[1], n, body);
+  expect([expected.status, actual.status]).toEqual([200, 200]);
+  expect(Buffer.compare(actual.bytes, expected.bytes)).toBe(0);
+}
+
 export interface ExpectedProblem {
   readonly status: number;
   readonly code: ProblemCode;

@@ -30,6 +30,12 @@ export interface Preconditioner {
   readonly weights: Tensor | null;
 }
 
+/** A⁻¹ or Γ⁻¹ = T Tᵀ of its root. @throws TypeError for a metric without factors */
+export function inverseFactor(engine: Engine, root: Tensor | null): Tensor {
+  if (root === null) throw new TypeError('a Kronecker metric without factors');
+  return engine.matMul(root, root, { transposeRight: true });
+}
+
 /** P⁻¹ M for a matrix M [n, c] of the block's shape. */
 export function applyInverse(engine: Engine, { input, output, weights }: Preconditioner, matrix: Tensor): Tensor {
   const { matMul, multiply } = engine;

@@ -127,7 +127,7 @@ function tangentKernel(engine: Engine, stage: Stage): Tensor {
 }
 
 /** The diagonal of N_t, [R]. */
-export function tangentKernelDiagonal(engine: Engine, stage: Stage): Tensor {
+function tangentKernelDiagonal(engine: Engine, stage: Stage): Tensor {
   if ('kernel' in stage) {
     const { kernel, learningRate } = stage;
     return engine.multiply(kernel.shape.length === 1 ? kernel : engine.diagonalOf(kernel), learningRate);
@@ -137,6 +137,14 @@ export function tangentKernelDiagonal(engine: Engine, stage: Stage): Tensor {
     const diagonals = blocks.map(({ transformed, weights }) => gramDiagonal(engine, transformed, weights));
     return engine.multiply(sum(engine, diagonals), learningRate);
   });
+}
+
+/** Σ_t diag(N_t), [R]. */
+export function summedKernelDiagonal(engine: Engine, stages: readonly Stage[]): Tensor {
+  return sum(
+    engine,
+    stages.map((stage) => tangentKernelDiagonal(engine, stage)),
+  );
 }
 
 /** target − J_t R_t⁻¹ (D_tᵀ 1/B + ℓ_u), [R]: the plain step has done that much already. */

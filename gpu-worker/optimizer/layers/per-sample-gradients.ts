@@ -7,7 +7,7 @@
  */
 import { EXPLICIT_BLOCK_BYTES } from '../../../shared/cost.ts';
 import { elementCount } from '../../../shared/shape.ts';
-import type { Engine, Product, Tensor } from '../../tensor/engine.ts';
+import type { Engine, Tensor } from '../../tensor/engine.ts';
 import { timesTransform, transformTimes, type Transform } from './transform.ts';
 import { patches } from '../../tensor/windows.ts';
 import { loweredGradients, patchesGram, type LoweredImages } from './compact-lowering.ts';
@@ -66,13 +66,23 @@ function sumColumns(engine: Engine, perRow: Tensor, batch: number): Tensor {
 }
 
 /** A matrix applied to the last axis: [..., n] · [n, k] → [..., k], or transposed first. */
-export function timesLastAxis(engine: Engine, tensor: Tensor, matrix: Tensor, product: Product = {}): Tensor {
-  const result = engine.matMul(flatRows(engine, tensor), matrix, product);
-  return engine.reshape(result, [...tensor.shape.slice(0, -1), size(result, -1)]);
+export function timesLastAxis(
+  engine: Engine,
+  tensor: Tensor,
+  matrix: Tensor,
+  product: { readonly transposeRight?: boolean } = {},
+): Tensor {
+  return alongLastAxis(engine, tensor, (rows) => engine.matMul(rows, matrix, product));
 }
 
-function transformLastAxis(engine: Engine, tensor: Tensor, { matrix, isUpperTriangular }: Transform): Tensor {
-  return timesLastAxis(engine, tensor, matrix, isUpperTriangular ? { upperTriangular: 'right' } : {});
+function transformLastAxis(engine: Engine, tensor: Tensor, transform: Transform): Tensor {
+  return alongLastAxis(engine, tensor, (rows) => timesTransform(engine, rows, transform));
+}
+
+/** A function of matrices [rows, n] → [rows, k] on the last axis: [..., n] → [..., k]. */
+function alongLastAxis(engine: Engine, tensor: Tensor, apply: (rows: Tensor) => Tensor): Tensor {
+  const result = apply(flatRows(engine, tensor));
+  return engine.reshape(result, [...tensor.shape.slice(0, -1), size(result, -1)]);
 }
 
 /** A tensor [R] shaped to multiply the rows of a tensor of the given rank. */
