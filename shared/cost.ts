@@ -188,6 +188,8 @@ interface BlockBatch extends Block {
   readonly rows: number;
   /** P. */
   readonly positions: number;
+  /** Numbers that are held for one position's inputs: fewer than inputs where the patches of a convolution overlap row by row. */
+  readonly heldInputs: number;
   /** Whether the columns of the terminal curvature come beside the loss gradients. */
   readonly hasColumns: boolean;
 }
@@ -210,7 +212,10 @@ export function optimizerStepBytes(
   const sent = sentColumns(optimizer.terminalCurvature);
   const rows = batch * Math.max(1, sent);
   const blocks = layers.map((layer): BlockBatch => {
-    return { ...blocksOf(layer), batch, rows, positions: positionsOf(layer, positions), hasColumns: sent > 0 };
+    const block = blocksOf(layer);
+    const isLowered = layer.kind === 'conv2d' && layer.strides[0] === 1;
+    const heldInputs = isLowered ? block.inputs / layer.kernel[0] : block.inputs;
+    return { ...block, batch, rows, positions: positionsOf(layer, positions), heldInputs, hasColumns: sent > 0 };
   });
   const kept = blocks.reduce((sum, block) => sum + block.count * keptBytes(block, optimizer), 0);
   const largest = Math.max(...blocks.map((block) => temporaryBytes(block, optimizer)));
@@ -227,10 +232,10 @@ function positionsOf(layer: Layer, positions: ReadonlyMap<string, number>): numb
 
 /** Of a parameter block, to the end of the step. */
 function keptBytes(block: BlockBatch, { metric }: Optimizer): number {
-  const { inputs: n, outputs: c, batch, rows, positions, isFactored, hasColumns } = block;
+  const { inputs: n, outputs: c, batch, rows, positions, heldInputs, isFactored, hasColumns } = block;
   const explicit = rows * n * c;
   const gradients = hasColumns ? 2 : 1;
-  const factors = batch * positions * n + rows * positions * c;
+  const factors = batch * positions * heldInputs + rows * positions * c;
   const given = isFactored ? gradients * factors : explicit;
   const isTransformed = isFactored && (metric.kind === 'kronecker' || metric.kind === 'ekfac');
   const transformed = isTransformed ? (positions > 1 ? Math.min(factors, explicit) : factors) : 0;
@@ -241,12 +246,12 @@ function keptBytes(block: BlockBatch, { metric }: Optimizer): number {
 
 /** Of a parameter block, while its metric and its tangent kernel are computed. */
 function temporaryBytes(block: BlockBatch, { metric }: Optimizer): number {
-  const { inputs: n, outputs: c, batch, rows, positions, isFactored, isOuter } = block;
+  const { inputs: n, outputs: c, batch, rows, positions, heldInputs, isFactored, isOuter } = block;
   const isWeighted = metric.kind !== 'identity' && metric.kind !== 'kronecker';
   // One block, weighted and transposed for its product, and what it is put together from.
   const explicit = isOuter && !isWeighted ? 0 : 5 * Math.min(4 * rows * n * c, EXPLICIT_BLOCK_BYTES);
   // A transposed copy; where there are positions their inputs are put together from others, besides.
-  const inputs = isFactored ? (positions > 1 ? 3 : 1) * 4 * batch * positions * n : 0;
+  const inputs = isFactored ? (positions > 1 ? 3 : 1) * 4 * batch * positions * heldInputs : 0;
   // Averages in float32; factorisations are in float64, with the blocks that an inverse is put together from.
   const factorised = isFactored && (metric.kind === 'kronecker' || metric.kind === 'ekfac') ? n ** 2 + c ** 2 : 0;
   return explicit + inputs + (4 * 3 + 8 * 6) * factorised;
@@ -304,11 +309,8 @@ function keptElements({ layer, output }: PlacedLayer): number {
 }
 
 /** What a layer holds for one sample while its output or its gradient is computed. */
-function temporaryElements({ layer, input, output }: PlacedLayer, columns: number): number {
+function temporaryElements({ layer, output }: PlacedLayer, columns: number): number {
   switch (layer.kind) {
-    case 'conv2d':
-      // The patches of the input, or the gradients of all columns in them, one element of the kernel by one and put together.
-      return 2 * columns * layer.kernel[0] * layer.kernel[1] * elementCount(output.with(-1, input.at(-1) ?? 1));
     case 'max-pooling':
     case 'average-pooling':
       // What every element of the window sees, the largest so far, and the gradients of each.

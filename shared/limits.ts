@@ -57,8 +57,8 @@ export const LIMITS = {
   /** Σ R²·n·c of one step over the parameter blocks whose per-sample gradients are made explicit. */
   gramWork: 1e11,
   /**
-   * Bytes of one step beside the state: with the states of a worker, which take up to twice their size there, they fit into the
-   * 4 GB that WebAssembly can address.
+   * Bytes of one step beside the state: with the states of a worker, and gaps among them as large again, they fit into the 4 GB that
+   * WebAssembly can address.
    */
   stepBytes: 2_000_000_000,
   /** Seconds an idle session is kept. */

@@ -54,17 +54,26 @@ const MEASURED = engines.flatMap((engine): (readonly [EngineName, Freed])[] =>
 ); // prettier-ignore
 const hasTensorFlow = engines.includes('tensorflow');
 const peers = peersInstalled() ? PEERS.filter(([, { kind }]) => kind !== 'kfac') : [];
-if (peers.length === 0) say(MISSING);
-if (!COUNTS_MEMORY) say('The memory of a process is counted on Linux only: those parts are left out.');
 const { machine, revision } = provenance('');
 
 let results: ScalingResults = stored();
 for (const command of COMMANDS) {
   if (named.length > 0 && !named.includes(command)) continue;
-  if (command === 'batch' || command === 'depth' || COUNTS_MEMORY) await run(command);
+  const missing = missingFor(command);
+  if (missing === null) await run(command);
+  else say(`${command} is left out: ${missing}`);
 }
 if (isQuick) process.stdout.write(`\n${renderScaling(results)}`);
 else say('written to docs/results/scaling.md');
+
+/** What this machine lacks for a part, in words; null if nothing. */
+function missingFor(command: Command): string | null {
+  const isTimed = command === 'batch' || command === 'depth';
+  if (!hasTensorFlow && command !== 'memory' && command !== 'sessions')
+    return 'npm run native builds the native engine';
+  if (isTimed && peers.length === 0) return MISSING;
+  return isTimed || COUNTS_MEMORY ? null : 'the memory of a process is counted on Linux only';
+}
 
 function isCommand(word: string): word is Command {
   return COMMANDS.some((command) => command === word);
@@ -96,7 +105,6 @@ async function run(command: Command): Promise<void> {
       store('sessions', await inTurn(isQuick ? SESSION_CASES.slice(0, 1) : SESSION_CASES, session));
       return;
     case 'graphs':
-      if (!hasTensorFlow) return;
       store('graphs', await inTurn(DEPTHS, (depth) => {
         say(`graphs of ${String(depth)} layers`);
         return graphMemory(depth);

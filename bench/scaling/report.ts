@@ -105,9 +105,9 @@ function timeFigure(title: string, xLabel: string, { points }: Part<TimePoint>):
     });
   const series: Series[] = [
     { name: 'DDPNOpt, TensorFlow', points: curve(OURS, ({ step }) => step) },
-    { name: 'its refresh', points: curve(OURS, refreshCost) },
+    { name: 'its refresh, TensorFlow', points: curve(OURS, refreshCost) },
     { name: 'DDPNOpt, PyTorch', points: curve(PEER, ({ step }) => step) },
-    { name: 'its refresh', points: curve(PEER, refreshCost) },
+    { name: 'its refresh, PyTorch', points: curve(PEER, refreshCost) },
     { name: 'Adam, PyTorch', points: curve(ADAM, ({ mean }) => mean) },
   ];
   return renderFigure({ title, xLabel, yLabel: 'milliseconds', series: series.filter((each) => each.points.length > 0) }); // prettier-ignore

@@ -51,6 +51,7 @@ it('docs/results/scaling.md and its figures are made from scaling.json', async (
   const stored = JSON.parse(await readFile(new URL('scaling.json', FOLDER), 'utf8')) as ScalingResults;
   expect(await readFile(new URL('scaling.md', FOLDER), 'utf8')).toBe(renderScaling(stored));
   const figures = scalingFigures(stored);
+  expect(figures.size).toBe(4);
   for (const [file, figure] of figures) expect(await readFile(new URL(file, FOLDER), 'utf8')).toBe(figure);
 });
 

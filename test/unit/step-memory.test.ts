@@ -1,4 +1,7 @@
-/** The bytes that a step is said to take, against the tensors alive on wasm, which frees a tensor when it is told to. */
+/**
+ * The bytes that a step is said to take, against the tensors alive on wasm, which frees a tensor when it is told to. Factorisations are
+ * made on the host there: they are in what is said, not in what is counted.
+ */
 import * as tf from '@tensorflow/tfjs-core';
 import { expect, it } from 'vitest';
 import { perceptron } from '../../bench/peers/networks.ts';

@@ -1,13 +1,12 @@
 /** A step that would take more than a worker can give is refused from its header. */
 import { describe, expect, it } from 'vitest';
 import { passCost, PREDICTION_PASSES, trainingPasses } from '../../shared/cost.ts';
-import { hostedDefinitionSchema, type HostedDefinition } from '../../shared/hosted-definition.ts';
 import { LIMITS } from '../../shared/limits.ts';
 import type { SafetensorsHeader } from '../../shared/safetensors.ts';
 import { layersDefinitionSchema, type LayersDefinition } from '../../shared/layers-definition.ts';
 import { modelSchema, type ModelInput } from '../../shared/model.ts';
 import { optimizerSchema } from '../../shared/optimizer.ts';
-import { checkStepHeader, stepBytes } from '../../shared/step.ts';
+import { checkStepHeader } from '../../shared/step.ts';
 import { TENSOR } from '../../shared/tensor-names.ts';
 
 function definitionOf(count: number): LayersDefinition {
@@ -81,29 +80,6 @@ describe('the batch', () => {
         message: expect.stringMatching(/bytes beside the session’s state/) as string,
       }),
     );
-  });
-
-  it('counts what the backward pass of many columns holds of a convolution', () => {
-    const definition = (outputs: number): HostedDefinition =>
-      hostedDefinitionSchema.parse({
-        mode: 'hosted',
-        model: {
-          input: [28, 28, 32],
-          layers: [
-            { kind: 'conv2d', name: 'c', outputs: 8, kernel: [5, 5] },
-            { kind: 'average-pooling', window: [24, 24] },
-            { kind: 'flatten' },
-            { kind: 'dense', name: 'out', outputs },
-          ],
-        },
-        loss: { kind: 'softmax-cross-entropy' },
-        optimizer: { terminalCurvature: { kind: 'gauss-newton', columns: outputs } },
-      });
-    // The gradients of every column in the patches, twice.
-    const patches = 2 * 4 * 8 * 24 * 24 * 5 * 5 * 32;
-    const more = stepBytes(definition(32), 8) - stepBytes(definition(4), 8);
-    expect(more / (28 * patches)).toBeGreaterThan(1);
-    expect(more / (28 * patches)).toBeLessThan(1.5);
   });
 });
 
