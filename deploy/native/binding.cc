@@ -10,6 +10,7 @@
  * deleteFunction(name)                    forgets it
  * deviceOf(tensor)                        the name of the device on which a tensor lies
  * cudaVersions()                          versions of the CUDA libraries that have been loaded, null without CUDA
+ * hasGpuKernel(operation)                 whether TensorFlow can compute an operation on a GPU, be there one or not
  */
 #include <node_api.h>
 
@@ -25,6 +26,7 @@
 #include <vector>
 #include "tensorflow/c/c_api.h"
 #include "tensorflow/c/eager/c_api.h"
+#include "tensorflow/c/kernels.h"
 
 #ifdef DDPNOPT_CUDA
 // Declared here rather than by headers of several hundred megabytes.
@@ -193,6 +195,20 @@ napi_value CudaVersions(napi_env env, napi_callback_info) {
   return result;
 }
 
+napi_value HasGpuKernel(napi_env env, napi_callback_info info) {
+  napi_value arguments[1];
+  std::string operation;
+  if (!Arguments(env, info, 1, arguments) || !Text(env, arguments[0], &operation)) return nullptr;
+  TF_AutoStatus status;
+  Owned<TF_Buffer> kernels(TF_GetRegisteredKernelsForOp(operation.c_str(), status.status));
+  if (!Succeeded(env, status.status, "the kernels are not to be had")) return nullptr;
+  // A KernelList; the device is field 2 of each KernelDef, a text that is preceded by its length.
+  const std::string list(static_cast<const char *>(kernels->data), kernels->length);
+  napi_value result;
+  ENSURE_NAPI_OK_RETVAL(env, napi_get_boolean(env, list.find("\x12\x03GPU") != std::string::npos, &result), nullptr);
+  return result;
+}
+
 }  // namespace
 
 }  // namespace tfnodejs
@@ -206,6 +222,7 @@ NAPI_MODULE_INIT() {
       {"deleteFunction", nullptr, DeleteFunction, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"deviceOf", nullptr, DeviceOf, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"cudaVersions", nullptr, CudaVersions, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"hasGpuKernel", nullptr, HasGpuKernel, nullptr, nullptr, nullptr, napi_default, nullptr},
   };
   ENSURE_NAPI_OK_RETVAL(env, napi_define_properties(env, exports, ARRAY_SIZE(additions), additions), nullptr);
   return exports;

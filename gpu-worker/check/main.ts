@@ -99,6 +99,15 @@ function printComparisons(topic: string, comparisons: readonly Comparison[]): bo
   return failed.length === 0;
 }
 
+/** @returns whether TensorFlow can compute all operations that have been executed on a GPU */
+function printKernels(binding: TensorFlowBinding, operations: ReadonlySet<string>): boolean {
+  if (!hasFunctions(binding) || binding.cudaVersions() === null) return true;
+  const lacking = [...operations].filter((operation) => !binding.hasGpuKernel(operation));
+  const summary = lacking.length === 0 ? 'each can be computed on a GPU' : `not on a GPU: ${lacking.join(', ')}`;
+  print('Operations', `${String(operations.size)} of TensorFlow's; ${summary}`);
+  return lacking.length === 0;
+}
+
 /** What a step moves when its graphs have been made. */
 function trafficOfStep(engine: Engine, watch: WatchedBinding, workload: Workload): Traffic {
   const { trainer, body } = startTraining(engine, workload);
@@ -164,6 +173,7 @@ const checks = [
   printComparisons('Layer × metric', compareLayers(engine, reference)),
   printComparisons('Hosted models', compareModels(engine, reference)),
 ];
+if (isOnGpu) checks.push(printKernels(binding, watch.operations));
 const [smallest] = WORKLOADS;
 if (smallest !== undefined) checks.push(printTraffic(smallest, trafficOfStep(engine, watch, smallest), isOnGpu));
 if (isOnGpu) printTimes();

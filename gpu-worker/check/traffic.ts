@@ -18,6 +18,8 @@ export interface WatchedBinding {
   readonly binding: TensorFlowBinding;
   /** What has been moved since it was asked for the last time. */
   readonly take: () => Traffic;
+  /** TensorFlow's operations that have been executed, if only while a graph was made of them. */
+  readonly operations: ReadonlySet<string>;
 }
 
 const ELEMENT_BYTES = { [DATA_TYPES.float32]: 4, [DATA_TYPES.float64]: 8, [DATA_TYPES.int32]: 4, [DATA_TYPES.bool]: 1 };
@@ -26,6 +28,7 @@ const ELEMENT_BYTES = { [DATA_TYPES.float32]: 4, [DATA_TYPES.float64]: 8, [DATA_
 export function watched(binding: TensorFlowBinding): WatchedBinding {
   let traffic = none();
   const names = new Set<string>();
+  const operations = new Set<string>();
   const bytes = new Map<number, number>();
   const adopt = (descriptions: ReturnType<StockBinding['executeOp']>): typeof descriptions => {
     for (const { id, shape, dtype } of descriptions) {
@@ -57,7 +60,7 @@ export function watched(binding: TensorFlowBinding): WatchedBinding {
           const device = binding.deviceOf(id).replace(/^.*device:/, '');
           traffic.results.set(device, (traffic.results.get(device) ?? 0) + 1);
         }
-      }
+      } else operations.add(operation);
       return descriptions;
     },
     loadSavedModel: binding.loadSavedModel,
@@ -78,7 +81,7 @@ export function watched(binding: TensorFlowBinding): WatchedBinding {
     traffic = none();
     return taken;
   };
-  if (!hasFunctions(binding)) return { binding: stock, take };
+  if (!hasFunctions(binding)) return { binding: stock, take, operations };
   const functions = {
     createFunction: (graph: Uint8Array, inputs: string, outputs: string) => {
       const name = binding.createFunction(graph, inputs, outputs);
@@ -90,9 +93,10 @@ export function watched(binding: TensorFlowBinding): WatchedBinding {
       binding.deleteFunction(name);
     },
     deviceOf: binding.deviceOf,
+    hasGpuKernel: binding.hasGpuKernel,
     cudaVersions: binding.cudaVersions,
   };
-  return { binding: { ...stock, ...functions }, take };
+  return { binding: { ...stock, ...functions }, take, operations };
 }
 
 function none(): Traffic {

@@ -1,8 +1,12 @@
 /** Graphs as functions of the binding that npm run native builds: nothing but the batch crosses to the device and back. */
 import { describe, expect, it } from 'vitest';
 import { startTraining, WORKLOADS } from '../../gpu-worker/check/workload.ts';
+import { passes } from '../../gpu-worker/check/comparison.ts';
+import { compareLinearAlgebra } from '../../gpu-worker/check/linear-algebra.ts';
+import { compareLayers, compareModels } from '../../gpu-worker/check/training.ts';
 import { watched } from '../../gpu-worker/check/traffic.ts';
 import { createDeferredEngine } from '../../gpu-worker/tensor/deferred/engine.ts';
+import { loadEngine } from '../../gpu-worker/tensor/index.ts';
 import type { Engine, Tensor } from '../../gpu-worker/tensor/engine.ts';
 import {
   findBinding,
@@ -64,6 +68,22 @@ describe.skipIf(withFunctions === null)('graphs as functions', () => {
     expect([functionCalls > 0, sessionRuns]).toEqual([true, 0]);
     expect([...results.keys()]).toEqual([full.isUsingGpuDevice() ? 'GPU:0' : 'CPU:0']);
     trainer.close();
+  });
+
+  // Where tensors lie on a GPU nothing of OpenBLAS is used; what is used then must compute as well, and be there for GPUs.
+  it('compute as the reference with what TensorFlow itself has, all of it with kernels for GPUs', async () => {
+    const watch = watched(full);
+    const engine = deferred({ ...watch.binding, isUsingGpuDevice: () => true });
+    const reference = await loadEngine('reference');
+    const compared = [compareLinearAlgebra, compareLayers, compareModels].flatMap((compare) =>
+      compare(engine, reference),
+    );
+    expect(compared.filter((comparison) => !passes(comparison))).toEqual([]);
+    expect([...watch.operations]).toEqual(expect.arrayContaining(['Cholesky', 'MatrixTriangularSolve', 'Conv2D']));
+    expect([...watch.operations].filter((name) => name.startsWith('Ddpnopt'))).toEqual([]);
+    if (full.cudaVersions() === null) return;
+    expect([...watch.operations].filter((operation) => !full.hasGpuKernel(operation))).toEqual([]);
+    expect(full.hasGpuKernel('DdpnoptCholesky')).toBe(false);
   });
 
   it('go when they are deleted', () => {

@@ -39,6 +39,8 @@ export interface GraphFunctions {
   readonly deleteFunction: (name: string) => void;
   /** Where a tensor lies: "/job:localhost/replica:0/task:0/device:CPU:0". */
   readonly deviceOf: (id: number) => string;
+  /** Whether TensorFlow was built to compute an operation on a GPU. */
+  readonly hasGpuKernel: (operation: string) => boolean;
   /** As CUDA counts: 12090 for 12.9, cuDNN 92800 for 9.28.0; 0 for a driver that is not there. null without CUDA. */
   readonly cudaVersions: () => { readonly driver: number; readonly runtime: number; readonly cudnn: number } | null;
 }
@@ -79,14 +81,15 @@ export function hasFunctions(binding: TensorFlowBinding): binding is BindingWith
 const PACKAGES = ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node'];
 const ROOT = new URL('../../../', import.meta.url);
 
-/** The file of the binding: of an installed package, else what `npm run native` assembled; null if there is neither. */
+/** The file of the binding: what `npm run native` assembled, which can do more, else an installed package's; null without either. */
 export function findBinding(): string | null {
+  const assembled = fileURLToPath(new URL(`${NATIVE_ENGINE_FOLDER}/${NATIVE_ENGINE_BINDING}`, ROOT));
+  if (existsSync(assembled)) return assembled;
   for (const name of PACKAGES) {
     const installed = bindingOfPackage(name);
     if (installed !== null) return installed;
   }
-  const assembled = fileURLToPath(new URL(`${NATIVE_ENGINE_FOLDER}/${NATIVE_ENGINE_BINDING}`, ROOT));
-  return existsSync(assembled) ? assembled : null;
+  return null;
 }
 
 /** Null too where the package is there but its installation could not bring the binding. */
