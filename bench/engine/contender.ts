@@ -3,7 +3,7 @@ import { hostedConfiguration, hostedStep, initialHostedState } from '../../gpu-w
 import { disposeReplaced, tensorsIn, type EngineName } from '../../gpu-worker/tensor/engine.ts';
 import { loadEngine } from '../../gpu-worker/tensor/index.ts';
 import { PeerProcess, type PeerOptimizer } from '../peers/peers.ts';
-import { hostedDefinition, LEARNING_RATE, REFRESH_EVERY, type Problem } from './problem.ts';
+import { hostedDefinition, LEARNING_RATE, REFRESH_EVERY, type Problem, type Variant } from './problem.ts';
 
 export interface Contender {
   readonly name: string;
@@ -19,17 +19,13 @@ export interface Runner {
   readonly stop: () => Promise<void>;
 }
 
-/** `factorised`: whatever the batch, where the default solves large systems by conjugate gradients. */
-type Variant = 'default' | 'factorised';
-
 /** The worker's hosted step on one of its engines: upload, both passes, curvature and policies. */
 export function engineContender(engineName: EngineName, variant: Variant = 'default'): Contender {
   return {
     name: `DDPNOpt, ${engineName}${variant === 'default' ? '' : `, ${variant}`}`,
     async prepare({ model, batch, batches }) {
       const engine = await loadEngine(engineName);
-      const solver = variant === 'default' ? {} : { choleskyRows: batch };
-      const configuration = hostedConfiguration(hostedDefinition(model, solver));
+      const configuration = hostedConfiguration(hostedDefinition(model, variant));
       const before = engine.liveTensors;
       let state = initialHostedState(engine, configuration);
       return {

@@ -6,13 +6,14 @@
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
+import { optimizerSchema } from '../../shared/optimizer.ts';
 import { presentEngines } from '../../gpu-worker/tensor/index.ts';
 import { peersInstalled, MISSING } from '../peers/environment.ts';
 import { NETWORKS } from '../peers/networks.ts';
 import { provenance } from '../provenance.ts';
 import { engineContender, peerContender, PEERS, type Contender } from './contender.ts';
 import { measureInTurns, PRODUCT_ORDER } from './measure.ts';
-import { operations, problem, REFRESH_EVERY, type Problem } from './problem.ts';
+import { operations, problem, REFRESH_EVERY, type Problem, type Variant } from './problem.ts';
 import { renderEngines, type ContenderResult, type EngineResults, type ProblemResult } from './report.ts';
 
 const FOLDER = new URL('../../docs/results/', import.meta.url);
@@ -36,12 +37,20 @@ async function measure(task: Problem, contenders: readonly Contender[], rounds: 
     rounds,
     operations: counted,
     contenders: timings.map((timing): ContenderResult => {
-      // The peer makes its products in another way, which is not counted.
-      const isOurs = !timing.name.endsWith('PyTorch');
-      const share = counted === null || !isOurs ? null : counted.step / (timing.step / 1000) / timing.peak;
+      // The peer makes its products in another way, and the other ways to take the step make others: they are not counted.
+      const isCounted = timing.name === 'DDPNOpt, tensorflow' || timing.name === 'DDPNOpt, wasm';
+      const share = counted === null || !isCounted ? null : counted.step / (timing.step / 1000) / timing.peak;
       return { ...timing, peakShare: share };
     }),
   };
+}
+
+/** Other ways to take the step, on the native engine: the cheap one, and the peer's where the default takes another. */
+function variants({ batch }: Problem): Contender[] {
+  if (!engines.includes('tensorflow')) return [];
+  const iterates = batch > optimizerSchema.parse({}).solver.choleskyRows;
+  const names: readonly Variant[] = iterates ? ['factorised', 'fast'] : ['fast'];
+  return names.map((name) => engineContender('tensorflow', name));
 }
 
 /** What is trained: 0 with --quick, 1 by default too, 2 with --all only. */
@@ -59,7 +68,7 @@ for (const { task, weight } of tasks) {
   const isLarge = weight > 0;
   // wasm would take minutes for a round of a large problem.
   const names = engines.filter((name) => !(isLarge && name === 'wasm'));
-  const contenders = [...names.map((name) => engineContender(name)), ...peers];
+  const contenders = [...names.map((name) => engineContender(name)), ...variants(task), ...peers];
   problems.push(await measure(task, contenders, isLarge ? ROUNDS.large : ROUNDS.small));
   const results: EngineResults = {
     command: 'npm run bench:engine',

@@ -1,6 +1,7 @@
 /** Steps of several contenders on one problem, in rounds in which they take turns. */
 import type { Contender } from './contender.ts';
 import { REFRESH_EVERY, type Problem } from './problem.ts';
+import { at } from '../../shared/at.ts';
 import { median } from '../median.ts';
 
 /** Rounds before the first that counts: our first refresh after the first step makes a graph, too. */
@@ -15,7 +16,7 @@ export interface Timing {
   readonly step: number;
   /** Median milliseconds of a step that refreshes the factorisations. */
   readonly refreshStep: number;
-  /** Their mean, one refresh in `REFRESH_EVERY` steps. */
+  /** Mean over the steps of a round, of each the median over the rounds. */
   readonly mean: number;
   /** Median rate of a large product, operations a second. */
   readonly peak: number;
@@ -35,25 +36,30 @@ export async function measureInTurns(
   const entries = [];
   for (const contender of contenders) {
     const runner = await contender.prepare(task);
-    entries.push({ contender, runner, steps: [] as number[], refreshSteps: [] as number[], peaks: [] as number[] });
+    entries.push({ contender, runner, rounds: [] as (readonly number[])[], peaks: [] as number[] });
   }
   for (let round = 1 - WARM_UP_ROUNDS; round <= rounds; round++) {
-    for (const { runner, steps, refreshSteps, peaks } of entries) {
-      const [refresh = Number.NaN, ...others] = await runner.round();
+    for (const { runner, rounds: measured, peaks } of entries) {
+      const milliseconds = await runner.round();
       // Between the steps, so that whatever else the machine does meets both.
       const peak = await runner.peak(PRODUCT_ORDER);
       if (round < 1) continue;
-      refreshSteps.push(refresh);
-      steps.push(...others);
+      measured.push(milliseconds);
       peaks.push(peak);
     }
     report(`${task.name}: ${round < 1 ? 'warming up' : `round ${String(round)} of ${String(rounds)}`}`);
   }
   for (const { runner } of entries) await runner.stop();
-  return entries.map(({ contender: { name }, steps, refreshSteps, peaks }): Timing => {
-    const step = median(steps);
-    const refreshStep = median(refreshSteps);
-    const mean = (refreshStep + (REFRESH_EVERY - 1) * step) / REFRESH_EVERY;
-    return { name, step, refreshStep, mean, peak: median(peaks) };
+  return entries.map(({ contender: { name }, rounds: measured, peaks }): Timing => {
+    const medians = Array.from({ length: REFRESH_EVERY }, (_, index) =>
+      median(measured.map((round) => at(round, index))),
+    );
+    return {
+      name,
+      step: median(measured.flatMap((round) => round.slice(1))),
+      refreshStep: at(medians, 0),
+      mean: medians.reduce((sum, each) => sum + each, 0) / REFRESH_EVERY,
+      peak: median(peaks),
+    };
   });
 }

@@ -1,4 +1,5 @@
 /** What every contender trains: a network on random batches of one size, and what a step of that costs in operations. */
+import { LIMITS } from '../../shared/limits.ts';
 import { elementCount } from '../../shared/shape.ts';
 import { layerSizes, passCost, PREDICTION_PASSES } from '../../shared/cost.ts';
 import { hostedDefinitionSchema, type HostedDefinition } from '../../shared/hosted-definition.ts';
@@ -36,18 +37,36 @@ export function problem(name: string, model: ModelInput, batch: number): Problem
   return { name: `${name}, B = ${String(batch)}`, model, batch, batches };
 }
 
-/** The service's own step: metric kronecker, coupling feedback, the defaults but for η. */
-export function hostedDefinition(model: ModelInput, solver: { readonly choleskyRows?: number } = {}): HostedDefinition {
-  return hostedDefinitionSchema.parse({
-    mode: 'hosted',
-    model,
-    loss: { kind: 'softmax-cross-entropy' },
-    optimizer: {
-      learningRate: { kind: 'constant', value: LEARNING_RATE },
-      metric: { kind: 'kronecker', refreshEvery: REFRESH_EVERY },
-      solver,
-    },
-  });
+/**
+ * How the service takes the step. `default`: metric kronecker, coupling feedback, the defaults but for η. `factorised`: the same, by a
+ * Cholesky factorisation whatever the batch, where the default solves large systems by conjugate gradients. `fast`: each lever that
+ * makes a step cheaper: samples are not coupled, there is no second pass, every fifth batch enters the factors, and the first
+ * input factor, if it is large, is that of the first batches.
+ */
+export type Variant = 'default' | 'factorised' | 'fast';
+
+const FROZEN_RANK = 128;
+
+export function hostedDefinition(model: ModelInput, variant: Variant = 'default'): HostedDefinition {
+  const loss = { kind: 'softmax-cross-entropy' };
+  return hostedDefinitionSchema.parse({ mode: 'hosted', model, loss, optimizer: optimizer(model, variant) });
+}
+
+function optimizer({ input }: ModelInput, variant: Variant): object {
+  const learningRate = { kind: 'constant', value: LEARNING_RATE };
+  const metric = { kind: 'kronecker', refreshEvery: REFRESH_EVERY };
+  switch (variant) {
+    case 'default':
+      return { learningRate, metric };
+    case 'factorised':
+      return { learningRate, metric, solver: { choleskyRows: LIMITS.batch } };
+    case 'fast': {
+      const isLarge = input.length === 1 && elementCount(input) > FROZEN_RANK;
+      const frozen = isLarge ? { firstInputFactor: { kind: 'frozen', rank: FROZEN_RANK } } : {};
+      const sparse = { ...metric, statisticsEvery: 5, ...frozen };
+      return { learningRate, metric: sparse, coupling: 'value', batchCoupling: 'diagonal' };
+    }
+  }
 }
 
 /**
