@@ -74,14 +74,15 @@ function optimizer({ input }: ModelInput, variant: Variant): object {
  * whose tangent kernels are made in one of several ways. Two forward passes and one backward pass, and for each layer with n
  * inputs (and the bias) and c outputs:
  *
- *     factors XᵀX, GᵀG        2B(n² + c²)
- *     X T_a, G T_g            2B(n² + c²)
- *     Gram matrices           2B²(n + c)
+ *     factors XᵀX, GᵀG        B(n² + c²)
+ *     X T_a, G T_g            B(n² + c²)
+ *     Gram matrices           B²(n + c)
  *     Cholesky factor of S    B³/3
  *     (X T_a)ᵀ diag(κ) G T_g  2Bnc
- *     T_a … T_gᵀ              2n² min(B, c) + 2c² min(B, n)
+ *     T_a … T_gᵀ              n² min(B, c) + c² min(B, n)
  *
- * and, every `REFRESH_EVERY` steps, L and L⁻¹ of both factors, ⅔(n³ + c³). Symmetric products count in full.
+ * and, every `REFRESH_EVERY` steps, L and L⁻¹ of both factors, ⅔(n³ + c³). Of symmetric products and those with a triangular matrix
+ * one half counts, whether or not the engine makes use of that; conjugate gradients count as the factorisation that they replace.
  */
 export function operations({ model, batch: B }: Problem): { readonly step: number; readonly refresh: number } | null {
   const definition = hostedDefinition(model);
@@ -90,8 +91,8 @@ export function operations({ model, batch: B }: Problem): { readonly step: numbe
   let step = 3 * 2 * passCost(definition.model, PREDICTION_PASSES, B).forwardWork;
   let refresh = 0;
   for (const { inputs: n, outputs: c } of layers.map(layerSizes)) {
-    step += 4 * B * (n * n + c * c) + 2 * B * B * (n + c) + B ** 3 / 3 + 2 * B * n * c;
-    step += 2 * n * n * Math.min(B, c) + 2 * c * c * Math.min(B, n);
+    step += 2 * B * (n * n + c * c) + B * B * (n + c) + B ** 3 / 3 + 2 * B * n * c;
+    step += n * n * Math.min(B, c) + c * c * Math.min(B, n);
     refresh += (2 / 3) * (n ** 3 + c ** 3);
   }
   return { step, refresh };
