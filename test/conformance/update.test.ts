@@ -154,6 +154,32 @@ describe.each(presentEngines())('engine %s', async (name) => {
     });
   });
 
+  it('the leverage rule refuses a batch whose leverage overflows, though each of its kernels is finite', () => {
+    const { network: single, batch } = randomProblem({
+      widths: [4, 3],
+      activation: 'linear',
+      loss: 'softmax-cross-entropy',
+      batchSize: 24,
+      seed: 14,
+    });
+    const optimizer: OptimizerInput = {
+      coupling: 'value',
+      batchCoupling: 'diagonal',
+      metric: { kind: 'identity' },
+      terminalCurvature: { kind: 'gradient', lossScale: null },
+    };
+    // A gradient has a norm of at most √2, four inputs one of 2 max|x|: a kernel is no larger than eight tenths of the largest number.
+    const largest = engine.precision === 'float64' ? Number.MAX_VALUE : 3.4e38;
+    const length = Math.max(...[...batch.inputs.data].map(Math.abs));
+    const huge = { ...batch, inputs: scale(batch.inputs, Math.sqrt(largest / 10) / length) };
+    const step = (learningRate: OptimizerInput['learningRate']): StepResult =>
+      stepOn(engine, configurationFor(single, { ...optimizer, learningRate }), INITIAL_STATE, single, huge);
+    step({ kind: 'constant', value: 1e-30 });
+    expect(() => step({ kind: 'leverage', value: 3 })).toThrow(
+      expect.objectContaining({ code: 'numerical_failure', message: expect.stringContaining('leverage') as string }),
+    );
+  });
+
   describe('the Levenberg–Marquardt rule', () => {
     const rule = { kind: 'levenberg-marquardt', initial: 20, every: 1, factor: 2, minimum: 5, maximum: 40 } as const;
     const random = mulberry32(13);

@@ -23,7 +23,7 @@ interface JudgedBatch {
  *
  * @param rowWeights h of every row, [R]
  * @param kernelDiagonal computes Σ_t diag(N_t) at η = 1, [R]
- * @throws ProblemError `unknown_tensor` if there is no last step to judge
+ * @throws ProblemError `unknown_tensor` if there is no last step to judge; `numerical_failure` if the leverage overflows
  */
 export function chooseLearningRate(
   engine: Engine,
@@ -36,6 +36,8 @@ export function chooseLearningRate(
   switch (rule.kind) {
     case 'leverage': {
       const observed = batchLeverage(engine, kernelDiagonal(), rowWeights, batch.losses.shape[0] ?? 1);
+      // η would be 0 from here on, and the step finite.
+      if (!Number.isFinite(observed)) throw leverageOverflow(engine);
       const share = biasCorrectedShare(rule.decay, state.step);
       const leverage = state.leverage === null ? observed : state.leverage + share * (observed - state.leverage);
       return { learningRate: rule.value / Math.max(leverage, SMALLEST_LEVERAGE), leverage };
@@ -48,6 +50,13 @@ export function chooseLearningRate(
     case 'one-cycle':
       return { learningRate: scheduledLearningRate(rule, state.step), leverage: null };
   }
+}
+
+function leverageOverflow(engine: Engine): ProblemError {
+  return new ProblemError('numerical_failure', {
+    detail: `The leverage of the batch, mean h·ΣN_ii/B, by which learningRate leverage chooses η, overflows ${engine.precision}.`,
+    remedy: 'Check the scale of the layers’ inputs and output gradients.',
+  });
 }
 
 /** η after the last step's judgement, where this batch brings the losses for it. */
