@@ -14,7 +14,8 @@ const modules = (...names) => names.map((name) => `node_modules/${name}(/|$)`);
 module.exports = {
   forbidden: [
     { name: 'no-cycles', severity: 'error', from: {}, to: { circular: true } },
-    { name: 'resolvable', severity: 'error', from: {}, to: { couldNotResolve: true } },
+    // workerd has modules of its own.
+    { name: 'resolvable', severity: 'error', from: {}, to: { couldNotResolve: true, pathNot: '^cloudflare:workers$' } },
     {
       name: 'nothing-imports-test',
       severity: 'error',
@@ -25,7 +26,7 @@ module.exports = {
     only(
       'edge',
       '^edge/',
-      ['edge/', 'shared/', ...modules('hono', '@hono/zod-openapi', 'zod')],
+      ['edge/', 'shared/', 'cloudflare:workers$', ...modules('hono', '@hono/zod-openapi', 'zod')],
       'the edge holds no tensor engine and runs in workerd: nothing of Node',
     ),
     only('client', '^clients/js/', ['clients/js/', 'shared/'], 'the client library runs in browsers too'),
@@ -61,7 +62,19 @@ module.exports = {
       'the peers know the service’s declarations, nothing of how it computes',
     ),
     only('docs', '^docs/', ['docs/', 'shared/', '(fs)', ...modules('zod')]),
-    only('deploy', '^deploy/', [
+    only(
+      'deploy-node',
+      '^deploy/node/',
+      [
+        'deploy/node/',
+        'edge/',
+        'shared/',
+        '(crypto|events|fs|net|path|url|node:sqlite)',
+        ...modules('@hono/node-server', 'zod'),
+      ],
+      'the edge under Node: what runs in workerd, and what Node has in its place',
+    ),
+    only('deploy', '^deploy/(?!node/)', [
       'deploy/',
       'shared/',
       '(child_process|crypto|fs|path|stream|url|util)',

@@ -2,7 +2,7 @@
 import { OpenAPIHono } from '@hono/zod-openapi';
 import { requestId } from 'hono/request-id';
 import { invalidParameter } from '../shared/validation.ts';
-import type { EdgeEnv } from './environment.ts';
+import type { EdgeEnv, Platform } from './environment.ts';
 import { answerProblem, noSuchRoute, refuseOtherMethods } from './middleware/problems.ts';
 import { registerCheckpoints } from './routes/checkpoints.ts';
 import { registerDocumentation } from './routes/documentation.ts';
@@ -12,7 +12,7 @@ import { registerModels } from './routes/models.ts';
 import { registerSessions } from './routes/sessions.ts';
 import { registerSteps } from './routes/steps.ts';
 
-export function createApp(): OpenAPIHono<EdgeEnv> {
+export function createApp(platform: Platform): OpenAPIHono<EdgeEnv> {
   const app = new OpenAPIHono<EdgeEnv>({
     defaultHook: async (result, c) => {
       if (result.success) return;
@@ -23,6 +23,10 @@ export function createApp(): OpenAPIHono<EdgeEnv> {
     },
   });
   app.use(requestId());
+  app.use(async (c, next) => {
+    c.set('platform', platform);
+    await next();
+  });
   app.onError(answerProblem);
   app.notFound(noSuchRoute);
   registerHealth(app);

@@ -1,7 +1,19 @@
 /** What a request handler at the edge can reach. */
 import type { RequestIdVariables } from 'hono/request-id';
+import type { Placement } from './placement/placement.ts';
+
+/** What differs between Cloudflare and Node. */
+export interface Platform {
+  readonly placement: Placement;
+  /** Static files, by path. */
+  readonly asset: (path: string) => Promise<Response>;
+  /** A pipe for a body of known length, as the platform's fetch sends one with its Content-Length. */
+  readonly pipe: (length: number) => {
+    readonly readable: ReadableStream<Uint8Array>;
+    readonly writable: WritableStream<Uint8Array>;
+  };
+}
 
 export interface EdgeEnv {
-  readonly Bindings: Env;
-  readonly Variables: RequestIdVariables;
+  readonly Variables: RequestIdVariables & { readonly platform: Platform };
 }

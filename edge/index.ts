@@ -1,4 +1,6 @@
 /** The Cloudflare Worker. */
+import { env } from 'cloudflare:workers';
 import { createApp } from './app.ts';
+import { cloudflarePlatform } from './cloudflare.ts';
 
-export default createApp();
+export default createApp(cloudflarePlatform(env));

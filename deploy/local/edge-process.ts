@@ -25,6 +25,7 @@ const bundle = await build({
   write: false,
   format: 'esm',
   target: 'es2024',
+  external: ['cloudflare:workers'],
   conditions: ['workerd', 'worker', 'browser'],
 });
 const contents = bundle.outputFiles[0]?.text;

@@ -1,15 +1,23 @@
-/** The edge as a child process. */
+/** The edge as a child process: in workerd, as on Cloudflare, or under Node alone. */
 import { startProcess, type ServiceProcess } from './child.ts';
 
-const ENTRY = new URL('./edge-process.ts', import.meta.url);
+/** What the edge runs in. */
+export const EDGE_RUNTIMES = ['workerd', 'node'] as const;
+export type EdgeRuntime = (typeof EDGE_RUNTIMES)[number];
+
+const ENTRIES: Readonly<Record<EdgeRuntime, URL>> = {
+  workerd: new URL('./edge-process.ts', import.meta.url),
+  node: new URL('../node/edge-process.ts', import.meta.url),
+};
 
 export interface EdgeOptions {
   /** 0 takes a free port. */
   readonly port: number;
   readonly workerUrl: string;
+  readonly runtime?: EdgeRuntime | undefined;
 }
 
 /** Starts the edge on the loopback interface and waits until it serves. @throws Error if it does not */
-export function startEdge({ port, workerUrl }: EdgeOptions): Promise<ServiceProcess> {
-  return startProcess('edge', ENTRY, { DDPNOPT_PORT: String(port), DDPNOPT_WORKER_URL: workerUrl });
+export function startEdge({ port, workerUrl, runtime = 'workerd' }: EdgeOptions): Promise<ServiceProcess> {
+  return startProcess('edge', ENTRIES[runtime], { DDPNOPT_PORT: String(port), DDPNOPT_WORKER_URL: workerUrl });
 }

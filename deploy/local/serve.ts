@@ -3,11 +3,13 @@
  *
  * DDPNOPT_PORT             port of the edge, 8787 by default
  * DDPNOPT_WORKER_PORT      port of the worker, 8788 by default
+ * DDPNOPT_EDGE             what the edge runs in: workerd, as on Cloudflare, by default; or node
  * DDPNOPT_ENGINE           tensor engine of the worker: tensorflow, wasm or reference; the best one there is by default
  * DDPNOPT_STORAGE          folder, or s3://bucket/prefix, that sessions and checkpoints survive in; .ddpnopt by default, "memory" for none
  */
 import { resolve } from 'node:path';
 import * as z from 'zod';
+import { EDGE_RUNTIMES } from './edge.ts';
 import { untilInterrupted } from './interrupt.ts';
 import { describeEngine, startStack } from './stack.ts';
 
@@ -15,6 +17,7 @@ const port = z.coerce.number().int().min(0).max(65_535);
 const environmentSchema = z.object({
   DDPNOPT_PORT: port.default(8787),
   DDPNOPT_WORKER_PORT: port.default(8788),
+  DDPNOPT_EDGE: z.enum(EDGE_RUNTIMES).default('workerd'),
   DDPNOPT_ENGINE: z.string().optional(),
   DDPNOPT_STORAGE: z.string().min(1).default('.ddpnopt'),
 });
@@ -31,9 +34,9 @@ try {
   const environment = environmentSchema.safeParse(process.env);
   if (!environment.success) throw new Error(z.prettifyError(environment.error));
   const { DDPNOPT_PORT: edgePort, DDPNOPT_WORKER_PORT: workerPort, DDPNOPT_ENGINE: engine } = environment.data;
-  const { DDPNOPT_STORAGE: folder } = environment.data;
+  const { DDPNOPT_EDGE: edge, DDPNOPT_STORAGE: folder } = environment.data;
   const storage = folder === IN_MEMORY ? undefined : folder.startsWith('s3://') ? folder : resolve(folder);
-  const stack = await startStack({ edgePort, workerPort, engine, storage });
+  const stack = await startStack({ edgePort, workerPort, edge, engine, storage });
   process.stdout.write(
     `DDPNOpt serves at ${stack.url}, ${describeEngine(stack)}\n` +
       `  API for people    ${stack.url}/docs\n` +

@@ -1,6 +1,6 @@
 /** Worker and edge on this machine, started and stopped together. */
 import type { ServiceProcess } from './child.ts';
-import { startEdge } from './edge.ts';
+import { startEdge, type EdgeRuntime } from './edge.ts';
 import { startWorker } from './worker.ts';
 
 const READINESS_MILLISECONDS = 10_000;
@@ -19,6 +19,7 @@ export interface StackOptions {
   /** 0 takes a free port, which is the default for both. */
   readonly edgePort?: number;
   readonly workerPort?: number;
+  readonly edge?: EdgeRuntime | undefined;
   readonly engine?: string | undefined;
   readonly maximumSessions?: number | undefined;
   /** Folder that sessions survive in; unless given they live in the worker's memory alone. */
@@ -35,7 +36,7 @@ export function describeEngine({ engine }: Pick<LocalStack, 'engine'>): string {
 
 /** Starts both and waits until the edge reports the worker ready. */
 export async function startStack(options: StackOptions = {}): Promise<LocalStack> {
-  const { edgePort = 0, workerPort = 0, engine, maximumSessions, storage } = options;
+  const { edgePort = 0, workerPort = 0, edge: runtime, engine, maximumSessions, storage } = options;
   const started: ServiceProcess[] = [];
   const stopAll = async (): Promise<void> => {
     await Promise.all(started.map((process) => process.stop()));
@@ -45,7 +46,7 @@ export async function startStack(options: StackOptions = {}): Promise<LocalStack
   try {
     const worker = await startWorker({ port: workerPort, engine, maximumSessions, storage });
     started.push(worker);
-    const edge = await startEdge({ port: edgePort, workerUrl: worker.ready.url });
+    const edge = await startEdge({ port: edgePort, workerUrl: worker.ready.url, runtime });
     started.push(edge);
     const readiness = await fetch(new URL('/readyz', edge.ready.url), {
       signal: AbortSignal.timeout(READINESS_MILLISECONDS),

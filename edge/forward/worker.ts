@@ -8,14 +8,13 @@ import { LIMITS } from '../../shared/limits.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import type { SessionId } from '../../shared/session.ts';
 import type { EdgeEnv } from '../environment.ts';
-import { singleWorker } from '../placement/placement.ts';
 
 /** Bad gateway, unavailable, timeout, and Cloudflare’s own 520 to 530. */
 const isGatewayStatus = (status: number): boolean => status >= 502 && status !== 505;
 
 interface WorkerRequest {
   readonly method: string;
-  readonly body?: BodyInit;
+  readonly body?: string | ReadableStream<Uint8Array>;
   readonly headers?: Record<string, string>;
 }
 
@@ -27,19 +26,19 @@ interface WorkerRequest {
  * @throws ProblemError the worker's own problem; `worker_unavailable` if no answer comes; `worker_protocol` if it is no success
  *   and no problem either
  */
-export function callWorker(
+export async function callWorker(
   c: Context<EdgeEnv>,
   session: SessionId,
   path: string,
   init: WorkerRequest,
 ): Promise<Response> {
-  const base = singleWorker(c.env.WORKER_URL).workerFor(session);
-  return call(c, `${base}/sessions/${session}${path}`, init);
+  const { url } = await c.get('platform').placement.lease(session);
+  return call(c, `${url}/sessions/${session}${path}`, init);
 }
 
 /** As {@link callWorker}, for what any worker can do. @param path as the worker has it */
-export function callAnyWorker(c: Context<EdgeEnv>, path: string, init: WorkerRequest): Promise<Response> {
-  return call(c, `${singleWorker(c.env.WORKER_URL).anyWorker()}${path}`, init);
+export async function callAnyWorker(c: Context<EdgeEnv>, path: string, init: WorkerRequest): Promise<Response> {
+  return call(c, `${await c.get('platform').placement.anyWorker()}${path}`, init);
 }
 
 async function call(c: Context<EdgeEnv>, url: string, init: WorkerRequest): Promise<Response> {
@@ -47,7 +46,10 @@ async function call(c: Context<EdgeEnv>, url: string, init: WorkerRequest): Prom
   try {
     response = await fetch(url, {
       ...init,
+      // A body that is streamed is announced, rather than sent in chunks.
+      ...(init.body instanceof ReadableStream ? { duplex: 'half' } : {}),
       headers: { ...init.headers, 'x-request-id': c.get('requestId') },
+      signal: c.req.raw.signal,
     });
   } catch (cause) {
     throw unavailable('no connection', cause);

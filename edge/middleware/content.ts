@@ -51,10 +51,11 @@ export function acceptTensors(): ReturnType<typeof createMiddleware<EdgeEnv>> {
 
 /** The body of a request, as safetensors however it was sent. @throws ProblemError `invalid_parameter` */
 export async function tensorBody(c: Context<EdgeEnv>): Promise<StreamedBody> {
+  const platform = c.get('platform');
   if (mediaType(c.req.header('content-type')) !== JSON_CONTENT_TYPE) {
-    return new StreamedBody(c.req.raw.body, Number(c.req.header('content-length')));
+    return new StreamedBody(c.req.raw.body, Number(c.req.header('content-length')), platform);
   }
   // The route has read it already, to see that it is JSON.
   const body = encode(tensorsOfJson(await c.req.json()));
-  return new StreamedBody(new Response(body).body, body.length);
+  return new StreamedBody(new Response(body).body, body.length, platform);
 }

@@ -1,15 +1,21 @@
 /** Which worker owns a session. */
 import type { SessionId } from '../../shared/session.ts';
 
+/** The right to call a session's worker, and until when it need not be asked for again. */
+export interface Lease {
+  /** Base URL of the worker. */
+  readonly url: string;
+}
+
 export interface Placement {
-  /** Base URL of the worker that owns the session, or is to own it. */
-  readonly workerFor: (session: SessionId) => string;
-  /** Base URL of a worker for what needs no session. */
-  readonly anyWorker: () => string;
+  /** The worker that owns the session, or is to own it. @throws ProblemError `worker_unavailable` */
+  readonly lease: (session: SessionId) => Promise<Lease>;
+  /** Base URL of a worker for what needs no session. @throws ProblemError `worker_unavailable` */
+  readonly anyWorker: () => Promise<string>;
 }
 
 /** All sessions on the one worker of the configuration. */
 export function singleWorker(url: string): Placement {
   const base = url.replace(/\/+$/, '');
-  return { workerFor: () => base, anyWorker: () => base };
+  return { lease: () => Promise.resolve({ url: base }), anyWorker: () => Promise.resolve(base) };
 }

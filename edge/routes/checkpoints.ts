@@ -109,7 +109,7 @@ export function registerCheckpoints(app: OpenAPIHono<EdgeEnv>): void {
 
   app.openapi(importCheckpoint, async (c) => {
     const id = newCheckpointId();
-    const body = new StreamedBody(c.req.raw.body, Number(c.req.header('content-length')));
+    const body = new StreamedBody(c.req.raw.body, Number(c.req.header('content-length')), c.get('platform'));
     const headers = { 'content-type': SAFETENSORS_CONTENT_TYPE };
     const answer = await body.forward((stream) =>
       callAnyWorker(c, `/checkpoints/${id}`, { method: 'PUT', body: stream, headers }),

@@ -42,6 +42,6 @@ export function registerDocumentation(app: OpenAPIHono<EdgeEnv>): void {
     ),
   );
   for (const file of ASSETS) {
-    app.get(`/docs/${file}`, (c) => c.env.ASSETS.fetch(new URL(`/${file}`, c.req.url)));
+    app.get(`/docs/${file}`, (c) => c.get('platform').asset(`/${file}`));
   }
 }

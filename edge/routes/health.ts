@@ -32,7 +32,7 @@ export function registerHealth(app: OpenAPIHono<EdgeEnv>): void {
   app.openapi(readiness, async (c) => {
     let response: Response;
     try {
-      response = await fetch(new URL('/healthz', c.env.WORKER_URL));
+      response = await fetch(`${await c.get('platform').placement.anyWorker()}/healthz`);
     } catch (cause) {
       throw workerNotReady('it does not answer', cause);
     }
