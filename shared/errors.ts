@@ -14,6 +14,7 @@ interface ProblemKind {
 
 export const PROBLEMS = {
   malformed_json: { status: 400, title: 'The body is not JSON', retryable: false },
+  unsupported_api_version: { status: 400, title: 'The API has no such version', retryable: false },
   truncated_body: { status: 400, title: 'The body is shorter than announced', retryable: true },
   client_disconnected: { status: 400, title: 'The client went away before its turn came', retryable: true },
   route_not_found: { status: 404, title: 'No such resource', retryable: false },
@@ -63,6 +64,10 @@ export const PROBLEMS = {
 export type ProblemCode = keyof typeof PROBLEMS;
 
 const PROBLEM_CODES = Object.keys(PROBLEMS) as [ProblemCode, ...ProblemCode[]];
+
+export function isProblemCode(text: string): text is ProblemCode {
+  return Object.hasOwn(PROBLEMS, text);
+}
 
 export const problemSchema = z
   .object({

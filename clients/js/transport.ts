@@ -1,4 +1,5 @@
 /** Requests to the service: what every part of the client sends through. */
+import { API_VERSION_HEADER, LATEST_API_VERSION } from '../../shared/api-version.ts';
 import { isProblem, problemSchema } from '../../shared/errors.ts';
 import type { NarrowDtype } from '../../shared/safetensors.ts';
 import { ConnectionError, DdpnoptError } from './errors.ts';
@@ -36,7 +37,11 @@ export class Transport {
     try {
       response = await fetch(new URL(path, this.#base), {
         method,
-        ...(body === undefined ? {} : { body: body.content, headers: { 'content-type': body.contentType } }),
+        headers: {
+          [API_VERSION_HEADER]: LATEST_API_VERSION,
+          ...(body === undefined ? {} : { 'content-type': body.contentType }),
+        },
+        ...(body === undefined ? {} : { body: body.content }),
         ...(signal === undefined ? {} : { signal }),
       });
     } catch (cause) {

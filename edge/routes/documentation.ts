@@ -1,25 +1,19 @@
-/** GET /openapi.json, and /docs, which shows it with Swagger UI from the assets. */
+/** GET /openapi.json; /docs, which shows it with Swagger UI from the assets; and /problems/{code}, which the errors' `type` refers to. */
 import type { OpenAPIHono } from '@hono/zod-openapi';
 import { html } from 'hono/html';
 import type { EdgeEnv } from '../environment.ts';
-
-const DOCUMENT = {
-  openapi: '3.1.0',
-  info: {
-    title: 'DDPNOpt',
-    version: '0.1.0',
-    license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
-    description:
-      'Differential dynamic programming as an optimizer for neural networks, over HTTP. Create a session with the layers of ' +
-      'your network; for each mini-batch send what your forward and backward pass computed; apply the reply.',
-  },
-};
+import { openApiDocument, type OpenApiDocument } from './openapi-document.ts';
+import { problemPage } from './problem-page.ts';
 
 /** The files of Swagger UI that the page loads. */
 const ASSETS = ['swagger-ui.css', 'swagger-ui-bundle.js', 'favicon-32x32.png'] as const;
 
 export function registerDocumentation(app: OpenAPIHono<EdgeEnv>): void {
-  app.doc31('/openapi.json', DOCUMENT);
+  // All routes are registered when the first request comes, and no more.
+  let document: OpenApiDocument | undefined;
+  const ofAll = (): OpenApiDocument => (document ??= openApiDocument(app));
+  app.get('/openapi.json', (c) => c.json(ofAll()));
+  app.get('/problems/:code', (c) => c.html(problemPage(c.req.param('code'), ofAll())));
   app.get('/docs', (c) =>
     c.html(
       html`<!doctype html>

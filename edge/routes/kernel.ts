@@ -7,8 +7,9 @@ import type { EdgeEnv } from '../environment.ts';
 import { answerTensors, callAnyWorker, relay } from '../forward/worker.ts';
 import { solveKernels } from '../kernel/solve.ts';
 import { acceptTensors, tensorBody } from '../middleware/content.ts';
+import { SYSTEMS } from './examples.ts';
 import { problemResponses, TENSOR_BODY_PROBLEMS } from './problem-responses.ts';
-import { tensorsBody } from './safetensors-body.ts';
+import { tensorsBody, tensorsBodyLike } from './safetensors-body.ts';
 
 const solve = createRoute({
   method: 'post',
@@ -24,7 +25,7 @@ With h_i = clamp(1/(2·loss_i), lossFloor, lossCeiling) and S_t = B·diag(1/h) +
 δu_t = −η P_t⁻¹ J_tᵀ κ_t with S_t κ_t = 1/h + s_t. Small batches are solved where the request arrives, S·B³ up to
 ${String(LIMITS.edgeSolveWork)}, larger ones on a worker.`,
   middleware: [acceptTensors()] as const,
-  request: { query: kernelSolveOptionsSchema, body: { required: true, content: tensorsBody } },
+  request: { query: kernelSolveOptionsSchema, body: { required: true, content: tensorsBodyLike(SYSTEMS) } },
   responses: {
     200: {
       description:

@@ -7,8 +7,9 @@ import type { EdgeEnv } from '../environment.ts';
 import { definitionOf } from '../forward/session-definitions.ts';
 import { callWorker, relay } from '../forward/worker.ts';
 import { acceptTensors, tensorBody } from '../middleware/content.ts';
+import { PREDICTIONS } from './examples.ts';
 import { problemResponses, SESSION_PROBLEMS, TENSOR_BODY_PROBLEMS } from './problem-responses.ts';
-import { tensorsBody } from './safetensors-body.ts';
+import { tensorsBody, tensorsBodyLike } from './safetensors-body.ts';
 import { sessionParameters } from './sessions.ts';
 
 const getWeights = createRoute({
@@ -37,7 +38,7 @@ const postPredictions = createRoute({
   description:
     'Send `x` [B, …], samples in the model’s input shape, in any element type that a step takes; with `y`, labels [B] or targets [B, C], the answer has the mean loss, too.',
   middleware: [acceptTensors()] as const,
-  request: { params: sessionParameters, body: { required: true, content: tensorsBody } },
+  request: { params: sessionParameters, body: { required: true, content: tensorsBodyLike(PREDICTIONS) } },
   responses: {
     200: {
       description:

@@ -9,6 +9,7 @@ import type { EdgeEnv } from '../environment.ts';
 import { forgetDefinition, rememberDefinition } from '../forward/session-definitions.ts';
 import { callWorker, readDocument } from '../forward/worker.ts';
 import { acceptBody } from '../middleware/content.ts';
+import { SESSION_ORDERS } from './examples.ts';
 import { problemResponses, SESSION_PROBLEMS } from './problem-responses.ts';
 
 export const JSON_TYPE = 'application/json';
@@ -31,7 +32,9 @@ const createSession = createRoute({
     'States once what is trained and how: in mode `layers` the layers of a model that you run, in mode `kernel` the layers of one whose data and parameters stay with you, in mode `hosted` a model that the worker runs. Only `layers`, or `model` and `loss`, have no default. ' +
     'With `fromCheckpoint` the session goes on where that checkpoint was made; its `nextStep` says with which step.',
   middleware: [acceptBody({ [JSON_TYPE]: LIMITS.sessionDocumentBytes })] as const,
-  request: { body: { required: true, content: { [JSON_TYPE]: { schema: sessionOrderSchema } } } },
+  request: {
+    body: { required: true, content: { [JSON_TYPE]: { schema: sessionOrderSchema, examples: SESSION_ORDERS } } },
+  },
   responses: {
     201: { description: 'The session, defaults filled in', content: sessionAnswer },
     ...problemResponses(

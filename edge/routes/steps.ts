@@ -8,8 +8,9 @@ import type { EdgeEnv } from '../environment.ts';
 import { definitionOf } from '../forward/session-definitions.ts';
 import { callWorker, relay } from '../forward/worker.ts';
 import { acceptTensors, tensorBody } from '../middleware/content.ts';
+import { METRICS, STEPS } from './examples.ts';
 import { problemResponses, SESSION_PROBLEMS, TENSOR_BODY_PROBLEMS } from './problem-responses.ts';
-import { safetensorsBody, tensorsBody, tensorsSchema } from './safetensors-body.ts';
+import { safetensorsBody, tensorsBodyLike, tensorsSchema } from './safetensors-body.ts';
 import { sessionIdParameter } from './sessions.ts';
 
 const stepParameters = z.object({
@@ -17,7 +18,13 @@ const stepParameters = z.object({
   n: z.string().meta({ description: 'Sequence number of the step, from 0', example: '0' }),
 });
 
-const reply = { ...safetensorsBody, 'application/json': { schema: z.union([stepMetricsSchema, tensorsSchema]) } };
+const reply = {
+  ...safetensorsBody,
+  'application/json': {
+    schema: z.union([stepMetricsSchema, tensorsSchema]),
+    examples: { hosted: { summary: 'Mode hosted: the metrics', value: METRICS } },
+  },
+};
 
 const REQUEST_TENSORS = `
 Mode \`layers\`:
@@ -85,7 +92,7 @@ const putStep = createRoute({
   summary: 'Take one optimizer step',
   description: REQUEST_TENSORS,
   middleware: [acceptTensors()] as const,
-  request: { params: stepParameters, body: { required: true, content: tensorsBody } },
+  request: { params: stepParameters, body: { required: true, content: tensorsBodyLike(STEPS) } },
   responses: {
     200: { description: REPLY_TENSORS, content: reply },
     ...problemResponses(

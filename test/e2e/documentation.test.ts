@@ -3,51 +3,69 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { ServiceProcess } from '../../deploy/local/child.ts';
 import { startEdge } from '../../deploy/local/edge.ts';
 import { PROBLEMS } from '../../shared/errors.ts';
-import { call, json } from './support.ts';
-
-interface Response {
-  readonly description: string;
-  readonly content?: Record<string, { schema: unknown }>;
-}
-interface Operation {
-  readonly summary?: string;
-  readonly description?: string;
-  readonly parameters?: readonly { name: string; in: string; required?: boolean }[];
-  readonly requestBody?: { required?: boolean; content: Record<string, unknown> };
-  readonly responses: Record<string, Response>;
-}
-interface Document {
-  readonly openapi: string;
-  readonly info: { title: string; version: string };
-  readonly paths: Record<string, Record<string, Operation>>;
-  readonly components: { schemas: Record<string, Schema> };
-}
-interface Schema {
-  readonly properties?: Record<string, Schema & { default?: unknown }>;
-  readonly [keyword: string]: unknown;
-}
+import { Validator, type SpecData } from '@seriousme/openapi-schema-validator';
+import { Ajv2020 } from 'ajv/dist/2020.js';
+import { API_VERSION_HEADER, LATEST_API_VERSION } from '../../shared/api-version.ts';
+import { fetchDocument, operationsOf, type Document, type Operation } from './openapi.ts';
+import { call, expectProblem, json } from './support.ts';
 
 let edge: ServiceProcess;
 let document: Document;
 let operations: { name: string; operation: Operation }[];
 beforeAll(async () => {
   edge = await startEdge({ port: 0, workerUrl: 'http://127.0.0.1:9' });
-  const answer = await call(edge.ready.url, 'GET', '/openapi.json');
-  expect(answer.status).toBe(200);
-  expect(answer.headers.get('content-type')).toMatch(/^application\/json/);
-  document = json(answer) as Document;
-  operations = Object.entries(document.paths).flatMap(([path, methods]) =>
-    Object.entries(methods).map(([method, operation]) => ({ name: `${method} ${path}`, operation })),
-  );
+  document = await fetchDocument(edge.ready.url);
+  operations = operationsOf(document).map(({ path, method, operation }) => ({ name: `${method} ${path}`, operation }));
 });
 afterAll(() => edge.stop());
 
 describe('/openapi.json', () => {
+  it('is valid OpenAPI 3.1', async () => {
+    const { valid, errors } = await new Validator().validate(JSON.parse(JSON.stringify(document)) as SpecData);
+    expect(errors).toBeUndefined();
+    expect(valid).toBe(true);
+  });
+
+  it('names every operation, and the headers that come with every answer', () => {
+    const names = operations.map(({ operation }) => operation.operationId);
+    expect(new Set(names).size).toBe(operations.length);
+    expect(names).toContain('putSessionStep');
+    for (const { name, operation } of operations) {
+      for (const [status, { headers }] of Object.entries(operation.responses)) {
+        expect(Object.keys(headers!), `${name} ${status}`).toContain('X-Request-Id');
+        expect(Object.keys(headers!).includes('DDPNOpt-Version'), name).toBe(name.includes('/v1/'));
+      }
+    }
+  });
+
+  it('shows an example of every JSON body that is sent, and every example is of the form beside it', () => {
+    const schemas = new Ajv2020({ strict: false, validateFormats: false });
+    schemas.addSchema(document, 'document');
+    let count = 0;
+    for (const { name, operation } of operations) {
+      const bodies = Object.entries(operation.requestBody?.content ?? {});
+      const answers = Object.values(operation.responses).flatMap(({ content }) => Object.entries(content ?? {}));
+      for (const [type, { schema, example, examples = {} }] of [...bodies, ...answers]) {
+        const shown = [
+          ...(example === undefined ? [] : [example]),
+          ...Object.values(examples).map(({ value }) => value),
+        ];
+        if (type !== 'application/json') continue;
+        if (bodies.some(([, content]) => content.schema === schema)) expect(shown.length, name).toBeGreaterThan(0);
+        const own = JSON.parse(JSON.stringify(schema).replaceAll('"#/', '"document#/')) as object;
+        const validate = schemas.compile(own);
+        for (const each of shown) expect(validate(each), `${name}: ${JSON.stringify(validate.errors)}`).toBe(true);
+        count += shown.length;
+      }
+    }
+    expect(count).toBeGreaterThan(10);
+  });
+
   it('lists every resource', () => {
     expect(document.openapi).toMatch(/^3\.1\./);
     expect(document.info).toMatchObject({
       title: 'DDPNOpt',
-      version: expect.stringMatching(/^\d+\.\d+\.\d+$/) as string,
+      version: LATEST_API_VERSION,
     });
     expect(operations.map(({ name }) => name).toSorted()).toEqual([
       'delete /v1/checkpoints/{id}',
@@ -55,6 +73,7 @@ describe('/openapi.json', () => {
       'delete /v1/sessions/{id}/steps/{n}',
       'get /healthz',
       'get /readyz',
+      'get /v1/capabilities',
       'get /v1/checkpoints/{id}',
       'get /v1/sessions/{id}',
       'get /v1/sessions/{id}/checkpoints',
@@ -100,7 +119,7 @@ describe('/openapi.json', () => {
         variables,
       );
       expect(
-        parameters.every((parameter) => parameter.in === 'query' || parameter.required),
+        parameters.every((parameter) => parameter.in !== 'path' || parameter.required),
         name,
       ).toBe(true);
     }
@@ -121,7 +140,9 @@ describe('/openapi.json', () => {
       expect(codes('put /v1/sessions/{id}/steps/{n}')).toContain(`\`${code}\``);
     }
     // Whatever calls the worker can get an answer from something else.
-    for (const { name } of operations.filter((each) => each.name.includes('/v1/'))) {
+    for (const { name } of operations.filter(
+      (each) => each.name.includes('/v1/') && each.name !== 'get /v1/capabilities',
+    )) {
       expect(codes(name), name).toContain('`worker_protocol`');
     }
     expect(document.components.schemas['Problem']!.properties!['code']!['enum']).toEqual(Object.keys(PROBLEMS));
@@ -225,6 +246,72 @@ describe('/openapi.json', () => {
     expect(document.components.schemas['KernelLayer']!['required']).toEqual(['name']);
     expect(document.components.schemas['HostedDefinition']!['required']).toEqual(['mode', 'model', 'loss']);
     expect(document.components.schemas['DenseLayer']!['required']).toEqual(['name', 'kind', 'inputs', 'outputs']);
+  });
+});
+
+describe('versions', () => {
+  it('are stated by every answer, and refused by name if there is no such', async () => {
+    const { url } = edge.ready;
+    const ask = (version?: string): Promise<Response> =>
+      fetch(
+        new URL('/v1/capabilities', url),
+        version === undefined ? {} : { headers: { [API_VERSION_HEADER]: version } },
+      );
+    for (const version of [undefined, LATEST_API_VERSION]) {
+      const answer = await ask(version);
+      expect(answer.status).toBe(200);
+      expect(answer.headers.get(API_VERSION_HEADER)).toBe(LATEST_API_VERSION);
+      expect(await answer.json()).toMatchObject({
+        apiVersions: [LATEST_API_VERSION],
+        latestApiVersion: LATEST_API_VERSION,
+      });
+    }
+    const refused = await ask('1999-01-01');
+    const bytes = new Uint8Array(await refused.arrayBuffer());
+    expectProblem(
+      { status: refused.status, headers: refused.headers, bytes },
+      {
+        status: 400,
+        code: 'unsupported_api_version',
+        param: API_VERSION_HEADER,
+        mentions: ['"1999-01-01"', LATEST_API_VERSION],
+      },
+    );
+  });
+
+  it('are stated with errors, too', async () => {
+    const answer = await call(edge.ready.url, 'GET', '/v1/sessions/ses_none');
+    expect(answer.status).toBe(404);
+    expect(answer.headers.get(API_VERSION_HEADER)).toBe(LATEST_API_VERSION);
+  });
+});
+
+describe('/v1/capabilities', () => {
+  it('names what the schemas take', async () => {
+    const capabilities = json(await call(edge.ready.url, 'GET', '/v1/capabilities'));
+    expect(capabilities).toMatchObject({
+      modes: ['layers', 'kernel', 'hosted'],
+      layers: expect.arrayContaining(['dense', 'conv2d', 'embedding', 'generic']) as string[],
+      modelLayers: expect.arrayContaining(['dense', 'relu', 'residual']) as string[],
+      metrics: expect.arrayContaining(['identity', 'kronecker', 'ekfac']) as string[],
+      couplings: ['layerwise', 'value', 'gauss-newton-step', 'feedback'],
+      limits: { bodyBytes: 100_000_000, ttlSeconds: { default: 3600 } },
+    });
+  });
+});
+
+describe('/problems/{code}', () => {
+  it('is a page for every code', async () => {
+    for (const [code, { title }] of Object.entries(PROBLEMS)) {
+      const page = await call(edge.ready.url, 'GET', `/problems/${code}`);
+      expect(page.status, code).toBe(200);
+      expect(page.headers.get('content-type')).toMatch(/^text\/html/);
+      const html = new TextDecoder().decode(page.bytes);
+      for (const word of [code, title.replaceAll("'", '&#39;')]) expect(html).toContain(word);
+    }
+    const page = await call(edge.ready.url, 'GET', '/problems/step_conflict');
+    expect(new TextDecoder().decode(page.bytes)).toContain('PUT /v1/sessions/{id}/steps/{n}');
+    expect((await call(edge.ready.url, 'GET', '/problems/nonsense')).status).toBe(404);
   });
 });
 

@@ -1,0 +1,109 @@
+/** Requests and answers as the OpenAPI document shows them, which the tests send and receive. */
+import type { SessionDefinitionInput, StepMetrics } from '../../shared/session.ts';
+
+export interface Example<Value> {
+  readonly summary: string;
+  readonly value: Value;
+}
+
+type Tensors = Readonly<Record<string, readonly unknown[]>>;
+
+const LAYERS = {
+  mode: 'layers',
+  layers: [
+    { name: 'fc1', kind: 'dense', inputs: 2, outputs: 2 },
+    { name: 'fc2', kind: 'dense', inputs: 2, outputs: 1 },
+  ],
+  optimizer: { learningRate: { kind: 'constant', value: 10 }, coupling: 'value' },
+} satisfies SessionDefinitionInput;
+
+const KERNEL = {
+  mode: 'kernel',
+  layers: [{ name: 'fc1' }, { name: 'fc2' }],
+  optimizer: { metric: { kind: 'client' } },
+} satisfies SessionDefinitionInput;
+
+const HOSTED = {
+  mode: 'hosted',
+  model: {
+    input: [2],
+    layers: [{ kind: 'dense', name: 'fc1', outputs: 4 }, { kind: 'tanh' }, { kind: 'dense', name: 'fc2', outputs: 2 }],
+  },
+  loss: { kind: 'softmax-cross-entropy' },
+} satisfies SessionDefinitionInput;
+
+export const SESSION_ORDERS = {
+  layers: { summary: 'Two dense layers of a model that you run', value: LAYERS },
+  kernel: { summary: 'Two layers whose data and parameters stay with you', value: KERNEL },
+  hosted: { summary: 'A small perceptron that the service runs', value: HOSTED },
+  fromCheckpoint: {
+    summary: 'A session that goes on where a checkpoint was made',
+    value: { fromCheckpoint: 'ckp_0123456789abcdef0123456789abcdef' },
+  },
+} satisfies Record<string, Example<object>>;
+
+/** Each fits the session order of the same name. */
+export const STEPS = {
+  layers: {
+    summary: 'Two samples, mode layers',
+    value: {
+      losses: [0.5, 2],
+      'layers.fc1.input': [
+        [1, 0],
+        [0, 1],
+      ],
+      'layers.fc1.output_grad': [
+        [1, -0.5],
+        [-2, 0.5],
+      ],
+      'layers.fc2.input': [
+        [0.3, 0.9],
+        [0.6, 0.1],
+      ],
+      'layers.fc2.output_grad': [[1], [-2]],
+    },
+  },
+  kernel: {
+    summary: 'Two samples, mode kernel: upper triangles of JP⁻¹Jᵀ',
+    value: { losses: [0.5, 2], 'layers.fc1.gram': [1, 0.5, 2], 'layers.fc2.gram': [1, -0.25, 1] },
+  },
+  hosted: {
+    summary: 'Two samples and their classes, mode hosted',
+    value: {
+      x: [
+        [1, 0],
+        [0, 1],
+      ],
+      y: [0, 1],
+    },
+  },
+} satisfies Record<string, Example<Tensors>>;
+
+export const PREDICTIONS = {
+  loss: { summary: 'Two samples and their classes: outputs and mean loss', value: STEPS.hosted.value },
+  outputs: { summary: 'One sample: outputs alone', value: { x: [[1, 0]] } },
+} satisfies Record<string, Example<Tensors>>;
+
+export const SYSTEMS = {
+  twoStages: {
+    summary: 'Two samples, two stages',
+    value: {
+      losses: [0.7, 1.2],
+      grams: [
+        [1, 0.5, 2],
+        [1, -0.25, 1],
+      ],
+    },
+  },
+} satisfies Record<string, Example<Tensors>>;
+
+export const METRICS = {
+  step: 0,
+  batch: 2,
+  loss: 1.25,
+  lossAfter: null,
+  learningRate: 10,
+  terminalWeight: 0.625,
+  refreshed: true,
+  failedFactorizations: 0,
+} satisfies StepMetrics;
