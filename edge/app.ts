@@ -4,6 +4,7 @@ import { requestId } from 'hono/request-id';
 import { invalidParameter } from '../shared/validation.ts';
 import type { EdgeEnv, Platform } from './environment.ts';
 import { apiVersion } from './middleware/api-version.ts';
+import { crossOrigin } from './middleware/cross-origin.ts';
 import { answerProblem, noSuchRoute, refuseOtherMethods } from './middleware/problems.ts';
 import { registerCapabilities } from './routes/capabilities.ts';
 import { registerCheckpoints } from './routes/checkpoints.ts';
@@ -29,6 +30,7 @@ export function createApp(platform: Platform): OpenAPIHono<EdgeEnv> {
     c.set('platform', platform);
     await next();
   });
+  app.use(crossOrigin(platform.allowedOrigins));
   app.use('/v1/*', apiVersion);
   app.onError(answerProblem);
   app.notFound(noSuchRoute);

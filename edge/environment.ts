@@ -5,6 +5,8 @@ import type { Placement } from './placement/placement.ts';
 /** What differs between Cloudflare and Node. */
 export interface Platform {
   readonly placement: Placement;
+  /** Origins of pages that may call the service from a browser, see {@link crossOrigin}. */
+  readonly allowedOrigins: readonly string[];
   /** Static files, by path. */
   readonly asset: (path: string) => Promise<Response>;
   /** A pipe for a body of known length, as the platform's fetch sends one with its Content-Length. */

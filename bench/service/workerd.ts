@@ -75,7 +75,10 @@ const config :Workerd.Config = (
     (name = "edge", worker = (
       modules = [(name = "index.js", esModule = embed "index.js")],
       compatibilityDate = "${date}",
-      bindings = [(name = "WORKER_URL", text = "${workerUrl}")],
+      bindings = [
+        (name = "WORKER_URL", text = "${workerUrl}"),
+        (name = "ALLOWED_ORIGINS", text = ""),
+      ],
       globalOutbound = "network",
     )),
     (name = "network", network = (allow = ["local", "private", "public"])),

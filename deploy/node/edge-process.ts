@@ -4,6 +4,7 @@
  * DDPNOPT_PORT             port to bind; 0 takes a free one
  * DDPNOPT_HOST             address to bind, 127.0.0.1 by default
  * DDPNOPT_WORKER_URL       where the worker is
+ * DDPNOPT_ALLOWED_ORIGINS  pages that may call the service from a browser, as ALLOWED_ORIGINS in wrangler.toml
  */
 import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
@@ -14,6 +15,7 @@ import { createAdaptorServer } from '@hono/node-server';
 import * as z from 'zod';
 import { createApp } from '../../edge/app.ts';
 import type { Platform } from '../../edge/environment.ts';
+import { originsOf } from '../../edge/middleware/cross-origin.ts';
 import { singleWorker } from '../../edge/placement/placement.ts';
 import type { ProcessReady } from '../../shared/service-process.ts';
 
@@ -29,6 +31,7 @@ const environment = z
     DDPNOPT_PORT: z.coerce.number().int().min(0).max(65_535).default(8787),
     DDPNOPT_HOST: z.string().default('127.0.0.1'),
     DDPNOPT_WORKER_URL: z.url().default('http://127.0.0.1:8788'),
+    DDPNOPT_ALLOWED_ORIGINS: z.string().default('loopback'),
   })
   .safeParse(process.env);
 if (!environment.success) {
@@ -36,9 +39,11 @@ if (!environment.success) {
   process.exit(2);
 }
 const { DDPNOPT_PORT: wantedPort, DDPNOPT_HOST: host, DDPNOPT_WORKER_URL: workerUrl } = environment.data;
+const { DDPNOPT_ALLOWED_ORIGINS: allowedOrigins } = environment.data;
 
 const platform: Platform = {
   placement: singleWorker(workerUrl),
+  allowedOrigins: originsOf(allowedOrigins),
   // The application names the files itself.
   asset: async (file) => {
     const type = CONTENT_TYPES[path.extname(file)] ?? 'application/octet-stream';
