@@ -14,6 +14,7 @@ import { registerKernel } from './routes/kernel.ts';
 import { registerModels } from './routes/models.ts';
 import { registerSessions } from './routes/sessions.ts';
 import { registerSteps } from './routes/steps.ts';
+import { registerWorkers } from './routes/workers.ts';
 
 export function createApp(platform: Platform): OpenAPIHono<EdgeEnv> {
   const app = new OpenAPIHono<EdgeEnv>({
@@ -42,6 +43,7 @@ export function createApp(platform: Platform): OpenAPIHono<EdgeEnv> {
   registerCheckpoints(app);
   registerKernel(app);
   registerDocumentation(app);
+  registerWorkers(app);
   refuseOtherMethods(app);
   return app;
 }

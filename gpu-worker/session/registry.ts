@@ -6,21 +6,32 @@ import { LIMITS } from '../../shared/limits.ts';
 import type { SessionOrder } from '../../shared/session-order.ts';
 import {
   parseSessionId,
+  sessionMoved,
   sessionNotFound,
   stateBytes,
   type SessionDefinition,
   type SessionId,
 } from '../../shared/session.ts';
-import type { Storage } from '../storage/storage.ts';
+import { soleOwner } from '../storage/ownership.ts';
+import type { OwnedStore, Storage } from '../storage/storage.ts';
 import type { SavedCheckpoint } from '../training/trainers.ts';
 import { Checkpoints } from './checkpoints.ts';
 import { TrainingSession, type SessionResources } from './session.ts';
-import { readRecord, StepLog, storedSessions, type LogPolicy, type StartingPoint } from './step-log.ts';
+import {
+  readRecord,
+  sessionPrefixes,
+  StepLog,
+  storedSessions,
+  type LogPolicy,
+  type StartingPoint,
+} from './step-log.ts';
 
 export interface RegistryOptions {
   /** Sessions held at once. */
   readonly limit: number;
   readonly storage: Storage;
+  /** Whether other workers use the same storage, each for the sessions that it owns. */
+  readonly isStorageShared: boolean;
   readonly log: LogPolicy;
   /** Milliseconds that the state of an expired session is kept. */
   readonly retention: number;
@@ -31,6 +42,9 @@ export class SessionRegistry {
   readonly #sessions = new Map<SessionId, TrainingSession>();
   /** Expired sessions on their way into storage. */
   readonly #retiring = new Map<SessionId, Promise<void>>();
+  /** In which epoch this worker owns, or owned, a session, and what it reads and writes of it as such. */
+  readonly #owned = new Map<SessionId, { readonly epoch: number; readonly store: OwnedStore }>();
+  #isDraining = false;
   readonly #checkpoints: Checkpoints;
   readonly #resources: SessionResources;
   readonly #options: RegistryOptions;
@@ -38,21 +52,62 @@ export class SessionRegistry {
   constructor(resources: SessionResources, options: RegistryOptions) {
     this.#resources = resources;
     this.#options = options;
-    this.#checkpoints = new Checkpoints(options.storage, resources.now);
+    this.#checkpoints = new Checkpoints(options.storage, options.isStorageShared, resources.now);
   }
 
   get size(): number {
     return this.#sessions.size;
   }
 
+  /** Bytes of the states of all sessions, as they count towards the limit. */
+  get bytes(): number {
+    return [...this.#sessions.values()].reduce((sum, session) => sum + stateBytes(session.definition), 0);
+  }
+
+  /**
+   * Learns from a lease that this worker owns a session since some epoch. What it had of the session in an earlier one it forgets:
+   * another worker may have owned it since.
+   *
+   * @throws ProblemError `session_moved` if the lease is older than one that was seen, or the session has been handed over
+   */
+  own(id: SessionId, epoch: number): void {
+    const { storage } = this.#options;
+    const known = this.#owned.get(id);
+    if (known !== undefined && known.epoch > epoch) throw sessionMoved(id, known.epoch);
+    if (this.#isDraining && !this.#sessions.has(id)) throw sessionMoved(id, epoch);
+    if (known?.epoch === epoch) return;
+    if (storage.isDurable) {
+      this.#sessions.get(id)?.close(sessionMoved(id, epoch));
+      this.#sessions.delete(id);
+    }
+    this.#owned.set(id, { epoch, store: storage.own({ session: id, epoch, prefixes: sessionPrefixes(id) }) });
+  }
+
+  /** Takes no sessions any more, and gives up those that other workers can go on with. Never rejects: failures are reported. */
+  async drain(): Promise<void> {
+    this.#isDraining = true;
+    if (!this.#options.storage.isDurable) return;
+    const handOver = async (session: TrainingSession): Promise<void> => {
+      try {
+        await session.handOver();
+      } catch (error) {
+        this.#options.reportFailure(error);
+      }
+      if (this.#sessions.get(session.id) === session) this.#sessions.delete(session.id);
+    };
+    await Promise.all([...this.#sessions.values()].map(handOver));
+  }
+
   /**
    * Finds the sessions and checkpoints in storage. A session's state is recovered when it is first asked for.
    *
-   * @returns how many sessions were found
+   * @returns how many sessions were found; none where the storage is shared, until one is asked for
    * @throws ProblemError those of `Storage`
    */
   async load(): Promise<number> {
     await this.#checkpoints.load();
+    // Whoever owns them is asked for them.
+    if (this.#options.isStorageShared) return 0;
     const ids = await storedSessions(this.#options.storage);
     for (const id of ids) {
       try {
@@ -73,9 +128,9 @@ export class SessionRegistry {
    */
   async create(id: SessionId, order: SessionOrder): Promise<TrainingSession> {
     this.removeExpired();
-    const definition = this.#definitionOf(order);
-    const existing = this.#sessions.get(id);
-    if (existing !== undefined) {
+    const definition = await this.#definitionOf(order);
+    const existing = this.#sessions.get(id) ?? (await this.#findOwned(id));
+    if (existing !== null) {
       if (isDeepStrictEqual(existing.definition, definition)) return this.get(id);
       throw new ProblemError('session_exists', {
         param: 'id',
@@ -112,7 +167,7 @@ export class SessionRegistry {
     const session = this.#sessions.get(id) ?? (await this.#find(id));
     session.close();
     await session.deleteStored();
-    if (this.#sessions.get(id) === session) this.#sessions.delete(id);
+    if (this.#sessions.get(id) === session) this.#forget(id);
   }
 
   /** Makes a checkpoint of a session as of its last step. @throws ProblemError as {@link get} */
@@ -126,7 +181,7 @@ export class SessionRegistry {
   async checkpointsOf(id: SessionId): Promise<Checkpoint[]> {
     this.removeExpired();
     await this.#retiring.get(id);
-    const checkpoints = this.#checkpoints.of(id);
+    const checkpoints = await this.#checkpoints.of(id);
     if (checkpoints.length === 0 && !this.#sessions.has(id)) throw sessionNotFound(id);
     return checkpoints;
   }
@@ -189,13 +244,19 @@ export class SessionRegistry {
   /** Keeps an expired session's state as a checkpoint. If that fails, the session lives on. */
   async #retire(session: TrainingSession): Promise<void> {
     try {
+      await session.assertOwned();
       await session.open();
       if (session.nextStep > 0) {
         await this.#keep(expiryCheckpoint(session.id), session, await session.checkpoint(), 'expiry');
       }
       session.close();
       await session.deleteStored();
+      this.#owned.delete(session.id);
     } catch (error) {
+      if (error instanceof ProblemError && error.code === 'session_moved') {
+        session.close();
+        return;
+      }
       this.#options.reportFailure(error);
       if (session.isClosed) return;
       session.touch();
@@ -218,16 +279,16 @@ export class SessionRegistry {
     return checkpoint;
   }
 
-  #definitionOf(order: SessionOrder): SessionDefinition {
+  async #definitionOf(order: SessionOrder): Promise<SessionDefinition> {
     if (!('fromCheckpoint' in order)) return order;
-    const { definition } = this.#checkpoints.get(order.fromCheckpoint);
+    const { definition } = await this.#checkpoints.get(order.fromCheckpoint);
     return order.ttlSeconds === undefined ? definition : { ...definition, ttlSeconds: order.ttlSeconds };
   }
 
   /** The checkpoint that a session starts from; null for the initial state. */
   async #startOf(order: SessionOrder): Promise<StartingPoint | null> {
     if (!('fromCheckpoint' in order)) return null;
-    const { step } = this.#checkpoints.get(order.fromCheckpoint).checkpoint;
+    const { step } = (await this.#checkpoints.get(order.fromCheckpoint)).checkpoint;
     return { step, file: await this.#checkpoints.read(order.fromCheckpoint) };
   }
 
@@ -240,7 +301,7 @@ export class SessionRegistry {
         remedy,
       });
     }
-    const held = [...this.#sessions.values()].reduce((sum, session) => sum + stateBytes(session.definition), 0);
+    const held = this.bytes;
     const wanted = stateBytes(definition);
     if (held + wanted > LIMITS.stateBytes) {
       throw new ProblemError('session_limit_reached', {
@@ -252,10 +313,24 @@ export class SessionRegistry {
 
   #add(id: SessionId, definition: SessionDefinition, createdAt: number): TrainingSession {
     const { storage, log: policy, reportFailure } = this.#options;
-    const log = storage.isDurable ? new StepLog(storage, id, policy, reportFailure) : null;
+    const log = storage.isDurable ? new StepLog(this.#storeOf(id), id, policy, reportFailure) : null;
     const session = new TrainingSession(id, definition, createdAt, this.#resources, log);
     this.#sessions.set(id, session);
     return session;
+  }
+
+  #storeOf(id: SessionId): OwnedStore {
+    return this.#owned.get(id)?.store ?? soleOwner(this.#options.storage, sessionPrefixes(id));
+  }
+
+  #forget(id: SessionId): void {
+    this.#sessions.delete(id);
+    this.#owned.delete(id);
+  }
+
+  /** A session’s creation that is asked for again may find what another worker has begun. */
+  async #findOwned(id: SessionId): Promise<TrainingSession | null> {
+    return this.#owned.has(id) && this.#options.storage.isDurable ? this.#findStored(id) : null;
   }
 
   /** A session that is not held: in storage, kept as a checkpoint, or nowhere. */
@@ -263,7 +338,7 @@ export class SessionRegistry {
     await this.#retiring.get(id);
     const stored = this.#options.storage.isDurable ? await this.#findStored(id) : null;
     if (stored !== null) return stored;
-    const kept = this.#checkpoints.of(id).find(({ origin }) => origin === 'expiry');
+    const kept = (await this.#checkpoints.of(id)).find(({ origin }) => origin === 'expiry');
     if (kept === undefined) throw sessionNotFound(id);
     throw new ProblemError('session_expired', {
       param: 'id',
@@ -273,7 +348,7 @@ export class SessionRegistry {
   }
 
   async #findStored(id: SessionId): Promise<TrainingSession | null> {
-    const record = await readRecord(this.#options.storage, id);
+    const record = await readRecord(this.#storeOf(id), id);
     // Somebody else may have found it meanwhile.
     const held = this.#sessions.get(id);
     if (held !== undefined || record === null) return held ?? null;

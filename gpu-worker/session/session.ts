@@ -5,6 +5,7 @@
  */
 import { ProblemError } from '../../shared/errors.ts';
 import {
+  sessionMoved,
   sessionNotFound,
   type Session,
   type SessionDefinition,
@@ -48,6 +49,8 @@ export class TrainingSession {
   #isOpen = false;
   #opening: Promise<void> | null = null;
   #closed = false;
+  /** What requests for a closed session are told. */
+  #gone: ProblemError;
   /** Where the state came from, until a step follows: steps that a client has seen since may be lost. */
   #isRewindable = false;
   /** Settles when the last applied step is acknowledged, or is undone. */
@@ -77,6 +80,7 @@ export class TrainingSession {
     this.#log = log;
     this.#createdAt = createdAt;
     this.#lastUsed = resources.now();
+    this.#gone = sessionNotFound(id);
   }
 
   get nextStep(): number {
@@ -129,7 +133,7 @@ export class TrainingSession {
    * @throws ProblemError `session_not_found` if it was deleted, `storage_damaged`, `storage_unavailable`
    */
   open(): Promise<void> {
-    if (this.#closed) return Promise.reject(sessionNotFound(this.id));
+    if (this.#closed) return Promise.reject(this.#gone);
     if (this.#isOpen) return Promise.resolve();
     if (this.#opening !== null) return this.#opening;
     if (this.#log === null) throw new TypeError('a session in memory alone has nothing to be recovered from');
@@ -142,7 +146,7 @@ export class TrainingSession {
     // Work that the worker gives itself, one piece at a time: never refused.
     const inTurn = <Result>(work: () => Promise<Result>): Promise<Result> =>
       queue.runAlways(this.id, () => {
-        if (this.#closed) throw sessionNotFound(this.id);
+        if (this.#closed) throw this.#gone;
         return work();
       });
     try {
@@ -150,6 +154,7 @@ export class TrainingSession {
       this.#isOpen = true;
     } catch (error) {
       compute.close(this.id);
+      this.#closeIfMoved(error);
       throw error;
     }
     if (this.#closed) compute.close(this.id);
@@ -166,7 +171,7 @@ export class TrainingSession {
   #inTurn<Result>(work: () => Result | Promise<Result>, signal?: AbortSignal): Promise<Result> {
     const job = async (): Promise<Result> => {
       await this.#acknowledging;
-      if (this.#closed) throw sessionNotFound(this.id);
+      if (this.#closed) throw this.#gone;
       return work();
     };
     return this.#resources.queue.run(this.id, job, signal);
@@ -260,7 +265,7 @@ export class TrainingSession {
    * @throws ProblemError `step_in_progress`, `step_applied`, `step_out_of_order`, `session_rewound`; the step is then left as it is
    */
   cancel(n: number): void {
-    if (this.#closed) throw sessionNotFound(this.id);
+    if (this.#closed) throw this.#gone;
     if (n > this.#nextStep) throw this.#outOfOrder(n);
     if (n < this.#nextStep) {
       throw new ProblemError('step_applied', {
@@ -322,10 +327,34 @@ export class TrainingSession {
     });
   }
 
-  /** Frees the session's memory. Steps that still wait are refused. */
-  close(): void {
+  /** @throws ProblemError `session_moved` if another worker has begun to use what is stored of the session */
+  async assertOwned(): Promise<void> {
+    await this.#log?.assertOwned();
+  }
+
+  /** What another worker owns is nothing to go back to. */
+  #closeIfMoved(error: unknown): void {
+    if (error instanceof ProblemError && error.code === 'session_moved') this.close(error);
+  }
+
+  /** Brings what was acknowledged into storage, and closes the session for its next owner. Steps that still wait are refused. */
+  async handOver(): Promise<void> {
+    await this.#resources.queue.runAlways(this.id, async () => {
+      await this.#acknowledging;
+      await this.#log?.flush();
+      this.close(sessionMoved(this.id, 0));
+    });
+  }
+
+  /**
+   * Frees the session's memory. Steps that still wait are refused.
+   *
+   * @param gone why; unless given, because there is no such session any more
+   */
+  close(gone?: ProblemError): void {
     if (this.#closed) return;
     this.#closed = true;
+    if (gone !== undefined) this.#gone = gone;
     this.#lastReply = null;
     this.#resources.compute.close(this.id);
   }
@@ -352,7 +381,7 @@ export class TrainingSession {
 
   /** The reply of step n if it was the last one applied, or null if it is the next one. */
   #replyTo(n: number): RetainedReply | null {
-    if (this.#closed) throw sessionNotFound(this.id);
+    if (this.#closed) throw this.#gone;
     if (n === this.#nextStep) return null;
     if (n > this.#nextStep) throw this.#outOfOrder(n);
     if (this.#lastReply?.step !== n) throw notRetained(n);
@@ -401,6 +430,7 @@ export class TrainingSession {
         // The device is a step ahead of what is stored: the next request has the state computed anew.
         this.#isOpen = false;
         if (!this.#closed) this.#resources.compute.close(this.id);
+        this.#closeIfMoved(error);
         throw error;
       }
     }

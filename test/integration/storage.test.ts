@@ -26,7 +26,7 @@ afterAll(async () => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-const sqlite = (file: string) => openSqliteStorage({ file, maximumBytes: 3e8, survives: 'process' });
+const sqlite = (file: string) => openSqliteStorage({ file, maximumBytes: 3e8, survives: 'process', isShared: false });
 function s3(changed: { readonly bucket?: string; readonly prefix?: string } = {}): Promise<Storage> {
   const { bucket = 'ddpnopt', prefix = 'conformance/' } = changed;
   return openS3Storage({
@@ -104,7 +104,7 @@ describe('sqlite', () => {
   });
 
   it('one write that does not fit does not take others with it', async () => {
-    const storage = await openSqliteStorage({ file: IN_MEMORY, maximumBytes: 1_000_000, survives: 'process' });
+    const storage = await openSqliteStorage({ file: IN_MEMORY, maximumBytes: 1_000_000, survives: 'process', isShared: false });
     const results = await Promise.allSettled([
       storage.write(put(object('a', 100_000))),
       storage.write(put(object('b', 1_000_000))),
