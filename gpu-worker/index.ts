@@ -6,7 +6,7 @@
  * DDPNOPT_WORKER_PORT      port to bind; 0 takes a free one
  * DDPNOPT_WORKER_SECRET    shared with the edge, which signs its calls with it; without one whoever reaches the worker is the edge
  * DDPNOPT_EDGE_URL         edge to register with; sessions may then move among the workers that share a store
- * DDPNOPT_WORKER_URL       where that edge reaches this worker; the address that it binds unless given
+ * DDPNOPT_ADVERTISED_URL   where that edge reaches this worker; the address that it binds unless given
  * DDPNOPT_HEARTBEAT_MILLISECONDS from one heartbeat to the next; after three that are missing the worker counts as lost
  * DDPNOPT_MAX_SESSIONS     sessions held at once
  * DDPNOPT_STORAGE          where sessions and checkpoints survive the process: a folder, or s3://bucket/prefix; memory alone unless given
@@ -58,7 +58,7 @@ const environmentSchema = z.object({
   DDPNOPT_WORKER_PORT: z.coerce.number().int().min(0).max(65_535).default(8788),
   DDPNOPT_WORKER_SECRET: z.string().min(16, 'at least 16 characters').optional(),
   DDPNOPT_EDGE_URL: z.url().optional(),
-  DDPNOPT_WORKER_URL: z.url().optional(),
+  DDPNOPT_ADVERTISED_URL: z.url().optional(),
   DDPNOPT_HEARTBEAT_MILLISECONDS: z.coerce.number().int().min(10).default(5000),
   DDPNOPT_MAX_SESSIONS: z.coerce.number().int().min(1).default(64),
   DDPNOPT_STORAGE: z.string().min(1).optional(),
@@ -218,7 +218,7 @@ async function loadSessions(): Promise<void> {
 /** Makes the worker known to its edge, if it is to be. @param bound base URL of the address that it has bound */
 function register(bound: string): Registration | null {
   if (edgeUrl === undefined || signer === null || workerId === null) return null;
-  const { DDPNOPT_WORKER_URL: url = bound, DDPNOPT_HEARTBEAT_MILLISECONDS: heartbeatMilliseconds } = configuration;
+  const { DDPNOPT_ADVERTISED_URL: url = bound, DDPNOPT_HEARTBEAT_MILLISECONDS: heartbeatMilliseconds } = configuration;
   return new Registration({
     edgeUrl,
     signer,
@@ -234,6 +234,9 @@ function register(bound: string): Registration | null {
       isDraining,
       heartbeatMilliseconds,
     }),
+    adopt: ({ session, epoch }) => {
+      void sessions.adopt(session, epoch);
+    },
     onChange: (failure) => {
       if (failure === null) process.stderr.write(`${JSON.stringify({ event: 'registered', edgeUrl })}\n`);
       else report({ event: 'heartbeat_failed', error: failure });

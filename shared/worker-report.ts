@@ -39,3 +39,11 @@ export type WorkerReport = z.output<typeof workerReportSchema>;
 
 /** Heartbeats that may be missing before a worker counts as lost; as long a lease lasts. */
 export const LOST_HEARTBEATS = 3;
+
+/** What the edge answers. */
+export const heartbeatAnswerSchema = z.object({
+  /** Of sessions that others have left behind, signed as `signLease` does. */
+  leases: z.array(z.string()),
+});
+
+export type HeartbeatAnswer = z.output<typeof heartbeatAnswerSchema>;

@@ -40,7 +40,7 @@ const miniflare = new Miniflare(
     host: '127.0.0.1',
     port,
     log: new Log(LogLevel.ERROR),
-    ...(stateFolder === undefined ? {} : { durableObjectsPersist: stateFolder }),
+    ...(stateFolder === undefined ? {} : { resourcePersistencePath: stateFolder }),
     workers: [
       {
         ...workerOptions,

@@ -23,6 +23,8 @@ export interface EdgeOptions {
 /** Starts the edge on the loopback interface and waits until it serves. @throws Error if it does not */
 export function startEdge({ port, workerUrl, runtime = 'workerd', settings }: EdgeOptions): Promise<ServiceProcess> {
   return startProcess('edge', ENTRIES[runtime], {
+    // Of node:sqlite, which Node 22 calls experimental.
+    ...(runtime === 'node' ? { NODE_OPTIONS: '--disable-warning=ExperimentalWarning' } : {}),
     DDPNOPT_PORT: String(port),
     DDPNOPT_WORKER_URL: workerUrl,
     ...settings,

@@ -37,6 +37,9 @@ export interface KnownWorker extends Omit<WorkerReport, 'heartbeatMilliseconds'>
 /** Milliseconds that the place of a session is remembered that nobody asks for: longer than a session can be idle. */
 const FORGOTTEN_MILLISECONDS = 2 * 1000 * LIMITS.ttlSeconds.maximum;
 
+/** Sessions that a worker is given with one heartbeat. */
+const ADOPTED_AT_ONCE = 20;
+
 /** Not draining, not silent, and heard again since it last could not be reached. Bound to the time. */
 const USABLE = 'is_draining = 0 AND expires > ? AND heard > suspected';
 
@@ -56,19 +59,24 @@ export class PlacementDirectory {
       sql.all(`CREATE TABLE IF NOT EXISTS leases (
         session TEXT PRIMARY KEY, worker TEXT NOT NULL, store TEXT, epoch INTEGER NOT NULL, renewed INTEGER NOT NULL) STRICT`);
       sql.all('CREATE INDEX IF NOT EXISTS leases_by_renewal ON leases (renewed)');
+      sql.all('CREATE INDEX IF NOT EXISTS leases_by_worker ON leases (worker)');
     });
   }
 
-  /** Takes a worker in, or hears from it again. */
-  heartbeat(report: WorkerReport): void {
+  /**
+   * Takes a worker in, or hears from it again.
+   *
+   * @returns leases of sessions that others have left behind and that are its own now: if nobody asks for them, it sees to their expiry
+   */
+  heartbeat(report: WorkerReport): PlacedLease[] {
     const { id, url, engine, store, capacity, sessions, queued, bytes, isDraining, heartbeatMilliseconds } = report;
     const now = this.#now();
-    this.#sql.transaction(() => {
+    return this.#sql.transaction(() => {
       // Two heartbeats in one millisecond: the second one counts as later all the same.
       const [known] = this.#sql.all('SELECT heard, suspected FROM workers WHERE id = ?', id);
       const heard = Math.max(now, Number(known?.['suspected'] ?? 0) + 1);
       // One address leads to one process: the other one has ended.
-      this.#sql.all('DELETE FROM workers WHERE url = ? AND id <> ?', url, id);
+      this.#sql.all('UPDATE workers SET expires = 0 WHERE url = ? AND id <> ?', url, id);
       this.#sql.all(
         `INSERT INTO workers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET
            url = excluded.url, engine = excluded.engine, store = excluded.store, capacity = excluded.capacity,
@@ -78,13 +86,30 @@ export class PlacementDirectory {
         ...[heard, now + LOST_HEARTBEATS * heartbeatMilliseconds, 0],
       );
       this.#sql.all('DELETE FROM leases WHERE renewed < ?', now - FORGOTTEN_MILLISECONDS);
-      this.#sql.all('DELETE FROM workers WHERE expires < ?', now - FORGOTTEN_MILLISECONDS);
+      return isDraining || store === null ? [] : this.#adopt(report, store, now);
     });
   }
 
-  /** Forgets a worker that ends in order; its sessions move when they are next asked for. */
+  /** Gives a worker some of the sessions of those that are lost and had the same store. */
+  #adopt({ id, url, heartbeatMilliseconds }: WorkerReport, store: string, now: number): PlacedLease[] {
+    const [lost] = this.#sql.all('SELECT id FROM workers WHERE expires <= ? AND store = ? LIMIT 1', now, store);
+    if (lost === undefined) return [];
+    const left = this.#sql.all(
+      'SELECT session, epoch FROM leases WHERE worker = ? LIMIT ?',
+      ...[text(lost['id']), ADOPTED_AT_ONCE],
+    );
+    if (left.length === 0) this.#sql.all('DELETE FROM workers WHERE id = ?', text(lost['id']));
+    return left.map((row) => {
+      const epoch = Number(row['epoch']) + 1;
+      this.#sql.all('UPDATE leases SET worker = ?, epoch = ? WHERE session = ?', id, epoch, text(row['session']));
+      const expires = now + LOST_HEARTBEATS * heartbeatMilliseconds;
+      return placed(sessionIdSchema.parse(row['session']), { id, url, expires }, epoch);
+    });
+  }
+
+  /** A worker ends in order: it has given up its sessions. */
   leave(id: WorkerId): void {
-    this.#sql.all('DELETE FROM workers WHERE id = ?', id);
+    this.#sql.all('UPDATE workers SET expires = 0 WHERE id = ?', id);
   }
 
   /**
@@ -149,7 +174,7 @@ export class PlacementDirectory {
   }
 
   workers(): KnownWorker[] {
-    const rows = this.#sql.all(`SELECT *, ${USABLE} AS usable FROM workers ORDER BY id`, this.#now());
+    const rows = this.#sql.all(`SELECT *, ${USABLE} AS usable FROM workers WHERE expires > 0 ORDER BY id`, this.#now());
     return rows.map((row) => ({
       id: workerIdSchema.parse(row['id']),
       url: String(row['url']),

@@ -13,8 +13,8 @@ export class PlacementObject extends DurableObject<Env> {
     this.#directory = new PlacementDirectory(durableObjectSql(state.storage), Date.now);
   }
 
-  heartbeat(report: WorkerReport): void {
-    this.#directory.heartbeat(report);
+  heartbeat(report: WorkerReport): PlacedLease[] {
+    return this.#directory.heartbeat(report);
   }
 
   leave(id: WorkerId): void {

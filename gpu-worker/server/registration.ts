@@ -1,13 +1,16 @@
 /** How a worker makes itself known to the edge: a signed report when it begins, with every heartbeat, and before it ends. */
+import { verifyLease, type Lease } from '../../shared/lease.ts';
 import { digestOf, type Signer } from '../../shared/signature.ts';
 import { signCall } from '../../shared/signed-call.ts';
-import type { WorkerReport } from '../../shared/worker-report.ts';
+import { heartbeatAnswerSchema, type WorkerReport } from '../../shared/worker-report.ts';
 
 export interface RegistrationOptions {
   /** Base URL of the edge. */
   readonly edgeUrl: string;
   readonly signer: Signer;
   readonly report: () => WorkerReport;
+  /** Told of sessions that are this worker's from now on. */
+  readonly adopt: (lease: Lease) => void;
   /** Told when heartbeats begin to fail, with the reason, and when they arrive again, with null. */
   readonly onChange: (failure: unknown) => void;
 }
@@ -30,7 +33,7 @@ export class Registration {
     clearTimeout(this.#timer);
     const report = this.#options.report();
     try {
-      await this.#call('PUT', report, JSON.stringify(report));
+      await this.#adopt(await this.#call('PUT', report, JSON.stringify(report)));
       if (this.#isFailing) this.#options.onChange(null);
       this.#isFailing = false;
     } catch (error) {
@@ -49,7 +52,15 @@ export class Registration {
     await this.#call('DELETE', this.#options.report(), '');
   }
 
-  async #call(method: 'PUT' | 'DELETE', { id, heartbeatMilliseconds }: WorkerReport, body: string): Promise<void> {
+  async #adopt(answer: string): Promise<void> {
+    const { leases } = heartbeatAnswerSchema.parse(JSON.parse(answer));
+    for (const token of leases) {
+      const lease = await verifyLease(token, this.#options.signer);
+      if (lease !== null) this.#options.adopt(lease);
+    }
+  }
+
+  async #call(method: 'PUT' | 'DELETE', { id, heartbeatMilliseconds }: WorkerReport, body: string): Promise<string> {
     const { edgeUrl, signer } = this.#options;
     const url = new URL(`${edgeUrl.replace(/\/+$/, '')}/workers/${id}`);
     const length = Buffer.byteLength(body);
@@ -62,5 +73,6 @@ export class Registration {
     });
     const text = await response.text();
     if (!response.ok) throw new Error(`${url.href} answered ${String(response.status)}: ${text}`);
+    return text;
   }
 }

@@ -18,6 +18,7 @@ import type { SavedCheckpoint } from '../training/trainers.ts';
 import { Checkpoints } from './checkpoints.ts';
 import { TrainingSession, type SessionResources } from './session.ts';
 import {
+  isStored,
   readRecord,
   sessionPrefixes,
   StepLog,
@@ -83,6 +84,17 @@ export class SessionRegistry {
     this.#owned.set(id, { epoch, store: storage.own({ session: id, epoch, prefixes: sessionPrefixes(id) }) });
   }
 
+  /** Takes over a session that nobody may ask for: its time begins anew. Never rejects: a failure is reported. */
+  async adopt(id: SessionId, epoch: number): Promise<void> {
+    try {
+      this.own(id, epoch);
+      await this.#findStored(id);
+    } catch (error) {
+      if (error instanceof ProblemError && error.code === 'session_moved') return;
+      this.#options.reportFailure(error);
+    }
+  }
+
   /** Takes no sessions any more, and gives up those that other workers can go on with. Never rejects: failures are reported. */
   async drain(): Promise<void> {
     this.#isDraining = true;
@@ -128,8 +140,9 @@ export class SessionRegistry {
    */
   async create(id: SessionId, order: SessionOrder): Promise<TrainingSession> {
     this.removeExpired();
+    const store = this.#storeOf(id);
     const definition = await this.#definitionOf(order);
-    const existing = this.#sessions.get(id) ?? (await this.#findOwned(id));
+    const existing = this.#sessions.get(id) ?? (await this.#findOwned(id)) ?? this.#sessions.get(id) ?? null;
     if (existing !== null) {
       if (isDeepStrictEqual(existing.definition, definition)) return this.get(id);
       throw new ProblemError('session_exists', {
@@ -139,7 +152,7 @@ export class SessionRegistry {
       });
     }
     this.#assertRoomFor(definition);
-    const session = this.#add(id, definition, this.#resources.now());
+    const session = this.#add(id, definition, this.#resources.now(), store);
     try {
       await session.use(async () => session.begin(await this.#startOf(order)));
     } catch (error) {
@@ -311,16 +324,20 @@ export class SessionRegistry {
     }
   }
 
-  #add(id: SessionId, definition: SessionDefinition, createdAt: number): TrainingSession {
+  #add(id: SessionId, definition: SessionDefinition, createdAt: number, store: OwnedStore): TrainingSession {
     const { storage, log: policy, reportFailure } = this.#options;
-    const log = storage.isDurable ? new StepLog(this.#storeOf(id), id, policy, reportFailure) : null;
+    const log = storage.isDurable ? new StepLog(store, id, policy, reportFailure) : null;
     const session = new TrainingSession(id, definition, createdAt, this.#resources, log);
     this.#sessions.set(id, session);
     return session;
   }
 
   #storeOf(id: SessionId): OwnedStore {
-    return this.#owned.get(id)?.store ?? soleOwner(this.#options.storage, sessionPrefixes(id));
+    const { storage, isStorageShared } = this.#options;
+    const owned = this.#owned.get(id);
+    if (owned !== undefined) return owned.store;
+    if (isStorageShared && storage.isDurable) throw new TypeError('a session of a shared storage without a lease');
+    return soleOwner(storage, sessionPrefixes(id));
   }
 
   #forget(id: SessionId): void {
@@ -339,6 +356,7 @@ export class SessionRegistry {
     const stored = this.#options.storage.isDurable ? await this.#findStored(id) : null;
     if (stored !== null) return stored;
     const kept = (await this.#checkpoints.of(id)).find(({ origin }) => origin === 'expiry');
+    this.#owned.delete(id);
     if (kept === undefined) throw sessionNotFound(id);
     throw new ProblemError('session_expired', {
       param: 'id',
@@ -348,11 +366,13 @@ export class SessionRegistry {
   }
 
   async #findStored(id: SessionId): Promise<TrainingSession | null> {
-    const record = await readRecord(this.#storeOf(id), id);
+    const store = this.#storeOf(id);
+    if (this.#owned.has(id) && !(await isStored(this.#options.storage, id))) return null;
+    const record = await readRecord(store, id);
     // Somebody else may have found it meanwhile.
     const held = this.#sessions.get(id);
     if (held !== undefined || record === null) return held ?? null;
-    return this.#add(id, record.definition, Date.parse(record.createdAt));
+    return this.#add(id, record.definition, Date.parse(record.createdAt), store);
   }
 }
 

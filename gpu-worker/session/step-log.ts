@@ -253,6 +253,11 @@ export async function storedSessions(storage: Storage): Promise<string[]> {
   return (await storage.list(RECORDS)).map(({ key }) => lastPart(key));
 }
 
+/** Whether there is anything of the session, whoever owns it: what there is not need not be claimed. */
+export async function isStored(storage: Storage, id: SessionId): Promise<boolean> {
+  return (await storage.list(recordKey(id))).length > 0;
+}
+
 /** The session's record, null if there is none. @throws ProblemError `storage_damaged` */
 export async function readRecord(storage: ObjectStore, id: SessionId): Promise<SessionRecord | null> {
   const bytes = await storage.read(recordKey(id));

@@ -1,4 +1,7 @@
 /** The service with workers that register, for tests: an edge in either runtime, and workers on one store, all of them real processes. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { expect } from 'vitest';
 import type { ServiceProcess } from '../../deploy/local/child.ts';
 import { startEdge, type EdgeRuntime } from '../../deploy/local/edge.ts';
@@ -22,11 +25,13 @@ export interface WorkerStore {
 export interface PlacedService {
   readonly url: string;
   readonly workers: ServiceProcess[];
-  readonly addWorker: (settings?: Readonly<Record<string, string>>) => Promise<ServiceProcess>;
+  /** @param changed settings that differ from the others' */
+  readonly addWorker: (changed?: Readonly<Record<string, string>>) => Promise<ServiceProcess>;
   /** As the directory knows them. */
   readonly known: () => Promise<KnownWorker[]>;
   /** The one worker that holds a session. */
   readonly owner: () => Promise<ServiceProcess>;
+  readonly restartEdge: () => Promise<void>;
   readonly stop: () => Promise<void>;
 }
 
@@ -37,10 +42,12 @@ export async function startPlacedService(
   count: number,
   heartbeat = 250,
 ): Promise<PlacedService> {
-  const edge = await startEdge({ port: 0, workerUrl: '', runtime, settings: { DDPNOPT_WORKER_SECRET: SECRET } });
+  const state = mkdtempSync(join(tmpdir(), 'ddpnopt-edge-'));
+  const settings = { DDPNOPT_WORKER_SECRET: SECRET, DDPNOPT_EDGE_STATE: state };
+  let edge = await startEdge({ port: 0, workerUrl: '', runtime, settings });
   const { url } = edge.ready;
   const workers: ServiceProcess[] = [];
-  const addWorker = async (settings: Readonly<Record<string, string>> = {}): Promise<ServiceProcess> => {
+  const addWorker = async (changed: Readonly<Record<string, string>> = {}): Promise<ServiceProcess> => {
     const worker = await startWorker({
       port: 0,
       engine: 'reference',
@@ -50,7 +57,7 @@ export async function startPlacedService(
         DDPNOPT_EDGE_URL: url,
         DDPNOPT_WORKER_SECRET: SECRET,
         DDPNOPT_HEARTBEAT_MILLISECONDS: String(heartbeat),
-        ...settings,
+        ...changed,
       },
     });
     workers.push(worker);
@@ -78,8 +85,13 @@ export async function startPlacedService(
       expect(owners).toHaveLength(1);
       return owners[0]!;
     },
+    restartEdge: async () => {
+      await edge.kill();
+      edge = await startEdge({ port: Number(new URL(url).port), workerUrl: '', runtime, settings });
+    },
     stop: async () => {
       await Promise.all([...workers.map((worker) => worker.kill()), edge.kill()]);
+      rmSync(state, { recursive: true, force: true });
     },
   };
 }

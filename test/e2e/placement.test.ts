@@ -9,8 +9,14 @@ import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vites
 import { checkpointSchema } from '../../shared/checkpoint.ts';
 import type { EdgeRuntime } from '../../deploy/local/edge.ts';
 import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
+import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { seededRandom } from '../../shared/random.ts';
-import { sessionDefinitionSchema, type Session, type SessionDefinitionInput } from '../../shared/session.ts';
+import {
+  sessionDefinitionSchema,
+  sessionSchema,
+  type Session,
+  type SessionDefinitionInput,
+} from '../../shared/session.ts';
 import { newWorkerId } from '../../shared/worker-report.ts';
 import { MODEL, randomStep } from '../conformance/bodies.ts';
 import { startS3Server } from '../integration/s3-server.ts';
@@ -22,7 +28,19 @@ import {
   type PlacedService,
   type WorkerStore,
 } from './placed-service.ts';
-import { call, create, describeSession, expectProblem, getStep, json, LAYERS, newSession, putStep } from './support.ts';
+import {
+  call,
+  create,
+  describeSession,
+  expectProblem,
+  getStep,
+  json,
+  LAYERS,
+  newSession,
+  putStep,
+  rawRequest,
+  stepBody,
+} from './support.ts';
 
 const LAYERED: SessionDefinitionInput = { layers: LAYERS };
 const HOSTED: SessionDefinitionInput = { mode: 'hosted', model: MODEL, loss: { kind: 'softmax-cross-entropy' } };
@@ -71,14 +89,22 @@ async function start(runtime: EdgeRuntime, store: keyof typeof STORES, count: nu
   return service;
 }
 
-const PLACEMENTS = [
-  { runtime: 'workerd', store: 'bucket' },
-  { runtime: 'node', store: 'folder' },
-] as const;
+const TIMEOUT = 60_000;
 
-describe.each(PLACEMENTS)('an edge in $runtime, workers on one $store', { timeout: 60_000 }, ({ runtime, store }) => {
+describe.each(['workerd', 'node'] as const)('an edge in %s', { timeout: TIMEOUT }, (runtime) => {
+  let folder: string;
+  let service: PlacedService;
+  beforeAll(async () => {
+    folder = mkdtempSync(join(tmpdir(), 'ddpnopt-'));
+    service = await startPlacedService(runtime, { storage: folder, settings: {} }, 2);
+  });
+  afterAll(async () => {
+    await service.stop();
+    rmSync(folder, { recursive: true, force: true });
+  });
+
   it('the API from end to end', async () => {
-    const { url, workers, known } = await start(runtime, store, 2);
+    const { url, workers, known } = service;
     expect((await call(url, 'GET', '/readyz')).status).toBe(200);
     expect((await call(url, 'GET', '/docs/swagger-ui.css')).headers.get('content-type')).toContain('text/css');
 
@@ -116,7 +142,9 @@ describe.each(PLACEMENTS)('an edge in $runtime, workers on one $store', { timeou
       }
       expect(json(await call(url, 'GET', `/v1/sessions/${id}/checkpoints`))).toEqual({ checkpoints: [checkpoint] });
       const resumed = await create(url, { fromCheckpoint: checkpoint.id });
-      expect(json(resumed)).toMatchObject({ nextStep: 3 });
+      const { id: copy } = sessionSchema.parse(json(resumed));
+      expect(await describeSession(url, copy)).toMatchObject({ nextStep: 3 });
+      expect((await call(url, 'DELETE', `/v1/sessions/${copy}`)).status).toBe(204);
       expect((await call(url, 'DELETE', `/v1/checkpoints/${checkpoint.id}`)).status).toBe(204);
     }
     for (const { id } of sessions) {
@@ -125,26 +153,24 @@ describe.each(PLACEMENTS)('an edge in $runtime, workers on one $store', { timeou
     }
   });
 
-  it('kill -9 in the middle of steps: the session goes on elsewhere, with the same bytes', async () => {
-    const { url, owner, addWorker } = await start(runtime, store, 2);
-    const STEPS = 24;
-    const bodies = bodiesOf(HOSTED, 11, STEPS);
-    const replies = await unbrokenRun(HOSTED, bodies);
-    const { id } = await newSession(url, HOSTED);
-    for (const [n, body] of bodies.entries()) {
-      const step = persistentStep(url, id, n, body);
-      if (n % 8 === 5) {
-        await (await owner()).kill();
-        await addWorker();
-      }
-      expect(text(await step)).toBe(replies[n]);
-      expect(text(await getStep(url, id, n))).toBe(replies[n]);
+  it('a client that breaks off in the middle of a body does not move its session', async () => {
+    const { url, owner } = service;
+    const wide = [{ name: 'wide', kind: 'dense', inputs: 16_000, outputs: 4 } as const];
+    const { id } = await newSession(url, { layers: wide, optimizer: { metric: { kind: 'identity' } } });
+    const before = await owner();
+    const body = stepBody(1, wide, 50);
+    for (const then of ['end', 'destroy'] as const) {
+      const headers = { 'content-type': SAFETENSORS_CONTENT_TYPE, 'content-length': String(body.length) };
+      const sent = [body.subarray(0, 1_000_000)];
+      await rawRequest(url, { method: 'PUT', path: `/v1/sessions/${id}/steps/0`, headers, body: sent, then });
     }
-    expect(await describeSession(url, id)).toMatchObject({ nextStep: STEPS, durableStep: STEPS });
+    expect((await putStep(url, id, 0, body)).status).toBe(200);
+    expect(await owner()).toBe(before);
+    await call(url, 'DELETE', `/v1/sessions/${id}`);
   });
 
   it('a worker that is told to stop: its sessions go on elsewhere, and none is given to it', async () => {
-    const { url, owner, workers, known } = await start(runtime, store, 2);
+    const { url, owner, workers, known } = service;
     const bodies = bodiesOf(LAYERED, 12, 8);
     const replies = await unbrokenRun(LAYERED, bodies);
     const { id } = await newSession(url, LAYERED);
@@ -158,6 +184,48 @@ describe.each(PLACEMENTS)('an edge in $runtime, workers on one $store', { timeou
       workers.filter((worker) => worker !== first).map(({ ready }) => ready.url),
     );
     expect((await create(url, LAYERED)).status).toBe(201);
+  });
+
+  it('without a worker: unavailable, until one comes', async () => {
+    const { url, addWorker, workers, restartEdge, known } = await start(runtime, 'folder', 0);
+    expectProblem(await create(url, LAYERED), { status: 503, code: 'worker_unavailable' });
+    expectProblem(await call(url, 'GET', '/readyz'), { status: 503, code: 'worker_unavailable' });
+    await addWorker();
+    const { id } = await newSession(url, LAYERED);
+    const [body, next] = bodiesOf(LAYERED, 14, 2);
+    expect((await putStep(url, id, 0, body!)).status).toBe(200);
+    await workers[0]!.kill();
+    // The edge's memory survives it.
+    await restartEdge();
+    expect((await known()).map((worker) => worker.url)).toEqual([workers[0]!.ready.url]);
+    expectProblem(await putStep(url, id, 1, next!), { status: 503, code: 'worker_unavailable' });
+    // Another one on the same store finds the session.
+    await addWorker();
+    expect((await persistentStep(url, id, 1, next!)).status).toBe(200);
+  });
+});
+
+describe.each([
+  { runtime: 'workerd', store: 'folder' },
+  { runtime: 'node', store: 'folder' },
+  { runtime: 'node', store: 'bucket' },
+] as const)('an edge in $runtime, workers on one $store', { timeout: TIMEOUT }, ({ runtime, store }) => {
+  it('kill -9 in the middle of steps: the session goes on elsewhere, with the same bytes', async () => {
+    const { url, owner, addWorker } = await start(runtime, store, 2);
+    const STEPS = 16;
+    const bodies = bodiesOf(HOSTED, 11, STEPS);
+    const replies = await unbrokenRun(HOSTED, bodies);
+    const { id } = await newSession(url, HOSTED);
+    for (const [n, body] of bodies.entries()) {
+      const step = persistentStep(url, id, n, body);
+      if (n % 8 === 5) {
+        await (await owner()).kill();
+        await addWorker();
+      }
+      expect(text(await step)).toBe(replies[n]);
+      expect(text(await getStep(url, id, n))).toBe(replies[n]);
+    }
+    expect(await describeSession(url, id)).toMatchObject({ nextStep: STEPS, durableStep: STEPS });
   });
 
   it('a worker that hangs and wakes up after its session has moved can neither apply nor acknowledge a step', async () => {
@@ -187,21 +255,6 @@ describe.each(PLACEMENTS)('an edge in $runtime, workers on one $store', { timeou
     await Promise.all(workers.slice(0, 2).map((worker) => worker.kill()));
     for (let n = 10; n < 12; n++) expect(text(await persistentStep(url, id, n, bodies[n]!))).toBe(replies[n]);
   });
-
-  it('without a worker: unavailable, until one comes', async () => {
-    const { url, addWorker, workers } = await start(runtime, store, 0);
-    expectProblem(await create(url, LAYERED), { status: 503, code: 'worker_unavailable' });
-    expectProblem(await call(url, 'GET', '/readyz'), { status: 503, code: 'worker_unavailable' });
-    await addWorker();
-    const { id } = await newSession(url, LAYERED);
-    const [body, next] = bodiesOf(LAYERED, 14, 2);
-    expect((await putStep(url, id, 0, body!)).status).toBe(200);
-    await workers[0]!.kill();
-    expectProblem(await putStep(url, id, 1, next!), { status: 503, code: 'worker_unavailable' });
-    // Another one on the same store finds the session.
-    await addWorker();
-    expect((await persistentStep(url, id, 1, next!)).status).toBe(200);
-  });
 });
 
 describe('who may call whom', () => {
@@ -209,7 +262,7 @@ describe('who may call whom', () => {
     const { url, workers, known } = await start('node', 'folder', 1);
     const { id } = await newSession(url, LAYERED);
     const worker = workers[0]!.ready.url;
-    const [{ id: workerId }] = (await known()) as [{ id: Parameters<typeof leaseFor>[1] }];
+    const { id: workerId } = (await known())[0]!;
     const path = `/sessions/${id}`;
     const lease = await leaseFor(id, workerId, 1);
     const refused = { code: 'call_refused', status: 401 };
