@@ -141,9 +141,11 @@ export class SessionRegistry {
   async create(id: SessionId, order: SessionOrder): Promise<TrainingSession> {
     this.removeExpired();
     const store = this.#storeOf(id);
-    const definition = await this.#definitionOf(order);
-    const existing = this.#sessions.get(id) ?? (await this.#findOwned(id)) ?? this.#sessions.get(id) ?? null;
-    if (existing !== null) {
+    const definition = 'fromCheckpoint' in order ? await this.#definitionOf(order) : order;
+    // Where the storage is shared, another worker may have begun what is asked for again.
+    if (this.#owned.has(id) && !this.#sessions.has(id) && this.#options.storage.isDurable) await this.#findStored(id);
+    const existing = this.#sessions.get(id);
+    if (existing !== undefined) {
       if (isDeepStrictEqual(existing.definition, definition)) return this.get(id);
       throw new ProblemError('session_exists', {
         param: 'id',
@@ -292,8 +294,7 @@ export class SessionRegistry {
     return checkpoint;
   }
 
-  async #definitionOf(order: SessionOrder): Promise<SessionDefinition> {
-    if (!('fromCheckpoint' in order)) return order;
+  async #definitionOf(order: Extract<SessionOrder, { fromCheckpoint: unknown }>): Promise<SessionDefinition> {
     const { definition } = await this.#checkpoints.get(order.fromCheckpoint);
     return order.ttlSeconds === undefined ? definition : { ...definition, ttlSeconds: order.ttlSeconds };
   }
@@ -336,18 +337,14 @@ export class SessionRegistry {
     const { storage, isStorageShared } = this.#options;
     const owned = this.#owned.get(id);
     if (owned !== undefined) return owned.store;
-    if (isStorageShared && storage.isDurable) throw new TypeError('a session of a shared storage without a lease');
+    // Nothing is known of a lease any more: the edge brings one.
+    if (isStorageShared && storage.isDurable) throw sessionMoved(id, 0);
     return soleOwner(storage, sessionPrefixes(id));
   }
 
   #forget(id: SessionId): void {
     this.#sessions.delete(id);
     this.#owned.delete(id);
-  }
-
-  /** A session’s creation that is asked for again may find what another worker has begun. */
-  async #findOwned(id: SessionId): Promise<TrainingSession | null> {
-    return this.#owned.has(id) && this.#options.storage.isDurable ? this.#findStored(id) : null;
   }
 
   /** A session that is not held: in storage, kept as a checkpoint, or nowhere. */
