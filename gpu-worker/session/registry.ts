@@ -41,8 +41,8 @@ export interface RegistryOptions {
 
 export class SessionRegistry {
   readonly #sessions = new Map<SessionId, TrainingSession>();
-  /** Expired sessions on their way into storage. */
-  readonly #retiring = new Map<SessionId, Promise<void>>();
+  /** Sessions that are done with and not gone yet: expired ones on their way into storage, those of an earlier epoch. */
+  readonly #leaving = new Map<SessionId, Promise<void>>();
   /** In which epoch this worker owns, or owned, a session, and what it reads and writes of it as such. */
   readonly #owned = new Map<SessionId, { readonly epoch: number; readonly store: OwnedStore }>();
   #isDraining = false;
@@ -77,9 +77,11 @@ export class SessionRegistry {
     if (known !== undefined && known.epoch > epoch) throw sessionMoved(id, known.epoch);
     if (this.#isDraining && !this.#sessions.has(id)) throw sessionMoved(id, epoch);
     if (known?.epoch === epoch) return;
-    if (storage.isDurable) {
-      this.#sessions.get(id)?.close(sessionMoved(id, epoch));
+    const session = this.#sessions.get(id);
+    if (session !== undefined && storage.isDurable) {
+      session.close(sessionMoved(id, epoch));
       this.#sessions.delete(id);
+      this.#leave(id, session.settled());
     }
     this.#owned.set(id, { epoch, store: storage.own({ session: id, epoch, prefixes: sessionPrefixes(id) }) });
   }
@@ -88,6 +90,7 @@ export class SessionRegistry {
   async adopt(id: SessionId, epoch: number): Promise<void> {
     try {
       this.own(id, epoch);
+      await this.#leaving.get(id);
       await this.#findStored(id);
     } catch (error) {
       if (error instanceof ProblemError && error.code === 'session_moved') return;
@@ -143,7 +146,10 @@ export class SessionRegistry {
     const store = this.#storeOf(id);
     const definition = 'fromCheckpoint' in order ? await this.#definitionOf(order) : order;
     // Where the storage is shared, another worker may have begun what is asked for again.
-    if (this.#owned.has(id) && !this.#sessions.has(id) && this.#options.storage.isDurable) await this.#findStored(id);
+    if (this.#owned.has(id) && !this.#sessions.has(id) && this.#options.storage.isDurable) {
+      await this.#leaving.get(id);
+      await this.#findStored(id);
+    }
     const existing = this.#sessions.get(id);
     if (existing !== undefined) {
       if (isDeepStrictEqual(existing.definition, definition)) return this.get(id);
@@ -195,7 +201,7 @@ export class SessionRegistry {
   /** Those of a session, oldest first; an expired session still has them. @throws ProblemError `session_not_found` */
   async checkpointsOf(id: SessionId): Promise<Checkpoint[]> {
     this.removeExpired();
-    await this.#retiring.get(id);
+    await this.#leaving.get(id);
     const checkpoints = await this.#checkpoints.of(id);
     if (checkpoints.length === 0 && !this.#sessions.has(id)) throw sessionNotFound(id);
     return checkpoints;
@@ -242,9 +248,16 @@ export class SessionRegistry {
         session.close();
         continue;
       }
-      const retiring = this.#retire(session).finally(() => this.#retiring.delete(id));
-      this.#retiring.set(id, retiring);
+      this.#leave(id, this.#retire(session));
     }
+  }
+
+  /** Has whoever asks for a session wait until an earlier one of its name is gone. */
+  #leave(id: SessionId, gone: Promise<void>): void {
+    const leaving = Promise.all([this.#leaving.get(id), gone]).then(() => {
+      if (this.#leaving.get(id) === leaving) this.#leaving.delete(id);
+    });
+    this.#leaving.set(id, leaving);
   }
 
   /** Deletes checkpoints whose time is over. A failure is reported; the next call tries again. */
@@ -349,7 +362,7 @@ export class SessionRegistry {
 
   /** A session that is not held: in storage, kept as a checkpoint, or nowhere. */
   async #find(id: SessionId): Promise<TrainingSession> {
-    await this.#retiring.get(id);
+    await this.#leaving.get(id);
     const stored = this.#options.storage.isDurable ? await this.#findStored(id) : null;
     if (stored !== null) return stored;
     const kept = (await this.#checkpoints.of(id)).find(({ origin }) => origin === 'expiry');

@@ -243,9 +243,12 @@ export class StepLog {
   }
 }
 
-/** What the keys of a session's objects begin with. */
+/** Where the objects of sessions lie, beside their records. */
+const SESSION_FOLDERS = ['steps', 'snapshots', 'options', 'parts'] as const;
+
+/** What the keys of a session's objects begin with: its owner writes no others. */
 export function sessionPrefixes(id: SessionId): string[] {
-  return [recordKey(id), `steps/${id}/`, `snapshots/${id}/`];
+  return [recordKey(id), ...SESSION_FOLDERS.map((folder) => `${folder}/${id}/`)];
 }
 
 /** The sessions in storage. */
