@@ -35,12 +35,12 @@ export interface PlacedService {
   readonly stop: () => Promise<void>;
 }
 
-/** @param heartbeat milliseconds */
+/** @param heartbeat milliseconds; three that are missing make a worker count as lost, which a busy machine must not */
 export async function startPlacedService(
   runtime: EdgeRuntime,
   store: WorkerStore,
   count: number,
-  heartbeat = 250,
+  heartbeat = 3000,
 ): Promise<PlacedService> {
   const state = mkdtempSync(join(tmpdir(), 'ddpnopt-edge-'));
   const settings = { DDPNOPT_WORKER_SECRET: SECRET, DDPNOPT_EDGE_STATE: state };

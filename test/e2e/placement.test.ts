@@ -85,14 +85,21 @@ const STORES: Record<'bucket' | 'folder', () => Promise<WorkerStore>> = {
   },
 };
 
-async function start(runtime: EdgeRuntime, store: keyof typeof STORES, count: number): Promise<PlacedService> {
+async function start(
+  runtime: EdgeRuntime,
+  store: keyof typeof STORES,
+  count: number,
+  heartbeat?: number,
+): Promise<PlacedService> {
   const { storage, settings } = await STORES[store]();
-  const service = await startPlacedService(runtime, { storage, settings }, count);
+  const service = await startPlacedService(runtime, { storage, settings }, count, heartbeat);
   onTestFinished(() => service.stop());
   return service;
 }
 
 const TIMEOUT = 60_000;
+/** Milliseconds, where a worker is to count as lost soon. */
+const BRIEF_HEARTBEAT = 500;
 
 describe.each(['workerd', 'node'] as const)('an edge in %s', { timeout: TIMEOUT }, (runtime) => {
   let folder: string;
@@ -236,7 +243,7 @@ describe.each([
   });
 
   it('a worker that hangs and wakes up after its session has moved can neither apply nor acknowledge a step', async () => {
-    const { url, owner, workers, known, addWorker } = await start(runtime, store, 2);
+    const { url, owner, workers, known, addWorker } = await start(runtime, store, 2, BRIEF_HEARTBEAT);
     const bodies = bodiesOf(LAYERED, 13, 12);
     const replies = await unbrokenRun(LAYERED, bodies);
     const { id } = await newSession(url, LAYERED);
@@ -268,7 +275,7 @@ it(
   'a lost worker’s session that nobody asks for is taken over, so that it expires in order',
   { timeout: TIMEOUT },
   async () => {
-    const { url, owner, workers } = await start('node', 'folder', 2);
+    const { url, owner, workers } = await start('node', 'folder', 2, BRIEF_HEARTBEAT);
     await newSession(url, LAYERED);
     const lost = await owner();
     await lost.kill();
