@@ -17,7 +17,7 @@ import type { SizedStream } from './streamed-body.ts';
 const isGatewayStatus = (status: number): boolean => status >= 502 && status !== 505;
 
 interface WorkerRequest {
-  readonly method: 'GET' | 'PUT' | 'POST' | 'DELETE';
+  readonly method: 'GET' | 'PUT' | 'POST' | 'PATCH' | 'DELETE';
   readonly body?: string | SizedStream;
   readonly headers?: Record<string, string>;
 }
