@@ -165,6 +165,10 @@ class AsyncSession:
         """The newest inverse factors that have come, by layer name."""
         return self._state.inverses
 
+    def keep_inverses(self, inverses: Mapping[str, Inverses]) -> None:
+        """Takes over inverse factors that were held before the session was resumed, so that they do not come again."""
+        self._state.inverses.update(inverses)
+
     @property
     def history(self) -> list[Document]:
         """Metrics of every step taken here: those of the service, and `bytesSent`, `bytesReceived` and `seconds`."""
@@ -177,12 +181,12 @@ class AsyncSession:
     async def step(self, tensors: Mapping[str, Any], *, send_as: NarrowType | None = None) -> StepReply:
         """Takes the next step.
 
-        After a `ProblemError` the step has not been applied: correct it and call again. After a `NoAnswerError` it may have been:
-        call again with the same tensors, and it is applied once; or `resynchronise` to give it up.
+        After a `ProblemError` the step has not been applied: correct it and call again. After a `NoAnswerError` it may have
+        been: call again with the same tensors, and it is applied once; or `resynchronise` to give it up.
 
         Args:
-            tensors: by the names of `PUT …/steps/{n}`: `losses`, `layers.<name>.input` and so on, or `x` and `y`. Arrays of NumPy or
-                PyTorch, or whatever `numpy.asarray` takes. `metric_versions` is added where it is needed.
+            tensors: by the names of `PUT …/steps/{n}`: `losses`, `layers.<name>.input` and so on, or `x` and `y`. Arrays of NumPy
+                or PyTorch, or whatever `numpy.asarray` takes. `metric_versions` is added where needed.
             send_as: element type for the large ones; `int8` only in sessions with `"transport": {"int8": true}`.
         """
         return await self._client.run(self._state.step(tensors, send_as))
@@ -200,7 +204,7 @@ class AsyncSession:
         await self._client.run(self._state.resynchronise())
 
     async def cancel_step(self) -> None:
-        """Takes the step that is under way out of the queue, from another task; `step` then raises `step_cancelled`."""
+        """From another task: takes the step that is under way out of the queue; `step` then raises `step_cancelled`."""
         await self._client.run(self._state.cancel_step())
 
     async def make_checkpoint(self) -> Document:

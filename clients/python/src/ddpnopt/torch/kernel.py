@@ -43,7 +43,23 @@ class KernelMetric:
         if self.inverses is None:
             return gradient
         # Only convolutions with groups have several blocks, and they have no factors in this mode.
-        return self.inverses.input[0] @ gradient @ self.inverses.output_grad[0]
+        product: Tensor = self.inverses.input[0] @ gradient @ self.inverses.output_grad[0]
+        return product
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint of the service does not have."""
+        inverses = self.inverses
+        kept = None if inverses is None else (inverses.version, inverses.input, inverses.output_grad)
+        return {"moments": self.moments, "updates": self.updates, "inverses": kept}
+
+    def load(self, state: dict[str, Any], stage: Stage) -> None:
+        """Goes on from a state."""
+        device = stage.parameters[0].device
+        self.moments = None if state["moments"] is None else state["moments"].to(device)
+        self.updates = state["updates"]
+        if state["inverses"] is not None:
+            version, *parts = state["inverses"]
+            self.inverses = Inverses(version, *(part.to(device) for part in parts))
 
     def gram(self, stage: Stage) -> Tensor:
         """N = J P⁻¹ Jᵀ, [B, B]."""

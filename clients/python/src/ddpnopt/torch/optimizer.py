@@ -31,6 +31,9 @@ Coupling = Literal["feedback", "value", "layerwise", "gauss-newton-step"]
 # The service takes numbers above 0 alone; schedulers end at 0.
 _SMALLEST_RATE = 1e-12
 
+# Rules for η that do not look at the kernels.
+_SCHEDULES = ("constant", "step", "cosine", "one-cycle")
+
 
 class StepLosses(NamedTuple):
     """The losses of a step's batch."""
@@ -102,6 +105,7 @@ class DDPNOpt(torch.optim.Optimizer):
             raise ValueError(f"mode is {mode!r}; 'layers' or 'kernel' was expected: the client for mode 'hosted' is ddpnopt.Client")
         self._model = model
         self._client = client or Client(url, api_key=api_key)
+        self._owns_client = client is None
         self._mode = mode
         self._statistics_every = statistics_every
         self._send_as: NarrowType | None = send_as
@@ -134,7 +138,7 @@ class DDPNOpt(torch.optim.Optimizer):
         self._checkpoint: str | None = None
         self._rates: tuple[float, dict[str, float]] | None = None
         self._kernel_metrics: dict[str, KernelMetric] = {}
-        self._saved_moments: dict[str, Any] = {}
+        self._saved_metrics: dict[str, Any] = {}
         self._converted: dict[str, Inverses] = {}
         given = [parameter for parameter in model.parameters() if parameter.requires_grad] if params is None else params
         super().__init__(cast(Any, given), {"lr": lr})
@@ -186,7 +190,7 @@ class DDPNOpt(torch.optim.Optimizer):
         try:
             self._send_changed_rates()
             reply = self._send(losses)
-            policies = self._policies(reply)
+            policies = self._kernel_policies(reply) if self._mode == "kernel" else self._policies(reply)
             after: Tensor | None = None
             if self._coupling == "feedback":
                 with torch.no_grad(), kept_buffers(self._model), self._repeated(randomness), applying(self._stages, policies):
@@ -198,6 +202,9 @@ class DDPNOpt(torch.optim.Optimizer):
                 if self._evaluate_after:
                     with torch.no_grad(), kept_buffers(self._model), self._repeated(randomness):
                         after = closure()
+            # This step's kernels and changes are in the factors that were there before its reply.
+            if self._mode == "kernel":
+                self._keep_inverses(reply)
         finally:
             for stage in self._stages.values():
                 stage.forget()
@@ -281,26 +288,45 @@ class DDPNOpt(torch.optim.Optimizer):
 
     def _add_kernels(self, tensors: dict[str, Tensor], session: Session) -> None:
         optimizer = session.description["optimizer"]
-        carries_statistics = self._metric["kind"] == "kronecker" and session.next_step % self._statistics_every == 0
         weights = _terminal_weights(tensors["losses"], optimizer["terminalCurvature"]["lossScale"])
+        if session.next_step == 0 and self._has_statistics() and optimizer["learningRate"]["kind"] in _SCHEDULES:
+            # Without inverses the first step would be one in the identity, for which lr was not chosen. So it only brings
+            # statistics: what it says of the parameters is not done.
+            first = {"losses": tensors["losses"], **self._statistics(weights)}
+            for stage in self._stages.values():
+                first |= self._kernel(stage, torch.zeros(len(weights), len(weights)))
+            self._keep_inverses(session.step(first))
+            session.history.clear()
+        elif session.next_step % self._statistics_every == 0 and self._has_statistics():
+            tensors |= self._statistics(weights)
+        for stage in self._stages.values():
+            tensors |= self._kernel(stage, self._kernel_metrics[stage.name].gram(stage))
+
+    def _has_statistics(self) -> bool:
+        return bool(self._metric["kind"] == "kronecker")
+
+    def _statistics(self, weights: Tensor) -> dict[str, Tensor]:
+        """Those of factors, by the names of a step's tensors; the others are averaged here."""
+        tensors: dict[str, Tensor] = {}
         for stage in self._stages.values():
             metric = self._kernel_metrics[stage.name]
-            prefix = f"layers.{stage.name}"
-            if carries_statistics:
-                metric.observe(stage, weights)
-                if metric.is_factored:
-                    for name, tensor in factor_statistics(stage, weights).items():
-                        tensors[f"{prefix}.{name}"] = tensor
-            gram = metric.gram(stage)
-            if optimizer["batchCoupling"] == "diagonal":
-                tensors[f"{prefix}.gram_diagonal"] = gram.diagonal()
-            else:
-                tensors[f"{prefix}.gram"] = upper_triangle(gram)
+            metric.observe(stage, weights)
+            if metric.is_factored:
+                tensors |= {f"layers.{stage.name}.{name}": factor for name, factor in factor_statistics(stage, weights).items()}
+        return tensors
+
+    def _kernel(self, stage: Stage, kernel: Tensor) -> dict[str, Tensor]:
+        if self._options.get("batchCoupling") == "diagonal":
+            return {f"layers.{stage.name}.gram_diagonal": kernel.diagonal()}
+        return {f"layers.{stage.name}.gram": upper_triangle(kernel)}
+
+    def _keep_inverses(self, reply: StepReply) -> None:
+        for stage in self._stages.values():
+            if stage.name in reply.inverses:
+                self._kernel_metrics[stage.name].inverses = self._on_device(stage, reply.inverses[stage.name])
 
     def _policies(self, reply: StepReply) -> Callable[[Stage, tuple[Any, ...]], None]:
         """What changes a stage's parameters, given its inputs in the second forward pass."""
-        if self._mode == "kernel":
-            return self._kernel_policies(reply)
 
         def apply(stage: Stage, args: tuple[Any, ...]) -> None:
             def convert(array: NDArray[Any]) -> Tensor:
@@ -338,13 +364,7 @@ class DDPNOpt(torch.optim.Optimizer):
                 change = change + decayed
             stage.add(change)
 
-        def apply_and_refresh(stage: Stage, args: tuple[Any, ...]) -> None:
-            apply(stage, args)
-            # N was made with the inverses before the reply, and so is the change.
-            if stage.name in reply.inverses:
-                self._kernel_metrics[stage.name].inverses = self._on_device(stage, reply.inverses[stage.name])
-
-        return apply_and_refresh
+        return apply
 
     def _on_device(self, stage: Stage, inverses: Inverses) -> Inverses:
         """A stage's inverses as tensors where its parameters are, converted once per version."""
@@ -355,8 +375,15 @@ class DDPNOpt(torch.optim.Optimizer):
         return held
 
     def _create_session(self) -> Session:
+        if self._mode == "kernel":
+            self._kernel_metrics = {stage.name: self._kernel_metric(stage) for stage in self._stages.values()}
         if self._checkpoint is not None:
-            return self._client.resume_session(self._checkpoint)
+            session = self._client.resume_session(self._checkpoint)
+            # Those that the next kernels are made with.
+            session.keep_inverses(
+                {name: _as_arrays(metric.inverses) for name, metric in self._kernel_metrics.items() if metric.inverses is not None}
+            )
+            return session
         learning_rate, factors = self._current_rates()
         optimizer: dict[str, Any] = {"coupling": self._coupling, **self._options}
         optimizer.setdefault("learningRate", {"kind": "constant", "value": learning_rate})
@@ -371,7 +398,6 @@ class DDPNOpt(torch.optim.Optimizer):
                 optimizer["weightDecay"] = {"kind": "decoupled", "rate": self._weight_decay}
             definition["layers"] = [{"name": stage.name, **stage.definition()} for stage in self._stages.values()]
         else:
-            self._kernel_metrics = {stage.name: self._kernel_metric(stage) for stage in self._stages.values()}
             has_factors = any(metric.is_factored for metric in self._kernel_metrics.values())
             allowed = {key: value for key, value in self._metric.items() if key in ("kind", "damping", "decay", "refreshEvery")}
             optimizer["metric"] = allowed if has_factors else {"kind": "client"}
@@ -382,9 +408,8 @@ class DDPNOpt(torch.optim.Optimizer):
     def _kernel_metric(self, stage: Stage) -> KernelMetric:
         is_factored = self._metric["kind"] == "kronecker" and stage.samples() is not None
         metric = KernelMetric(self._metric, is_factored=is_factored)
-        saved = self._saved_moments.get(stage.name)
-        if saved is not None:
-            metric.moments, metric.updates = saved["moments"], saved["updates"]
+        if stage.name in self._saved_metrics:
+            metric.load(self._saved_metrics[stage.name], stage)
         return metric
 
     def _factor_sizes(self, stage: Stage) -> dict[str, int] | None:
@@ -430,8 +455,9 @@ class DDPNOpt(torch.optim.Optimizer):
         """As of every optimizer, with the name of a checkpoint that this call makes at the service."""
         state = super().state_dict()
         checkpoint = self._checkpoint if self._session is None else self._session.make_checkpoint()["id"]
-        moments = {name: {"moments": metric.moments, "updates": metric.updates} for name, metric in self._kernel_metrics.items()}
-        state["ddpnopt"] = {"checkpoint": checkpoint, "rates": self._rates, "moments": moments or self._saved_moments}
+        # Before the first step after `load_state_dict` there is nothing newer than what was loaded.
+        kernel = {name: metric.state() for name, metric in self._kernel_metrics.items()} or self._saved_metrics
+        state["ddpnopt"] = {"checkpoint": checkpoint, "rates": self._rates, "kernelMetrics": kernel}
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -443,17 +469,23 @@ class DDPNOpt(torch.optim.Optimizer):
         super().load_state_dict(state)
         self._checkpoint = own["checkpoint"]
         self._rates = None if own["rates"] is None else (own["rates"][0], dict(own["rates"][1]))
-        self._saved_moments = dict(own["moments"])
+        self._saved_metrics = dict(own["kernelMetrics"])
         self._session = None
         self._stages = {}
         self._converted = {}
         self._kernel_metrics = {}
 
     def close(self) -> None:
-        """Deletes the session at the service, with its state; checkpoints stay."""
+        """Deletes the session at the service, with its state, and closes the optimizer's own client; checkpoints stay."""
         if self._session is not None:
             self._session.delete()
             self._session = None
+        if self._owns_client:
+            self._client.close()
+
+
+def _as_arrays(inverses: Inverses) -> Inverses:
+    return Inverses(inverses.version, inverses.input.cpu().numpy(), inverses.output_grad.cpu().numpy())
 
 
 def _groups(factors: Mapping[str, float]) -> list[dict[str, Any]]:

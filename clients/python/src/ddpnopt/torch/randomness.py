@@ -14,7 +14,9 @@ class Randomness:
 
     def __init__(self) -> None:
         self._cpu = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+        # Asking a device that nobody uses would claim it.
+        uses_cuda = torch.cuda.is_initialized()
+        self._cuda = torch.cuda.get_rng_state_all() if uses_cuda else []
 
     def restore(self) -> None:
         """Sets the generators back."""

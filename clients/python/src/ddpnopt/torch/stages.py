@@ -1,12 +1,13 @@
 """Layers with trainable parameters as stages of the control problem: one class per kind of layer that the service knows.
 
-A stage turns what the passes left at its module into the service's layouts, and the service's changes into the module's. Axes: B
-samples; P positions at which a sample uses the parameters; n inputs and c outputs. A parameter matrix is as in `ddpnopt.parameters`.
+A stage turns what the passes left at its module into the service's layouts, and the service's changes into the module's.
+Axes: B samples; P positions at which a sample uses the parameters; n inputs, c outputs. Parameter matrices: `ddpnopt.parameters`.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap  # type: ignore[attr-defined]
+from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
@@ -64,7 +65,7 @@ class Stage(ABC):
 
     @property
     @abstractmethod
-    def parameters(self) -> list[nn.Parameter]:
+    def parameters(self) -> list[Tensor]:
         """Its trainable parameters, in the order of the parameter matrix."""
 
     @abstractmethod
@@ -147,7 +148,7 @@ class DenseStage(Stage):
     module: nn.Linear
 
     @property
-    def parameters(self) -> list[nn.Parameter]:
+    def parameters(self) -> list[Tensor]:
         bias = [self.module.bias] if self.has_bias else []
         return [self.module.weight, *bias]
 
@@ -217,7 +218,7 @@ class EmbeddingStage(Stage):
             raise UnsupportedLayerError(f"embedding {name} has max_norm, which changes it in the forward pass; leave it out")
 
     @property
-    def parameters(self) -> list[nn.Parameter]:
+    def parameters(self) -> list[Tensor]:
         return [self.module.weight]
 
     def _check(self) -> None:
@@ -238,7 +239,8 @@ class EmbeddingStage(Stage):
         return grads if padding is None else grads * (self._tokens() != padding).unsqueeze(-1)
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"input": self._tokens(), "output_grad": self._grads()}
+        # The service takes one floating-point type throughout; token numbers are exact in it.
+        return {"input": self._tokens().to(self._dtype), "output_grad": self._grads()}
 
     def parameter_matrix(self) -> Tensor:
         return self.module.weight
@@ -268,7 +270,7 @@ class Conv2dStage(Stage):
     module: nn.Conv2d | nn.Conv1d
 
     @property
-    def parameters(self) -> list[nn.Parameter]:
+    def parameters(self) -> list[Tensor]:
         bias = [self.module.bias] if self.has_bias and self.module.bias is not None else []
         return [self.module.weight, *bias]
 
@@ -371,7 +373,7 @@ class Conv2dStage(Stage):
     def jacobian(self) -> Tensor:
         patches = self._patches()
         grads = self._grads().flatten(2).mT
-        split = grads.unflatten(2, (self.module.groups, -1))
+        split = grads.reshape(*grads.shape[:2], self.module.groups, -1)
         weight = torch.einsum("bpgn,bpgc->bngc", patches, split).flatten(2)
         return torch.cat([weight, grads.sum(1, keepdim=True)], 1) if self.has_bias else weight
 
@@ -390,10 +392,8 @@ class ScaleShiftStage(Stage):
     module: nn.LayerNorm | nn.GroupNorm | nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
     @property
-    def parameters(self) -> list[nn.Parameter]:
-        weight: nn.Parameter = self.module.weight
-        bias: nn.Parameter = self.module.bias
-        return [weight, bias] if self.has_bias else [weight]
+    def parameters(self) -> list[Tensor]:
+        return [self.module.weight, self.module.bias] if self.has_bias else [self.module.weight]
 
     def definition(self) -> Definition:
         return {
@@ -459,8 +459,13 @@ class GenericStage(Stage):
         self._jacobian: Tensor | None = None
 
     @property
-    def parameters(self) -> list[nn.Parameter]:
+    def parameters(self) -> list[Tensor]:
         return list(self._named.values())
+
+    def record(self, calls: Sequence[Call], batch: int) -> None:
+        super().record(calls, batch)
+        # Now, since it may refuse, and since the module's own hooks must not run in the second forward pass.
+        self._jacobian = self._per_sample_gradients()
 
     def forget(self) -> None:
         super().forget()
@@ -477,15 +482,14 @@ class GenericStage(Stage):
 
     def add(self, change: Tensor) -> None:
         sizes = [parameter.numel() for parameter in self.parameters]
-        for parameter, part in zip(self.parameters, change[0].split(sizes), strict=True):
+        for parameter, part in zip(self.parameters, torch.split(change[0], sizes), strict=True):
             _add(parameter, part.reshape(parameter.shape))
 
     def weighted_gradient(self, kappa: Tensor) -> Tensor:
         return (kappa @ self.jacobian().squeeze(1)).unsqueeze(0)
 
     def jacobian(self) -> Tensor:
-        if self._jacobian is None:
-            self._jacobian = self._per_sample_gradients()
+        assert self._jacobian is not None  # what is recorded has one
         return self._jacobian
 
     def _per_sample_gradients(self) -> Tensor:
@@ -506,7 +510,10 @@ class GenericStage(Stage):
         parameters = {key: parameter.detach() for key, parameter in self._named.items()}
         per_sample = vmap(grad(loss), in_dims=(None, 0, *axes))
         try:
-            gradients = per_sample(parameters, self._output_grad(call), *args)
+            with warnings.catch_warnings():
+                # Operations that vmap runs sample by sample: right, and nothing that a user could change.
+                warnings.filterwarnings("ignore", message="There is a performance drop")
+                gradients = per_sample(parameters, self._output_grad(call), *args)
         except RuntimeError as error:
             raise UnsupportedLayerError(
                 f"the gradients of layer {self.name} ({type(module).__name__}) cannot be taken sample by sample: {error}"
@@ -526,7 +533,7 @@ class GenericStage(Stage):
         return total
 
 
-def _add(parameter: nn.Parameter, change: Tensor) -> None:
+def _add(parameter: Tensor, change: Tensor) -> None:
     with torch.no_grad():
         parameter.add_(change.to(parameter.dtype))
 
