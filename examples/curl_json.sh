@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # A dense layer fitted to y = 3a − 2b + 1 with curl and JSON alone. Needs curl and jq; the service is where DDPNOPT_URL says, or at
-# http://127.0.0.1:8787 (npm start).
+# http://127.0.0.1:8787 (npm start). The small floor makes it Gauss-Newton's method, the right one for squared errors.
 set -euo pipefail
 url=${DDPNOPT_URL:-http://127.0.0.1:8787}
 json='Content-Type: application/json'
 
 session=$(curl -sf "$url/v1/sessions" -H "$json" -d '{
   "layers": [{"name": "line", "kind": "dense", "inputs": 2, "outputs": 1}],
-  "optimizer": {"coupling": "value"}
+  "optimizer": {"coupling": "value", "terminalCurvature": {"kind": "gradient", "lossScale": {"floor": 0.01}}}
 }' | jq -r .id)
 
 inputs='[[1, 0], [0, 1], [1, 1], [-1, 2]]'

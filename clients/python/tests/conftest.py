@@ -45,13 +45,19 @@ def client(url: str) -> Iterator[ddpnopt.Client]:
 
 
 @pytest.fixture(scope="session")
-def oracle() -> Callable[[dict[str, Any]], Any]:
+def oracle() -> Iterator[Callable[[dict[str, Any]], Any]]:
     """The dense float64 oracle of test/oracle, see test/integration/python-oracle.ts."""
     command = json.loads(_setting("DDPNOPT_TEST_ORACLE"))
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        requests, answers = process.stdin, process.stdout
+        assert requests is not None and answers is not None
 
-    def solve(problem: dict[str, Any]) -> Any:
-        done = subprocess.run(command, input=json.dumps(problem), capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        def solve(problem: dict[str, Any]) -> Any:
+            requests.write(json.dumps(problem) + "\n")
+            requests.flush()
+            answer = answers.readline()
+            assert answer, "the oracle has ended; what it says is above"
+            return json.loads(answer)
 
-    return solve
+        yield solve
+        requests.close()
