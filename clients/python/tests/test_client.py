@@ -107,7 +107,7 @@ def test_hosted(client: ddpnopt.Client) -> None:
 
 def test_history(client: ddpnopt.Client) -> None:
     session = client.create_session(HOSTED | {"optimizer": {"coupling": "value"}})
-    for _ in ddpnopt.progress(range(3), session.history, "three steps"):
+    for _ in session.progress(range(3), "three steps"):
         session.step({"x": X, "y": Y})
     arrays = session.history_arrays()
     assert arrays["step"].tolist() == [0, 1, 2]

@@ -18,7 +18,6 @@ from ddpnopt.errors import (
     UnexpectedAnswerError,
 )
 from ddpnopt.policy import Coefficients, Inverses, LayerPolicy
-from ddpnopt.progress import progress
 from ddpnopt.retries import Retries
 from ddpnopt.steps import Prediction, ReplayLimits, StepReply, history_arrays
 from ddpnopt.wire import pack_symmetric
@@ -47,5 +46,4 @@ __all__ = [
     "UnexpectedAnswerError",
     "history_arrays",
     "pack_symmetric",
-    "progress",
 ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import numpy as np
@@ -16,9 +16,12 @@ from ddpnopt.connection import DEFAULT_TIMEOUT, as_answer, client_arguments, no_
 from ddpnopt.errors import NoAnswerError
 from ddpnopt.exchange import Answer, Operation, Request, Result, Wait
 from ddpnopt.policy import Inverses
+from ddpnopt.progress import progress
 from ddpnopt.retries import Retries
 from ddpnopt.steps import Document, Prediction, ReplayLimits, SessionState, StepReply
 from ddpnopt.wire import NarrowType
+
+Item = TypeVar("Item")
 
 
 class AsyncClient:
@@ -125,6 +128,9 @@ class AsyncClient:
         except StopIteration as stop:
             result: Result = stop.value
             return result
+        finally:
+            # Whatever interrupts it: the session is then ready for its next step.
+            operation.close()
 
     async def _send(self, request: Request) -> Answer:
         try:
@@ -177,6 +183,10 @@ class AsyncSession:
     def history_arrays(self) -> dict[str, NDArray[np.float64]]:
         """The history as one array per metric, ready to plot; NaN where a step has none."""
         return steps.history_arrays(self._state.history)
+
+    def progress(self, batches: Iterable[Item], description: str | None = None) -> Iterator[Item]:
+        """Goes through the batches, with a bar that shows the loss where tqdm is installed."""
+        return progress(batches, lambda: self.history, description)
 
     async def step(self, tensors: Mapping[str, Any], *, send_as: NarrowType | None = None) -> StepReply:
         """Takes the next step.

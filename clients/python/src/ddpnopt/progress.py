@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
 
-def progress(items: Iterable[Item], history: Sequence[dict[str, Any]], description: str | None = None) -> Iterator[Item]:
+def progress(batches: Iterable[Item], history: Callable[[], Sequence[dict[str, Any]]], description: str | None) -> Iterator[Item]:
     """Goes through the batches, with a bar that shows the last step's loss; without tqdm it only goes through them.
 
     Args:
-        items: batches.
-        history: a session's or an optimizer's.
+        batches: of a data loader, say.
+        history: metrics of the steps so far, asked for after every batch.
         description: stands before the bar.
     """
     try:
         from tqdm.auto import tqdm
     except ModuleNotFoundError:
-        yield from items
+        yield from batches
         return
-    with tqdm(items, desc=description) as bar:
-        for item in bar:
-            yield item
-            if history:
-                bar.set_postfix(loss=f"{history[-1]['loss']:.4g}", refresh=False)
+    with tqdm(batches, desc=description) as bar:
+        for batch in bar:
+            yield batch
+            steps = history()
+            if steps:
+                bar.set_postfix(loss=f"{steps[-1]['loss']:.4g}", refresh=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -135,6 +135,9 @@ class DDPNOpt(torch.optim.Optimizer):
         self._coupling = coupling
         self._stages: dict[nn.Module, Stage] = {}
         self._session: Session | None = None
+        self._is_in_doubt = False
+        # Metrics of the request with statistics that goes ahead of the first step in mode kernel, until that step counts its traffic.
+        self._ahead: dict[str, Any] | None = None
         self._checkpoint: str | None = None
         self._rates: tuple[float, dict[str, float]] | None = None
         self._kernel_metrics: dict[str, KernelMetric] = {}
@@ -159,17 +162,7 @@ class DDPNOpt(torch.optim.Optimizer):
 
     def progress(self, batches: Iterable[Item], description: str | None = None) -> Iterator[Item]:
         """Goes through the batches, with a bar that shows the loss where tqdm is installed."""
-
-        class Latest(Sequence[dict[str, Any]]):
-            """The history of the session, which the first step makes."""
-
-            def __getitem__(_, index: Any) -> Any:  # noqa: N805
-                return self.history[index]
-
-            def __len__(_) -> int:  # noqa: N805
-                return len(self.history)
-
-        return progress(batches, Latest(), description)
+        return progress(batches, lambda: self.history, description)
 
     def step(self, closure: Closure | None = None) -> StepLosses:  # type: ignore[override]
         """Takes one step.
@@ -267,6 +260,10 @@ class DDPNOpt(torch.optim.Optimizer):
         if self._session is None:
             self._session = self._create_session()
         session = self._session
+        if self._is_in_doubt:
+            # The service may have taken the last step, whose reply never came; this batch is another one.
+            session.resynchronise()
+        self._is_in_doubt = True
         with torch.no_grad(), torch.autocast(losses.device.type, enabled=False):
             if self._mode == "kernel":
                 self._add_kernels(tensors, session)
@@ -275,7 +272,13 @@ class DDPNOpt(torch.optim.Optimizer):
                     for name, tensor in stage.tensors().items():
                         tensors[f"layers.{stage.name}.{name}"] = tensor
                     self._add_decaying(tensors, stage, session)
-        return session.step(tensors, send_as=self._send_as)
+        reply = session.step(tensors, send_as=self._send_as)
+        self._is_in_doubt = False
+        if self._ahead is not None:
+            for name in ("bytesSent", "bytesReceived", "seconds"):
+                session.history[-1][name] += self._ahead[name]
+            self._ahead = None
+        return reply
 
     def _add_decaying(self, tensors: dict[str, Tensor], stage: Stage, session: Session) -> None:
         decay = session.description["optimizer"]["weightDecay"]
@@ -296,7 +299,7 @@ class DDPNOpt(torch.optim.Optimizer):
             for stage in self._stages.values():
                 first |= self._kernel(stage, torch.zeros(len(weights), len(weights)))
             self._keep_inverses(session.step(first))
-            session.history.clear()
+            self._ahead = session.history.pop()
         elif session.next_step % self._statistics_every == 0 and self._has_statistics():
             tensors |= self._statistics(weights)
         for stage in self._stages.values():
@@ -344,7 +347,7 @@ class DDPNOpt(torch.optim.Optimizer):
             inverses = None if kept is None else self._on_device(stage, kept)
             policy = read_policy(reply.tensors, reply.layers[stage.name], inverses, convert, gradient)
             s = stage.predicted_change(args)
-            stage.add(policy.change_matrix(None if s is None else s.double().cpu().numpy()))
+            stage.add(policy.change_matrix(None if s is None else s.cpu().double().numpy()))
 
         return apply
 
@@ -354,7 +357,7 @@ class DDPNOpt(torch.optim.Optimizer):
         def apply(stage: Stage, args: tuple[Any, ...]) -> None:
             learning_rate, coefficients = reply.coefficients(stage.name)
             s = stage.predicted_change(args) if self._coupling == "feedback" else None
-            kappa = coefficients.solve(None if s is None else s.double().cpu().numpy())
+            kappa = coefficients.solve(None if s is None else s.cpu().double().numpy())
             metric = self._kernel_metrics[stage.name]
             change = -learning_rate * metric.precondition(stage.weighted_gradient(_tensor(kappa, stage)))
             if rate > 0:
