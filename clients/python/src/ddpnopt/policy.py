@@ -50,8 +50,14 @@ class CholeskyCoefficients:
     def solve(self, predicted_change: NDArray[Any] | None) -> NDArray[np.float64]:
         """κ(s), [R]."""
         right = self.target if predicted_change is None else self.target + predicted_change
-        # NumPy has no triangular solver, and the client does without SciPy.
-        return np.asarray(np.linalg.solve(self.factor.T, np.linalg.solve(self.factor, right)), np.float64)
+        lower, upper = self.factor, np.ascontiguousarray(self.factor.T)
+        kappa = np.array(right, np.float64)
+        # Substitution by hand: NumPy would factorise anew, which is R times as much work.
+        for i in range(len(kappa)):
+            kappa[i] = (kappa[i] - lower[i, :i] @ kappa[:i]) / lower[i, i]
+        for i in reversed(range(len(kappa))):
+            kappa[i] = (kappa[i] - upper[i, i + 1 :] @ kappa[i + 1 :]) / upper[i, i]
+        return kappa
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ class DDPNOpt(torch.optim.Optimizer):
         self._stages: dict[nn.Module, Stage] = {}
         self._session: Session | None = None
         self._is_in_doubt = False
-        # Metrics of the request with statistics that goes ahead of the first step in mode kernel, until that step counts its traffic.
+        # Metrics of the request that goes ahead of the first step in mode kernel, until that step counts its traffic.
         self._ahead: dict[str, Any] | None = None
         self._checkpoint: str | None = None
         self._rates: tuple[float, dict[str, float]] | None = None
