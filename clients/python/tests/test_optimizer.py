@@ -353,17 +353,18 @@ def test_parameter_groups(url: str) -> None:
 
 @pytest.mark.parametrize("mode", ["layers", "kernel"])
 def test_weight_decay(url: str, mode: Any) -> None:
-    """A share of every weight, none of the biases."""
+    """A share of every weight; none of biases, scales and shifts."""
     changes = []
     for rate in (0.0, 0.1):
-        model = perceptron()
+        torch.manual_seed(12)
+        model = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3))
         # Without feedback nothing reacts to what the decay changes.
         optimizer = DDPNOpt(model, url=url, mode=mode, weight_decay=rate, coupling="value")
         begin = {name: parameter.clone() for name, parameter in model.named_parameters()}
         optimizer.step(closure(model))
         changes.append({name: parameter - begin[name] for name, parameter in model.named_parameters()})
     for name, begun in begin.items():
-        expected = changes[0][name] - (0.1 * begun if name.endswith("weight") else 0)
+        expected = changes[0][name] - (0.1 * begun if name in ("0.weight", "3.weight") else 0)
         torch.testing.assert_close(changes[1][name], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -410,6 +411,12 @@ def test_schedulers(url: str) -> None:
         optimizer.step(closure(model))
         scheduler.step()
     assert expected[0] == 8.0 and expected[-1] == 0.0
+    # What was changed after the last step is sent with the first one of who goes on.
+    optimizer.param_groups[0]["lr"] = 3.0
+    resumed = DDPNOpt(model, url=url)
+    resumed.load_state_dict(optimizer.state_dict())
+    resumed.step(closure(model))
+    assert resumed.history[0]["learningRate"] == pytest.approx(3.0)
     np.testing.assert_allclose(optimizer.history_arrays()["learningRate"], np.maximum(expected, 1e-12), rtol=1e-6)
     follows = DDPNOpt(perceptron(), url=url, optimizer={"learningRate": {"kind": "cosine", "value": 8, "steps": 4}})
     follows.step(closure(follows._model))

@@ -181,7 +181,6 @@ class DDPNOpt(torch.optim.Optimizer):
         randomness = Randomness()
         losses = self._record(closure)
         try:
-            self._send_changed_rates()
             reply = self._send(losses)
             policies = self._kernel_policies(reply) if self._mode == "kernel" else self._policies(reply)
             after: Tensor | None = None
@@ -260,6 +259,7 @@ class DDPNOpt(torch.optim.Optimizer):
         if self._session is None:
             self._session = self._create_session()
         session = self._session
+        self._send_changed_rates(session)
         if self._is_in_doubt:
             # The service may have taken the last step, whose reply never came; this batch is another one.
             session.resynchronise()
@@ -361,10 +361,7 @@ class DDPNOpt(torch.optim.Optimizer):
             metric = self._kernel_metrics[stage.name]
             change = -learning_rate * metric.precondition(stage.weighted_gradient(_tensor(kappa, stage)))
             if rate > 0:
-                decayed = -rate * stage.parameter_matrix().detach()
-                if stage.has_bias:  # the last row, which does not decay
-                    decayed[-1] = 0
-                change = change + decayed
+                change = change - rate * stage.decaying_matrix().detach().to(change.dtype)
             stage.add(change)
 
         return apply
@@ -402,8 +399,7 @@ class DDPNOpt(torch.optim.Optimizer):
             definition["layers"] = [{"name": stage.name, **stage.definition()} for stage in self._stages.values()]
         else:
             has_factors = any(metric.is_factored for metric in self._kernel_metrics.values())
-            allowed = {key: value for key, value in self._metric.items() if key in ("kind", "damping", "decay", "refreshEvery")}
-            optimizer["metric"] = allowed if has_factors else {"kind": "client"}
+            optimizer["metric"] = self._metric if has_factors else {"kind": "client"}
             definition["layers"] = [{"name": stage.name, "factors": self._factor_sizes(stage)} for stage in self._stages.values()]
         self._rates = (learning_rate, factors)
         return self._client.create_session(definition)
@@ -436,10 +432,8 @@ class DDPNOpt(torch.optim.Optimizer):
                 factors[stage.name] = rate / base
         return base, factors
 
-    def _send_changed_rates(self) -> None:
+    def _send_changed_rates(self, session: Session) -> None:
         """What schedulers have made of lr."""
-        if self._session is None:
-            return
         rates = self._current_rates()
         if rates == self._rates:
             return
@@ -451,7 +445,7 @@ class DDPNOpt(torch.optim.Optimizer):
         changes: dict[str, Any] = {"learningRate": {"value": learning_rate}}
         if factors or (self._rates is not None and self._rates[1]):
             changes["groups"] = _groups(factors)
-        self._session.change_hyper_parameters({"optimizer": changes})
+        session.change_hyper_parameters({"optimizer": changes})
         self._rates = rates
 
     def state_dict(self) -> dict[str, Any]:

@@ -80,6 +80,11 @@ class Stage(ABC):
     def parameter_matrix(self) -> Tensor:
         """The parameters as they are now."""
 
+    def decaying_matrix(self) -> Tensor:
+        """The same with zeros for what does not decay: biases, scales and shifts."""
+        matrix = self.parameter_matrix()
+        return torch.cat([matrix[:-1], torch.zeros_like(matrix[-1:])]) if self.has_bias else matrix
+
     @abstractmethod
     def add(self, change: Tensor) -> None:
         """Adds a change of the parameter matrix to the parameters."""
@@ -430,6 +435,9 @@ class ScaleShiftStage(Stage):
 
     def parameter_matrix(self) -> Tensor:
         return torch.stack([parameter.flatten() for parameter in self.parameters])
+
+    def decaying_matrix(self) -> Tensor:
+        return torch.zeros_like(self.parameter_matrix())
 
     def add(self, change: Tensor) -> None:
         for parameter, row in zip(self.parameters, change, strict=True):
