@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 import ddpnopt
+from ddpnopt.connection import API_VERSION
 
 HOSTED: dict[str, Any] = {
     "mode": "hosted",
@@ -103,6 +104,10 @@ def test_hosted(client: ddpnopt.Client) -> None:
     with pytest.raises(ddpnopt.SessionNotFoundError) as missing:
         session.describe()
     assert missing.value.remedy != "" and missing.value.request_id is not None
+
+
+def test_the_service_speaks_the_clients_version(client: ddpnopt.Client) -> None:
+    assert API_VERSION in client.capabilities()["apiVersions"]
 
 
 def test_history(client: ddpnopt.Client) -> None:
@@ -239,6 +244,7 @@ def test_asynchronously(url: str) -> None:
             solved = await client.solve_kernels(np.ones(2), np.eye(2)[None])
             assert solved["coefficients"].shape == (1, 2)
             await session.cancel_step()
+            assert "modes" in await client.capabilities()
             assert await session.checkpoints() == []
             assert (await session.describe())["nextStep"] == 1
             await asyncio.gather(*(session.delete() for session in [*sessions, resumed]))
@@ -293,6 +299,7 @@ def test_the_api_key_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             seen.append(self.headers.get("authorization"))
+            assert self.headers.get("ddpnopt-version") == API_VERSION
             self.send_response(401)
             self.send_header("content-type", "application/problem+json")
             self.send_header("content-length", "2")

@@ -56,6 +56,10 @@ class AsyncClient:
         """Where the service is."""
         return str(self._http.base_url)
 
+    async def capabilities(self) -> Document:
+        """What the service can do: modes, layers, options, limits, versions of the API."""
+        return await self.run(steps.capabilities(self._retries))
+
     async def create_session(self, definition: Mapping[str, Any]) -> AsyncSession:
         """Creates a session.
 

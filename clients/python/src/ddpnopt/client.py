@@ -56,6 +56,10 @@ class Client:
         """Where the service is."""
         return str(self._http.base_url)
 
+    def capabilities(self) -> Document:
+        """What the service can do: modes, layers, options, limits, versions of the API."""
+        return self.run(steps.capabilities(self._retries))
+
     def create_session(self, definition: Mapping[str, Any]) -> Session:
         """Creates a session.
 

@@ -12,6 +12,8 @@ from ddpnopt.exchange import Answer, Request
 
 DEFAULT_URL = "http://127.0.0.1:8787"
 DEFAULT_TIMEOUT = 120.0
+API_VERSION = "2026-11-01"
+"""The version of the API that this client is written for; the service answers in its words."""
 
 # The request cannot have left this machine.
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol, httpx.ProxyError)
@@ -21,7 +23,7 @@ def client_arguments(url: str | None, api_key: str | None, timeout: float | http
     """Arguments of httpx's clients; the environment says what is left out."""
     address = url or os.environ.get("DDPNOPT_URL") or DEFAULT_URL
     key = api_key or os.environ.get("DDPNOPT_API_KEY")
-    headers = {"accept": "*/*", "user-agent": "ddpnopt-python"}
+    headers = {"accept": "*/*", "user-agent": "ddpnopt-python", "ddpnopt-version": API_VERSION}
     if key:
         headers["authorization"] = f"Bearer {key}"
     # With a closing slash, so that paths are resolved below it.

@@ -308,6 +308,11 @@ def json_request(method: str, path: str, document: Mapping[str, Any]) -> Request
     return Request(method, path, content, JSON, is_idempotent=method != "POST")
 
 
+def capabilities(retries: Retries) -> Operation[Document]:
+    """What the service can do."""
+    return _document((yield from exchange(Request("GET", "v1/capabilities"), retries)))
+
+
 def open_session(id: str, retries: Retries, limits: ReplayLimits) -> Operation[SessionState]:  # noqa: A002
     """The state of a session that exists."""
     answer = yield from exchange(Request("GET", f"v1/sessions/{id}"), retries)
