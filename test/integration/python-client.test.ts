@@ -96,7 +96,7 @@ describe.skipIf(!installed)('the Python client', () => {
   // DIGITS, which is in the repository, in the place of the large sets.
   const slice = ['--data', storage, '--training', '768'];
 
-  it.each(['layers', 'kernel'])('examples/pytorch_mnist_mlp.py, mode %s', { timeout: 60_000 }, async (mode) => {
+  it.each(['layers', 'kernel'])('examples/pytorch_mnist_mlp.py, mode %s', { timeout: 120_000 }, async (mode) => {
     const script = path.join(EXAMPLES, 'pytorch_mnist_mlp.py');
     const output = await run(PYTHON, [script, ...slice, '--batch', '64', '--mode', mode], environment());
     expect(accuracies(output)).toHaveLength(2);
@@ -118,12 +118,12 @@ describe.skipIf(!installed)('the Python client', () => {
     expect(accuracies(second)[0]).toBeGreaterThan(70);
   });
 
-  it('examples/numpy_client.py', { timeout: 60_000 }, async () => {
+  it('examples/numpy_client.py', { timeout: 120_000 }, async () => {
     const output = await run(PYTHON, [path.join(EXAMPLES, 'numpy_client.py'), '--epochs', '2'], environment());
     expect(accuracies(output)[1]).toBeGreaterThan(90);
   });
 
-  it('docs/python.md: both examples learn the circle', { timeout: 60_000 }, async () => {
+  it('docs/python.md: both examples learn the circle', { timeout: 120_000 }, async () => {
     const document = readFileSync(path.join(ROOT, 'docs/python.md'), 'utf8');
     const examples = [...document.matchAll(/```python\n(.*?)```/gs)].map((match) => match[1]!);
     expect(examples).toHaveLength(2);
@@ -136,7 +136,7 @@ describe.skipIf(!installed)('the Python client', () => {
     }
   });
 
-  it('README: ten lines turn a PyTorch script into one that uses the service', { timeout: 60_000 }, async () => {
+  it('README: ten lines turn a PyTorch script into one that uses the service', { timeout: 120_000 }, async () => {
     const document = readFileSync(path.join(ROOT, 'README.md'), 'utf8');
     const lines = /```diff\n(.*?)```/s.exec(document)![1]!.trimEnd().split('\n');
     expect(lines.filter((line) => /^[+-]/.test(line)).length).toBeLessThanOrEqual(10);
@@ -179,7 +179,7 @@ describe.skipIf(!installed)('the Python client', () => {
   });
 });
 
-it('examples/curl_json.sh fits the line', async (context) => {
+it('examples/curl_json.sh fits the line', { timeout: 60_000 }, async (context) => {
   const missing = ['curl', 'jq'].filter((command) => spawnSync(command, ['--version']).error !== undefined);
   if (missing.length > 0) {
     process.stdout.write(`Skipped: ${missing.join(' and ')} not found\n`);
