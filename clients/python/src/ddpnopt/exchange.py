@@ -10,7 +10,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
-from ddpnopt.errors import NoAnswerError, UnexpectedAnswerError, problem_error
+from ddpnopt.errors import NoAnswerError, ProblemError, UnexpectedAnswerError, problem_error
 from ddpnopt.retries import Retries
 
 Result = TypeVar("Result")
@@ -80,6 +80,7 @@ def exchange(request: Request, retries: Retries) -> Operation[Answer]:
     is_in_doubt = False
     while True:
         retry_after: float | None = None
+        failure: ProblemError | NoAnswerError | UnexpectedAnswerError
         try:
             answer = yield request
             assert answer is not None  # what answers requests sends an answer
@@ -87,26 +88,26 @@ def exchange(request: Request, retries: Retries) -> Operation[Answer]:
                 return answer
             if is_in_doubt and request.method == "DELETE" and answer.status in (404, 410):
                 return answer
-            error = _error_of(answer, request)
-            if isinstance(error, UnexpectedAnswerError):
-                raise error
-            failure: Exception = error
-            if isinstance(error, NoAnswerError):
-                may_retry = request.is_idempotent
-            else:
-                may_retry = request.is_idempotent and error.retryable
-                retry_after = error.retry_after
+            failure = _error_of(answer, request)
         except NoAnswerError as error:
             failure = error
-            may_retry = request.is_idempotent or not error.was_sent
-            is_in_doubt = is_in_doubt or error.was_sent
+        if isinstance(failure, NoAnswerError):
+            may_retry = request.is_idempotent or not failure.was_sent
+            is_in_doubt = is_in_doubt or failure.was_sent
+        elif isinstance(failure, ProblemError):
+            may_retry = request.is_idempotent and failure.retryable
+            retry_after = failure.retry_after
+            # The edge may not know what its worker has done.
+            is_in_doubt = is_in_doubt or failure.retryable
+        else:
+            may_retry = False
         failures += 1
         if not may_retry or failures >= retries.attempts:
             raise failure
         yield Wait(retries.delay(failures, retry_after))
 
 
-def _error_of(answer: Answer, request: Request) -> Any:
+def _error_of(answer: Answer, request: Request) -> ProblemError | NoAnswerError | UnexpectedAnswerError:
     what = f"{request.method} {request.path}: status {answer.status}"
     if answer.media_type == PROBLEM:
         problem = answer.document()
