@@ -13,6 +13,7 @@ import { registerHealth } from './routes/health.ts';
 import { registerKernel } from './routes/kernel.ts';
 import { registerModels } from './routes/models.ts';
 import { registerSessions } from './routes/sessions.ts';
+import { registerStepParts } from './routes/step-parts.ts';
 import { registerSteps } from './routes/steps.ts';
 
 export function createApp(platform: Platform): OpenAPIHono<EdgeEnv> {
@@ -38,6 +39,7 @@ export function createApp(platform: Platform): OpenAPIHono<EdgeEnv> {
   registerCapabilities(app);
   registerSessions(app);
   registerSteps(app);
+  registerStepParts(app);
   registerModels(app);
   registerCheckpoints(app);
   registerKernel(app);

@@ -6,6 +6,14 @@ export const LIMITS = {
   bodyBytes: 100_000_000,
   /** Bytes of request bodies that a worker holds at once, from their arrival to the end of their step. */
   bodyBytesInMemory: 1_000_000_000,
+  /** Bytes of the parts of one step. */
+  stepPartsBytes: 400_000_000,
+  /** Bytes of the parts of all steps that a worker holds. */
+  partsBytes: 4_000_000_000,
+  /** Parts of one step. */
+  parts: 1024,
+  /** Seconds after which the parts of a step are dropped, unless another one comes or they are committed. */
+  partSeconds: 900,
   /** Bytes of answers that clients have not read yet, from which on a worker computes no more of them. */
   undeliveredBytes: 1_000_000_000,
   /** Milliseconds in which not a byte of a body has come in or an answer has gone out, after which the worker breaks off. */

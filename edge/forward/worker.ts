@@ -62,13 +62,14 @@ async function problemOf(response: Response): Promise<ProblemError> {
   if (isProblem(response)) {
     const parsed = problemSchema.safeParse(await readJson(response));
     if (parsed.success) {
-      const { code, detail, remedy, param, expectedStep, resumeFrom } = parsed.data;
+      const { code, detail, remedy, param, expectedStep, resumeFrom, missingParts } = parsed.data;
       return new ProblemError(code, {
         detail,
         remedy,
         ...(param === undefined ? {} : { param }),
         ...(expectedStep === undefined ? {} : { expectedStep }),
         ...(resumeFrom === undefined ? {} : { resumeFrom }),
+        ...(missingParts === undefined ? {} : { missingParts }),
       });
     }
   }

@@ -5,7 +5,7 @@ import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { parseSessionId, stepMetricsSchema } from '../../shared/session.ts';
 import { checkStepHeader, parseStepNumber } from '../../shared/step.ts';
 import type { EdgeEnv } from '../environment.ts';
-import { definitionOf } from '../forward/session-definitions.ts';
+import { checkWithDefinition } from '../forward/session-definitions.ts';
 import { callWorker, relay } from '../forward/worker.ts';
 import { acceptTensors, tensorBody } from '../middleware/content.ts';
 import { METRICS, STEPS } from './examples.ts';
@@ -13,7 +13,7 @@ import { problemResponses, SESSION_PROBLEMS, TENSOR_BODY_PROBLEMS } from './prob
 import { safetensorsBody, tensorsBodyLike, tensorsSchema } from './safetensors-body.ts';
 import { sessionIdParameter } from './sessions.ts';
 
-const stepParameters = z.object({
+export const stepParameters = z.object({
   id: sessionIdParameter,
   n: z.string().meta({ description: 'Sequence number of the step, from 0', example: '0' }),
 });
@@ -157,7 +157,8 @@ export function registerSteps(app: OpenAPIHono<EdgeEnv>): void {
     const id = parseSessionId(idText);
     const path = `/steps/${String(parseStepNumber(n))}`;
     const body = await tensorBody(c);
-    checkStepHeader(await body.readHeader(), await definitionOf(c, id));
+    const header = await body.readHeader();
+    await checkWithDefinition(c, id, (definition) => checkStepHeader(header, definition));
     const forward = (stream: ReadableStream<Uint8Array>): Promise<Response> =>
       callWorker(c, id, path, { method: 'PUT', body: stream, headers: { 'content-type': SAFETENSORS_CONTENT_TYPE } });
     return relay(c, await body.forward(forward));

@@ -3,19 +3,32 @@ import { isDeepStrictEqual } from 'node:util';
 import { newCheckpointId, parseCheckpointId, type Checkpoint, type CheckpointId } from '../../shared/checkpoint.ts';
 import { ProblemError } from '../../shared/errors.ts';
 import { LIMITS } from '../../shared/limits.ts';
+import type { SessionChanges } from '../../shared/session-changes.ts';
 import type { SessionOrder } from '../../shared/session-order.ts';
 import {
   parseSessionId,
   sessionNotFound,
   stateBytes,
+  type Session,
   type SessionDefinition,
   type SessionId,
 } from '../../shared/session.ts';
 import type { Storage } from '../storage/storage.ts';
 import type { SavedCheckpoint } from '../training/trainers.ts';
+import { ByteBudget } from './byte-budget.ts';
 import { Checkpoints } from './checkpoints.ts';
 import { TrainingSession, type SessionResources } from './session.ts';
-import { readRecord, StepLog, storedSessions, type LogPolicy, type StartingPoint } from './step-log.ts';
+import { PendingParts } from './step-parts.ts';
+import {
+  readRecord,
+  StepLog,
+  storedSessions,
+  type LogPolicy,
+  type SessionRecord,
+  type StartingPoint,
+} from './step-log.ts';
+
+const MAKE_ROOM = 'Delete sessions that are done, or retry when idle ones have expired.';
 
 export interface RegistryOptions {
   /** Sessions held at once. */
@@ -32,6 +45,7 @@ export class SessionRegistry {
   /** Expired sessions on their way into storage. */
   readonly #retiring = new Map<SessionId, Promise<void>>();
   readonly #checkpoints: Checkpoints;
+  readonly #partsBudget = new ByteBudget(LIMITS.partsBytes, 'Parts of steps');
   readonly #resources: SessionResources;
   readonly #options: RegistryOptions;
 
@@ -76,7 +90,7 @@ export class SessionRegistry {
     const definition = this.#definitionOf(order);
     const existing = this.#sessions.get(id);
     if (existing !== undefined) {
-      if (isDeepStrictEqual(existing.definition, definition)) return this.get(id);
+      if (isDeepStrictEqual(existing.initialDefinition, definition)) return this.get(id);
       throw new ProblemError('session_exists', {
         param: 'id',
         detail: `Session ${id} exists with another definition.`,
@@ -84,7 +98,8 @@ export class SessionRegistry {
       });
     }
     this.#assertRoomFor(definition);
-    const session = this.#add(id, definition, this.#resources.now());
+    const createdAt = new Date(this.#resources.now()).toISOString();
+    const session = this.#add(id, { definition, initial: null, optimizerFromStep: 0, createdAt });
     try {
       await session.use(async () => session.begin(await this.#startOf(order)));
     } catch (error) {
@@ -113,6 +128,15 @@ export class SessionRegistry {
     session.close();
     await session.deleteStored();
     if (this.#sessions.get(id) === session) this.#sessions.delete(id);
+  }
+
+  /** Changes what can be changed of a session. @throws ProblemError as {@link get}; `TrainingSession.change`; `session_limit_reached` */
+  async change(id: SessionId, changes: SessionChanges, signal?: AbortSignal): Promise<Session> {
+    const session = await this.get(id);
+    const admit = (definition: SessionDefinition): void => {
+      this.#assertMemoryFor(definition, session.definition);
+    };
+    return session.use(() => session.change(changes, admit, signal));
   }
 
   /** Makes a checkpoint of a session as of its last step. @throws ProblemError as {@link get} */
@@ -166,10 +190,12 @@ export class SessionRegistry {
   removeExpired(): void {
     const now = this.#resources.now();
     for (const [id, session] of this.#sessions) {
+      session.removeExpiredParts(now);
       if (!session.isExpired(now)) continue;
       this.#sessions.delete(id);
       if (!this.#options.storage.isDurable) {
         session.close();
+        session.deleteStored().catch(this.#options.reportFailure);
         continue;
       }
       const retiring = this.#retire(session).finally(() => this.#retiring.delete(id));
@@ -232,28 +258,35 @@ export class SessionRegistry {
   }
 
   #assertRoomFor(definition: SessionDefinition): void {
-    const remedy = 'Delete sessions that are done, or retry when idle ones have expired.';
     const { limit } = this.#options;
     if (this.#sessions.size >= limit) {
       throw new ProblemError('session_limit_reached', {
         detail: `The worker holds ${String(this.#sessions.size)} of ${String(limit)} sessions.`,
-        remedy,
+        remedy: MAKE_ROOM,
       });
     }
+    this.#assertMemoryFor(definition, null);
+  }
+
+  /** @param before the definition that it takes the place of, if any */
+  #assertMemoryFor(definition: SessionDefinition, before: SessionDefinition | null): void {
+    const freed = before === null ? 0 : stateBytes(before);
     const held = [...this.#sessions.values()].reduce((sum, session) => sum + stateBytes(session.definition), 0);
     const wanted = stateBytes(definition);
-    if (held + wanted > LIMITS.stateBytes) {
+    if (wanted > freed && held - freed + wanted > LIMITS.stateBytes) {
       throw new ProblemError('session_limit_reached', {
-        detail: `The session’s state takes ${String(wanted)} bytes; the worker has ${String(LIMITS.stateBytes - held)} left.`,
-        remedy,
+        detail: `The session’s state takes ${String(wanted)} bytes; the worker has ${String(LIMITS.stateBytes - held + freed)} left.`,
+        remedy: MAKE_ROOM,
       });
     }
   }
 
-  #add(id: SessionId, definition: SessionDefinition, createdAt: number): TrainingSession {
+  #add(id: SessionId, record: SessionRecord): TrainingSession {
     const { storage, log: policy, reportFailure } = this.#options;
     const log = storage.isDurable ? new StepLog(storage, id, policy, reportFailure) : null;
-    const session = new TrainingSession(id, definition, createdAt, this.#resources, log);
+    const { now } = this.#resources;
+    const parts = new PendingParts(id, { storage, budget: this.#partsBudget, now, reportFailure });
+    const session = new TrainingSession(id, record, this.#resources, log, parts);
     this.#sessions.set(id, session);
     return session;
   }
@@ -277,7 +310,7 @@ export class SessionRegistry {
     // Somebody else may have found it meanwhile.
     const held = this.#sessions.get(id);
     if (held !== undefined || record === null) return held ?? null;
-    return this.#add(id, record.definition, Date.parse(record.createdAt));
+    return this.#add(id, record);
   }
 }
 

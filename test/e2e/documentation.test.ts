@@ -71,6 +71,8 @@ describe('/openapi.json', () => {
       'delete /v1/checkpoints/{id}',
       'delete /v1/sessions/{id}',
       'delete /v1/sessions/{id}/steps/{n}',
+      'delete /v1/sessions/{id}/steps/{n}/parts',
+      'delete /v1/sessions/{id}/steps/{n}/parts/{k}',
       'get /healthz',
       'get /readyz',
       'get /v1/capabilities',
@@ -78,13 +80,17 @@ describe('/openapi.json', () => {
       'get /v1/sessions/{id}',
       'get /v1/sessions/{id}/checkpoints',
       'get /v1/sessions/{id}/steps/{n}',
+      'get /v1/sessions/{id}/steps/{n}/parts',
       'get /v1/sessions/{id}/weights',
+      'patch /v1/sessions/{id}',
       'post /v1/checkpoints',
       'post /v1/kernel/solve',
       'post /v1/sessions',
       'post /v1/sessions/{id}/checkpoints',
       'post /v1/sessions/{id}/predictions',
+      'post /v1/sessions/{id}/steps/{n}/commit',
       'put /v1/sessions/{id}/steps/{n}',
+      'put /v1/sessions/{id}/steps/{n}/parts/{k}',
     ]);
   });
 
