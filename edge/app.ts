@@ -9,6 +9,7 @@ import { answerProblem, noSuchRoute, refuseOtherMethods } from './middleware/pro
 import { registerCapabilities } from './routes/capabilities.ts';
 import { registerCheckpoints } from './routes/checkpoints.ts';
 import { registerDocumentation } from './routes/documentation.ts';
+import { registerEvents } from './routes/events.ts';
 import { registerHealth } from './routes/health.ts';
 import { registerKernel } from './routes/kernel.ts';
 import { registerModels } from './routes/models.ts';
@@ -40,6 +41,7 @@ export function createApp(platform: Platform): OpenAPIHono<EdgeEnv> {
   registerSessions(app);
   registerSteps(app);
   registerStepParts(app);
+  registerEvents(app);
   registerModels(app);
   registerCheckpoints(app);
   registerKernel(app);

@@ -60,6 +60,7 @@ export const PROBLEMS = {
   session_exists: { status: 422, title: 'The session exists with another definition', retryable: false },
   session_limit_reached: { status: 503, title: 'The worker holds as many sessions as it can', retryable: true },
   memory_full: { status: 503, title: 'The worker’s memory for bodies and answers is full', retryable: true },
+  listeners_full: { status: 429, title: 'Too many are listening', retryable: true },
   queue_full: { status: 429, title: 'Too many steps are waiting', retryable: true },
   worker_unavailable: { status: 503, title: 'The worker does not answer', retryable: true },
   worker_protocol: { status: 502, title: 'The worker answered something unexpected', retryable: false },

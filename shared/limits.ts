@@ -14,6 +14,15 @@ export const LIMITS = {
   parts: 1024,
   /** Seconds after which the parts of a step are dropped, unless another one comes or they are committed. */
   partSeconds: 900,
+  /** Steps of which a session keeps the metrics, for those who listen. */
+  eventHistory: 1000,
+  /** Bytes of events that a listener has not read, from which on it is sent no more: the whole history and as much again. */
+  eventBufferBytes: 1_000_000,
+  /** Listeners to one session, and to all sessions of a worker. */
+  sessionListeners: 32,
+  listeners: 512,
+  /** Milliseconds between two comments in a stream of events. */
+  heartbeatMilliseconds: 15_000,
   /** Bytes of answers that clients have not read yet, from which on a worker computes no more of them. */
   undeliveredBytes: 1_000_000_000,
   /** Milliseconds in which not a byte of a body has come in or an answer has gone out, after which the worker breaks off. */

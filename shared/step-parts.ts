@@ -56,6 +56,8 @@ export const commitSchema = z
   })
   .meta({ id: 'StepCommit' });
 
+export type StepCommit = z.output<typeof commitSchema>;
+
 /** @throws ProblemError `invalid_parameter` */
 export function parsePartNumber(text: string): number {
   const k = /^(0|[1-9][0-9]{0,8})$/.test(text) ? Number(text) : Number.NaN;

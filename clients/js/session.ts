@@ -5,6 +5,7 @@ import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { stepPartsSchema, type StepParts } from '../../shared/step-parts.ts';
 import { sessionSchema, type Session } from '../../shared/session.ts';
 import { ConnectionError } from './errors.ts';
+import { listen, type EventOptions, type TrainingEvent } from './events.ts';
 import { complete, type RequestOptions, type Transport } from './transport.ts';
 
 export abstract class ClientSession<Description extends Session> {
@@ -75,6 +76,17 @@ export abstract class ClientSession<Description extends Session> {
   async dropParts(k?: number, options: RequestOptions = {}): Promise<void> {
     const path = k === undefined ? this.#partsPath : `${this.#partsPath}/${String(k)}`;
     await this.transport.request('DELETE', path, options);
+  }
+
+  /**
+   * The steps of the session as they are taken, by this client or others, until the session ends:
+   *
+   *     for await (const { event, data } of session.events({ after: -1 })) if (event === 'step') console.log(data.step, data.loss);
+   *
+   * @throws DdpnoptError, ConnectionError
+   */
+  events(options: EventOptions = {}): AsyncGenerator<TrainingEvent, void> {
+    return listen(this.transport, `${this.path}/events`, options);
   }
 
   /** Makes a checkpoint of the state as of the last step; it outlives the session. @throws DdpnoptError, ConnectionError */

@@ -10,7 +10,7 @@ import type { EdgeEnv } from '../environment.ts';
 import { forgetDefinition, rememberDefinition } from '../forward/session-definitions.ts';
 import { callWorker, readDocument } from '../forward/worker.ts';
 import { acceptBody } from '../middleware/content.ts';
-import { SESSION_ORDERS } from './examples.ts';
+import { SESSION_CHANGES, SESSION_ORDERS } from './examples.ts';
 import { problemResponses, SESSION_PROBLEMS } from './problem-responses.ts';
 
 export const JSON_TYPE = 'application/json';
@@ -69,7 +69,7 @@ const getSession = createRoute({
   },
 });
 
-const changesBody = { schema: sessionChangesSchema };
+const changesBody = { schema: sessionChangesSchema, examples: SESSION_CHANGES };
 
 const patchSession = createRoute({
   method: 'patch',

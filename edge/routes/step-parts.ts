@@ -4,22 +4,23 @@ import * as z from 'zod';
 import { JSON_CONTENT_TYPE } from '../../shared/json-tensors.ts';
 import { LIMITS } from '../../shared/limits.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
-import { parseSessionId, stepMetricsSchema } from '../../shared/session.ts';
+import { parseSessionId } from '../../shared/session.ts';
 import { checkPartHeader, commitSchema, parsePartNumber, stepPartsSchema } from '../../shared/step-parts.ts';
 import { parseStepNumber } from '../../shared/step.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { checkWithDefinition } from '../forward/session-definitions.ts';
 import { callWorker, readDocument, relay } from '../forward/worker.ts';
 import { acceptBody, acceptTensors, tensorBody } from '../middleware/content.ts';
+import { COMMIT, STEP_PARTS, STEPS } from './examples.ts';
 import { problemResponses, SESSION_PROBLEMS, TENSOR_BODY_PROBLEMS } from './problem-responses.ts';
-import { safetensorsBody, tensorsBody, tensorsSchema } from './safetensors-body.ts';
-import { stepParameters } from './steps.ts';
+import { tensorsBodyLike } from './safetensors-body.ts';
+import { stepParameters, stepReply } from './steps.ts';
 
 const partParameters = stepParameters.extend({
   k: z.string().meta({ description: 'Number of the part, from 0', example: '0' }),
 });
 
-const partsAnswer = { [JSON_CONTENT_TYPE]: { schema: stepPartsSchema } };
+const partsAnswer = { [JSON_CONTENT_TYPE]: { schema: stepPartsSchema, example: STEP_PARTS } };
 
 const NUMBER_PROBLEMS = ['invalid_parameter', 'step_applied', 'step_out_of_order', 'session_rewound'] as const;
 
@@ -41,7 +42,7 @@ Of \`metric_versions\` the oldest count. \`sample_weights\` may come with some p
 with batch coupling \`diagonal\`, whose factor statistics are averaged over the samples; a Gram matrix cannot be put together from those
 of the parts, since it has blocks between them.`,
   middleware: [acceptTensors()] as const,
-  request: { params: partParameters, body: { required: true, content: tensorsBody } },
+  request: { params: partParameters, body: { required: true, content: tensorsBodyLike(STEPS) } },
   responses: {
     200: { description: 'The parts that are there', content: partsAnswer },
     ...problemResponses(
@@ -105,13 +106,10 @@ const commitStep = createRoute({
   middleware: [acceptBody({ [JSON_CONTENT_TYPE]: LIMITS.jsonTensorBytes })] as const,
   request: {
     params: stepParameters,
-    body: { required: true, content: { [JSON_CONTENT_TYPE]: { schema: commitSchema } } },
+    body: { required: true, content: { [JSON_CONTENT_TYPE]: { schema: commitSchema, example: COMMIT } } },
   },
   responses: {
-    200: {
-      description: 'The step’s reply',
-      content: { ...safetensorsBody, [JSON_CONTENT_TYPE]: { schema: z.union([stepMetricsSchema, tensorsSchema]) } },
-    },
+    200: { description: 'The step’s reply', content: stepReply },
     ...problemResponses(
       ...TENSOR_BODY_PROBLEMS,
       ...SESSION_PROBLEMS,

@@ -18,7 +18,7 @@ export const stepParameters = z.object({
   n: z.string().meta({ description: 'Sequence number of the step, from 0', example: '0' }),
 });
 
-const reply = {
+export const stepReply = {
   ...safetensorsBody,
   'application/json': {
     schema: z.union([stepMetricsSchema, tensorsSchema]),
@@ -94,7 +94,7 @@ const putStep = createRoute({
   middleware: [acceptTensors()] as const,
   request: { params: stepParameters, body: { required: true, content: tensorsBodyLike(STEPS) } },
   responses: {
-    200: { description: REPLY_TENSORS, content: reply },
+    200: { description: REPLY_TENSORS, content: stepReply },
     ...problemResponses(
       ...TENSOR_BODY_PROBLEMS,
       ...SESSION_PROBLEMS,
@@ -117,7 +117,7 @@ const getStep = createRoute({
   description: 'The reply of the last step is kept.',
   request: { params: stepParameters },
   responses: {
-    200: { description: REPLY_TENSORS, content: reply },
+    200: { description: REPLY_TENSORS, content: stepReply },
     ...problemResponses(
       ...SESSION_PROBLEMS,
       'session_rewound',

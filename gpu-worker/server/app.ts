@@ -6,6 +6,7 @@ import { internalProblem, PROBLEM_CONTENT_TYPE, ProblemError, RETRY_AFTER_SECOND
 import { kernelSolveOptionsSchema, type KernelSolveOptions } from '../../shared/kernel-solve.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { sessionChangesSchema } from '../../shared/session-changes.ts';
+import { EVENT_STREAM_CONTENT_TYPE, parseLastEventId } from '../../shared/session-events.ts';
 import { parseSessionOrder } from '../../shared/session-order.ts';
 import { parseSessionId } from '../../shared/session.ts';
 import { commitSchema, parsePartNumber } from '../../shared/step-parts.ts';
@@ -16,6 +17,7 @@ import type { SessionRegistry } from '../session/registry.ts';
 import type { UndeliveredAnswers } from '../session/undelivered-answers.ts';
 import type { Answer } from '../training/trainer.ts';
 import { bodyReader } from './body.ts';
+import { EventStreams } from './event-stream.ts';
 
 export interface WorkerServices {
   readonly sessions: SessionRegistry;
@@ -33,6 +35,8 @@ export interface WorkerLimits {
   readonly bodyBytesInMemory: number;
   /** Milliseconds in which not a byte of a body has come in or an answer has gone out, after which the connection is broken off. */
   readonly stallMilliseconds: number;
+  /** Milliseconds between two comments in a stream of events; less than what a connection may stall. */
+  readonly heartbeatMilliseconds: number;
 }
 
 interface WorkerEnv {
@@ -45,6 +49,7 @@ export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
   const { sessions, undelivered, limits, solve, engineName, reportDefect } = services;
   const app = new Hono<WorkerEnv>();
   const bodies = new ByteBudget(limits.bodyBytesInMemory, 'Bodies that are being worked on');
+  const events = new EventStreams(limits.heartbeatMilliseconds);
   const withBody = bodyReader(bodies, limits.stallMilliseconds);
 
   /** Sends an answer, which counts as undelivered until the client has read it or is gone. */
@@ -93,6 +98,14 @@ export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
   app.delete('/sessions/:id', async (c) => {
     await sessions.delete(parseSessionId(c.req.param('id')));
     return c.body(null, 204);
+  });
+
+  app.get('/sessions/:id/events', async (c) => {
+    const after = parseLastEventId(c.req.header('last-event-id'));
+    const session = await sessions.get(parseSessionId(c.req.param('id')));
+    // A reader that takes nothing for long is gone.
+    c.env.outgoing.setTimeout(limits.stallMilliseconds);
+    return c.body(events.open(session, after), 200, { 'content-type': EVENT_STREAM_CONTENT_TYPE });
   });
 
   app.put('/sessions/:id/steps/:n', async (c) => {

@@ -20,6 +20,8 @@ export interface RecoveredState {
   readonly nextStep: number;
   /** Of the last step; null before the first. */
   readonly metrics: StepMetrics | null;
+  /** Of the last steps, as far as they are known. */
+  readonly history: readonly StepMetrics[];
   /** Null where the state is that of a snapshot. */
   readonly lastReply: RetainedReply | null;
 }
@@ -101,11 +103,12 @@ async function begin(
 ): Promise<RecoveredState> {
   if (snapshot === null) {
     await inTurn(() => compute.open(id, definition));
-    return { definition, optimizerFromStep: null, nextStep: 0, metrics: null, lastReply: null };
+    return { definition, optimizerFromStep: null, nextStep: 0, metrics: null, history: [], lastReply: null };
   }
   const file = await log.readSnapshot(snapshot);
   const { definition: saved, step, metrics } = await inTurn(() => compute.restore(id, file));
-  return { definition: saved, optimizerFromStep: null, nextStep: step, metrics, lastReply: null };
+  const history = metrics === null ? [] : [metrics];
+  return { definition: saved, optimizerFromStep: null, nextStep: step, metrics, history, lastReply: null };
 }
 
 /** The state with the options that hold from a step on. */
@@ -150,7 +153,8 @@ async function replay(
       const body = await log.readStep(step);
       const { metrics, answer } = await inTurn(() => compute.step(id, body));
       const lastReply = { step: step.n, digest: step.digest, answer };
-      state = { ...state, nextStep: step.n + 1, metrics, lastReply };
+      const history = [...state.history, metrics];
+      state = { ...state, nextStep: step.n + 1, metrics, history, lastReply };
     } catch (error) {
       if (!isDamage(error)) throw error;
       return { ...state, reason: error.details.detail };

@@ -125,7 +125,7 @@ export class SessionRegistry {
   async delete(id: SessionId): Promise<void> {
     this.removeExpired();
     const session = this.#sessions.get(id) ?? (await this.#find(id));
-    session.close();
+    session.close('deleted');
     await session.deleteStored();
     if (this.#sessions.get(id) === session) this.#sessions.delete(id);
   }
@@ -186,6 +186,11 @@ export class SessionRegistry {
     return checkpoint;
   }
 
+  /** Ends all streams of events: the worker stops. */
+  endEvents(): void {
+    for (const session of this.#sessions.values()) session.endEvents();
+  }
+
   /** Ends the sessions whose time is over; what they hold is freed, or brought into storage in the background. */
   removeExpired(): void {
     const now = this.#resources.now();
@@ -194,7 +199,7 @@ export class SessionRegistry {
       if (!session.isExpired(now)) continue;
       this.#sessions.delete(id);
       if (!this.#options.storage.isDurable) {
-        session.close();
+        session.close('expired');
         session.deleteStored().catch(this.#options.reportFailure);
         continue;
       }
@@ -219,7 +224,7 @@ export class SessionRegistry {
       if (session.nextStep > 0) {
         await this.#keep(expiryCheckpoint(session.id), session, await session.checkpoint(), 'expiry');
       }
-      session.close();
+      session.close('expired');
       await session.deleteStored();
     } catch (error) {
       this.#options.reportFailure(error);

@@ -19,6 +19,7 @@ import type { ComputeQueue } from '../engine/queue.ts';
 import type { Answer } from '../training/trainer.ts';
 import type { SavedCheckpoint } from '../training/trainers.ts';
 import { recover, type RecoveredState, type RecoveryReport, type RetainedReply } from './recovery.ts';
+import { SessionEvents, type EventListener } from './session-events.ts';
 import { SharedJob } from './shared-job.ts';
 import type { CommittedParts, PendingParts } from './step-parts.ts';
 import type { SessionRecord, StartingPoint, StepLog } from './step-log.ts';
@@ -63,6 +64,7 @@ export class TrainingSession {
   #acknowledging: Promise<void> = Promise.resolve();
   readonly #log: StepLog | null;
   readonly #parts: PendingParts;
+  readonly #events = new SessionEvents();
   /** Steps in the queue, by number and digest: a copy waits with the first one and takes no place of its own. */
   readonly #waiting = new Map<string, SharedJob<Answer>>();
   /** Requests for steps, from their arrival to their answer, by what cancels them. */
@@ -128,7 +130,7 @@ export class TrainingSession {
       await this.#log.create(this.#record, start);
       await this.#recover(this.#log);
     } catch (error) {
-      this.close();
+      this.close('deleted');
       await this.deleteStored();
       throw error;
     }
@@ -141,7 +143,8 @@ export class TrainingSession {
       else {
         const { step, metrics } = await compute.restore(this.id, start.file);
         const { definition } = this;
-        this.#recovered({ definition, optimizerFromStep: null, nextStep: step, metrics, lastReply: null });
+        const history = metrics === null ? [] : [metrics];
+        this.#recovered({ definition, optimizerFromStep: null, nextStep: step, metrics, history, lastReply: null });
       }
       this.#isOpen = true;
     });
@@ -180,7 +183,8 @@ export class TrainingSession {
     if (this.#closed) compute.close(this.id);
   }
 
-  #recovered({ definition, optimizerFromStep, nextStep, metrics, lastReply }: RecoveredState): void {
+  #recovered({ definition, optimizerFromStep, nextStep, metrics, history, lastReply }: RecoveredState): void {
+    this.#events.recovered(history);
     // The lifetime is no part of the state.
     this.#definition = { ...definition, ttlSeconds: this.#definition.ttlSeconds };
     this.#optimizerFromStep = optimizerFromStep ?? Math.min(this.#optimizerFromStep, nextStep);
@@ -465,10 +469,25 @@ export class TrainingSession {
     });
   }
 
+  get listeners(): number {
+    return this.#events.listeners;
+  }
+
+  /** Tells a listener what happens, as `SessionEvents.listen`. It does not keep the session from expiring. @returns ends it */
+  listen(after: number | null, listener: EventListener): () => void {
+    return this.#events.listen(after, this.#nextStep, listener);
+  }
+
+  /** Ends the streams of events of a session that goes on elsewhere, or later. */
+  endEvents(): void {
+    this.#events.end('stopped');
+  }
+
   /** Frees the session's memory. Steps that still wait are refused. */
-  close(): void {
+  close(reason: 'deleted' | 'expired'): void {
     if (this.#closed) return;
     this.#closed = true;
+    this.#events.end(reason);
     this.#lastReply = null;
     this.#parts.close();
     this.#resources.compute.close(this.id);
@@ -553,6 +572,7 @@ export class TrainingSession {
     this.#nextStep = n + 1;
     this.#metrics = metrics;
     this.#isRewindable = false;
+    this.#events.record(metrics);
     this.#parts.applied(committed);
     if (!this.#closed) this.#lastReply = { step: n, digest, answer };
     this.touch();

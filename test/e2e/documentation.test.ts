@@ -79,6 +79,7 @@ describe('/openapi.json', () => {
       'get /v1/checkpoints/{id}',
       'get /v1/sessions/{id}',
       'get /v1/sessions/{id}/checkpoints',
+      'get /v1/sessions/{id}/events',
       'get /v1/sessions/{id}/steps/{n}',
       'get /v1/sessions/{id}/steps/{n}/parts',
       'get /v1/sessions/{id}/weights',
