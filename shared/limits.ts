@@ -43,11 +43,11 @@ export const LIMITS = {
   /** Samples in one batch. */
   batch: 2048,
   /**
-   * L·R³ of one step with L layers: the step factorises one R×R matrix per layer, R = B·r with r columns of terminal curvature
-   * per sample. Two layers at the largest batch.
+   * L·R³ of one step with L layers that factorises one R×R matrix per layer, R = B·r with r columns of terminal curvature per sample;
+   * L·R² times the iterations where it solves by conjugate gradients. Two layers' factorisations at the largest batch.
    */
   batchWork: 2 * 2048 ** 3,
-  /** Bytes of the L factors of R×R of one step, which a policy's reply carries. */
+  /** Bytes of the L matrices of R×R of one step that travel: a policy's factors, or kernel mode's Gram matrices. */
   batchFactorBytes: 100_000_000,
   /** Layers with parameters in one session. */
   layers: 512,

@@ -27,8 +27,8 @@ function stepDefinition(session: Session): StepDefinition {
       return { mode, layers, optimizer, reply, policyEncoding, transport };
     }
     case 'kernel': {
-      const { mode, layers, optimizer, transport } = session;
-      return { mode, layers, optimizer, transport };
+      const { mode, layers, optimizer, reply, transport } = session;
+      return { mode, layers, optimizer, reply, transport };
     }
     case 'hosted': {
       const { mode, model, loss, optimizer, transport } = session;
