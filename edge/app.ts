@@ -9,6 +9,7 @@ import { answerProblem, noSuchRoute, refuseOtherMethods } from './middleware/pro
 import { registerCapabilities } from './routes/capabilities.ts';
 import { registerCheckpoints } from './routes/checkpoints.ts';
 import { registerDocumentation } from './routes/documentation.ts';
+import { registerEstimates } from './routes/estimates.ts';
 import { registerEvents } from './routes/events.ts';
 import { registerHealth } from './routes/health.ts';
 import { registerKernel } from './routes/kernel.ts';
@@ -44,6 +45,7 @@ export function createApp(platform: Platform): OpenAPIHono<EdgeEnv> {
   registerEvents(app);
   registerModels(app);
   registerCheckpoints(app);
+  registerEstimates(app);
   registerKernel(app);
   registerDocumentation(app);
   refuseOtherMethods(app);

@@ -1,4 +1,5 @@
 /** Requests and answers as the OpenAPI document shows them, which the tests send and receive. */
+import type { EstimateOrderInput } from '../../shared/estimate.ts';
 import type { SessionChanges } from '../../shared/session-changes.ts';
 import type { StepCommit, StepParts } from '../../shared/step-parts.ts';
 import type { SessionDefinitionInput, StepMetrics } from '../../shared/session.ts';
@@ -53,6 +54,12 @@ export const SESSION_CHANGES = {
   default: { summary: 'An option back to its default', value: { optimizer: { valueRegularization: null } } },
   lifetime: { summary: 'A longer life', value: { ttlSeconds: 7200 } },
 } satisfies Record<string, Example<SessionChanges>>;
+
+export const ESTIMATE_ORDERS = {
+  layers: { summary: 'Two dense layers, 128 samples', value: { session: LAYERS, batch: 128 } },
+  hosted: { summary: 'A hosted perceptron, 32 samples', value: { session: HOSTED, batch: 32 } },
+  kernel: { summary: 'Kernels of 64 samples in half precision', value: { session: KERNEL, batch: 64, sendAs: 'F16' } },
+} satisfies Record<string, Example<EstimateOrderInput>>;
 
 export const COMMIT = { parts: 2 } satisfies StepCommit;
 

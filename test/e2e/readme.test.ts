@@ -60,8 +60,8 @@ async function runShell(document: string): Promise<string[]> {
   );
 }
 
-it('the guide’s curl: solves a kernel, takes a step, and changes options', async () => {
-  const [solved, stepped, changed] = await runShell('docs/guide.md');
+it('the guide’s curl: solves a kernel, takes a step, changes options, and estimates', async () => {
+  const [solved, stepped, changed, estimated] = await runShell('docs/guide.md');
   const { coefficients } = JSON.parse(solved!) as { coefficients: number[][] };
   expect(coefficients.map((row) => row.length)).toEqual([2]);
   expect(JSON.parse(stepped!)).toMatchObject({
@@ -74,4 +74,5 @@ it('the guide’s curl: solves a kernel, takes a step, and changes options', asy
     optimizerFromStep: 0,
     ttlSeconds: 7200,
   });
+  expect(JSON.parse(estimated!)).toMatchObject({ accepted: true, request: { bytes: expect.any(Number) as number } });
 });
