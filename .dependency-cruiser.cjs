@@ -100,7 +100,7 @@ module.exports = {
       'gpu-worker/storage/',
       'shared/',
       '(crypto|node:sqlite|timers/promises|worker_threads)',
-      ...modules('s3mini'),
+      ...modules('s3mini', 'zod'),
     ]),
     {
       name: 'storage-for-sessions-alone',

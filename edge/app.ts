@@ -17,6 +17,7 @@ import { registerModels } from './routes/models.ts';
 import { registerSessions } from './routes/sessions.ts';
 import { registerStepParts } from './routes/step-parts.ts';
 import { registerSteps } from './routes/steps.ts';
+import { registerWorkers } from './routes/workers.ts';
 
 export function createApp(platform: Platform): OpenAPIHono<EdgeEnv> {
   const app = new OpenAPIHono<EdgeEnv>({
@@ -48,6 +49,7 @@ export function createApp(platform: Platform): OpenAPIHono<EdgeEnv> {
   registerEstimates(app);
   registerKernel(app);
   registerDocumentation(app);
+  registerWorkers(app);
   refuseOtherMethods(app);
   return app;
 }

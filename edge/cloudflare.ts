@@ -1,14 +1,37 @@
 /** What the edge reaches on Cloudflare. */
+import { createSigner } from '../shared/signature.ts';
 import type { Platform } from './environment.ts';
 import { originsOf } from './middleware/cross-origin.ts';
-import { singleWorker } from './placement/placement.ts';
+import { registeredWorkers, singleWorker, type AsyncDirectory } from './placement/placement.ts';
 
-export function cloudflarePlatform(env: Env): Platform {
+/** Bindings and variables, with the secret that `wrangler secret put WORKER_SECRET` sets. */
+type Bindings = Env & { readonly WORKER_SECRET?: string };
+
+/** @throws Error if the configuration says of no worker where it is, nor how one may register */
+export function cloudflarePlatform(env: Bindings): Platform {
+  const { WORKER_URL: url, WORKER_SECRET: secret } = env;
+  const signer = secret === undefined || secret === '' ? null : createSigner(secret);
+  if (url === '' && signer === null) throw new Error('without WORKER_URL workers register, which takes WORKER_SECRET');
   return {
-    placement: singleWorker(env.WORKER_URL),
     allowedOrigins: originsOf(env.ALLOWED_ORIGINS),
+    placement:
+      url !== '' || signer === null ? singleWorker(url) : registeredWorkers(placementObject(env), signer, Date.now),
+    signer,
     // The host is not looked at.
     asset: (path) => env.ASSETS.fetch(new URL(path, 'https://assets.invalid')),
     pipe: (length) => new FixedLengthStream(length),
+  };
+}
+
+function placementObject({ PLACEMENT }: Bindings): AsyncDirectory {
+  // A stub belongs to the request that it was made in.
+  const stub = () => PLACEMENT.getByName('placement');
+  return {
+    heartbeat: (report) => stub().heartbeat(report),
+    leave: (id) => stub().leave(id),
+    lease: (session, failed) => stub().lease(session, failed),
+    release: (session, epoch) => stub().release(session, epoch),
+    anyWorker: (failed) => stub().anyWorker(failed),
+    workers: () => stub().workers(),
   };
 }

@@ -1,5 +1,6 @@
 /** What a request handler at the edge can reach. */
 import type { RequestIdVariables } from 'hono/request-id';
+import type { Signer } from '../shared/signature.ts';
 import type { Placement } from './placement/placement.ts';
 
 /** What differs between Cloudflare and Node. */
@@ -7,6 +8,8 @@ export interface Platform {
   readonly placement: Placement;
   /** Origins of pages that may call the service from a browser, see {@link crossOrigin}. */
   readonly allowedOrigins: readonly string[];
+  /** Signs calls to workers, and checks those that come from them; null where no secret is configured. */
+  readonly signer: Signer | null;
   /** Static files, by path. */
   readonly asset: (path: string) => Promise<Response>;
   /** A pipe for a body of known length, as the platform's fetch sends one with its Content-Length. */

@@ -1,6 +1,8 @@
-/** The Cloudflare Worker. */
+/** The Cloudflare Worker, and its Durable Object. */
 import { env } from 'cloudflare:workers';
 import { createApp } from './app.ts';
 import { cloudflarePlatform } from './cloudflare.ts';
+
+export { PlacementObject } from './placement/placement-object.ts';
 
 export default createApp(cloudflarePlatform(env));

@@ -2,8 +2,12 @@
  * The worker process: reads its configuration from the environment, chooses the tensor engine, serves until it is told to stop.
  *
  * DDPNOPT_ENGINE           tensorflow, wasm or reference; unless given, tensorflow if it is there, else wasm
- * DDPNOPT_WORKER_HOST      address to bind, 127.0.0.1 by default: the worker trusts whoever can reach it, which must be the edge
+ * DDPNOPT_WORKER_HOST      address to bind, 127.0.0.1 by default; any other takes a secret
  * DDPNOPT_WORKER_PORT      port to bind; 0 takes a free one
+ * DDPNOPT_WORKER_SECRET    shared with the edge, which signs its calls with it; without one whoever reaches the worker is the edge
+ * DDPNOPT_EDGE_URL         edge to register with; sessions may then move among the workers that share a store
+ * DDPNOPT_ADVERTISED_URL   where that edge reaches this worker; the address that it binds unless given
+ * DDPNOPT_HEARTBEAT_MILLISECONDS from one heartbeat to the next; after three that are missing the worker counts as lost
  * DDPNOPT_MAX_SESSIONS     sessions held at once
  * DDPNOPT_STORAGE          where sessions and checkpoints survive the process: a folder, or s3://bucket/prefix; memory alone unless given
  * AWS_ENDPOINT_URL_S3, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY   as everywhere, for s3://
@@ -23,9 +27,13 @@ import { getRequestListener } from '@hono/node-server';
 import * as z from 'zod';
 import { LIMITS } from '../shared/limits.ts';
 import type { ProcessReady } from '../shared/service-process.ts';
+import { createSigner } from '../shared/signature.ts';
+import { newWorkerId } from '../shared/worker-report.ts';
 import { startComputeThread, type ComputeThread } from './engine/compute-thread.ts';
 import { ComputeQueue } from './engine/queue.ts';
 import { createWorkerApp } from './server/app.ts';
+import { authentication } from './server/authentication.ts';
+import { Registration } from './server/registration.ts';
 import { SessionRegistry } from './session/registry.ts';
 import { UndeliveredAnswers } from './session/undelivered-answers.ts';
 import { openS3Storage, type S3Options } from './storage/s3.ts';
@@ -33,6 +41,8 @@ import { IN_MEMORY, openSqliteStorage } from './storage/sqlite.ts';
 import type { Storage } from './storage/storage.ts';
 import { ENGINE_NAMES, type EngineName } from './tensor/engine.ts';
 
+/** Addresses that only this machine reaches. */
+const LOOPBACK = /^(localhost|127(\.[0-9]{1,3}){3}|::1)$/;
 const SWEEP_MILLISECONDS = 10_000;
 /** Time for answers that are on their way when the worker has failed. */
 const LAST_ANSWERS_MILLISECONDS = 1000;
@@ -46,6 +56,10 @@ const environmentSchema = z.object({
   DDPNOPT_ENGINE: z.enum(ENGINE_NAMES).optional(),
   DDPNOPT_WORKER_HOST: z.string().default('127.0.0.1'),
   DDPNOPT_WORKER_PORT: z.coerce.number().int().min(0).max(65_535).default(8788),
+  DDPNOPT_WORKER_SECRET: z.string().min(16, 'at least 16 characters').optional(),
+  DDPNOPT_EDGE_URL: z.url().optional(),
+  DDPNOPT_ADVERTISED_URL: z.url().optional(),
+  DDPNOPT_HEARTBEAT_MILLISECONDS: z.coerce.number().int().min(10).default(5000),
   DDPNOPT_MAX_SESSIONS: z.coerce.number().int().min(1).default(64),
   DDPNOPT_STORAGE: z.string().min(1).optional(),
   DDPNOPT_STORAGE_BYTES: z.coerce.number().int().min(1_000_000).optional(),
@@ -75,13 +89,18 @@ async function startComputing(engine: EngineName | null): Promise<ComputeThread>
 async function openStorage(): Promise<Storage> {
   const { DDPNOPT_STORAGE: wanted, DDPNOPT_STORAGE_BYTES: bytes, DDPNOPT_STORAGE_SURVIVES: survives } = configuration;
   if (wanted === undefined) {
-    return openSqliteStorage({ file: IN_MEMORY, maximumBytes: bytes ?? STORAGE_BYTES.memory, survives });
+    return openSqliteStorage({
+      file: IN_MEMORY,
+      maximumBytes: bytes ?? STORAGE_BYTES.memory,
+      survives,
+      isShared: false,
+    });
   }
   try {
     if (wanted.startsWith(S3_SCHEME)) return await openS3Storage(s3Options(wanted));
     mkdirSync(wanted, { recursive: true });
     const file = join(wanted, STORAGE_FILE);
-    return await openSqliteStorage({ file, maximumBytes: bytes ?? STORAGE_BYTES.folder, survives });
+    return await openSqliteStorage({ file, maximumBytes: bytes ?? STORAGE_BYTES.folder, survives, isShared });
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     process.stderr.write(
@@ -111,6 +130,23 @@ if (!environment.success) {
   process.exit(2);
 }
 const configuration = environment.data;
+const { DDPNOPT_EDGE_URL: edgeUrl, DDPNOPT_WORKER_SECRET: secret, DDPNOPT_WORKER_HOST: wantedHost } = configuration;
+if (secret === undefined && (edgeUrl !== undefined || !LOOPBACK.test(wantedHost))) {
+  process.stderr.write(
+    edgeUrl === undefined
+      ? `DDPNOPT_WORKER_HOST=${wantedHost}: an address that others can reach takes DDPNOPT_WORKER_SECRET, the same as the edge's\n`
+      : "DDPNOPT_EDGE_URL: to register takes DDPNOPT_WORKER_SECRET, the same as the edge's\n",
+  );
+  process.exit(2);
+}
+const signer = secret === undefined ? null : createSigner(secret);
+/** Workers that register share their store, unless it is their memory. */
+const isShared = edgeUrl !== undefined;
+const workerId = edgeUrl === undefined ? null : newWorkerId();
+
+let registration: Registration | null = null;
+let isDraining = false;
+let isStopping = false;
 
 const { compute, failed, stop: stopComputing } = await startComputing(configuration.DDPNOPT_ENGINE ?? null);
 const queue = new ComputeQueue(QUEUE_LIMITS);
@@ -129,6 +165,7 @@ const sessions = new SessionRegistry(
   {
     limit: configuration.DDPNOPT_MAX_SESSIONS,
     storage,
+    isStorageShared: isShared,
     log: {
       snapshotSteps: configuration.DDPNOPT_SNAPSHOT_STEPS,
       snapshotBytes: configuration.DDPNOPT_SNAPSHOT_BYTES,
@@ -149,6 +186,7 @@ const app = createWorkerApp({
   // Each is a turn of its own: there is no order to keep among them.
   solve: (options, body) => queue.run(`solve ${String(solves++)}`, () => limitedCompute.solve(options, body)),
   engineName: compute.engine,
+  authentication: signer === null ? undefined : authentication(signer, workerId, sessions),
   reportDefect: (error, requestId) => {
     report({ event: 'defect', requestId, error });
     // A trap in the engine's WebAssembly leaves its heap in an unknown state.
@@ -177,15 +215,46 @@ async function loadSessions(): Promise<void> {
   }
 }
 
+/** Makes the worker known to its edge, if it is to be. @param bound base URL of the address that it has bound */
+function register(bound: string): Registration | null {
+  if (edgeUrl === undefined || signer === null || workerId === null) return null;
+  const { DDPNOPT_ADVERTISED_URL: url = bound, DDPNOPT_HEARTBEAT_MILLISECONDS: heartbeatMilliseconds } = configuration;
+  return new Registration({
+    edgeUrl,
+    signer,
+    report: () => ({
+      id: workerId,
+      url: url.replace(/\/+$/, ''),
+      engine: compute.engine,
+      store: storage.identity,
+      capacity: configuration.DDPNOPT_MAX_SESSIONS,
+      sessions: sessions.size,
+      queued: queue.length,
+      bytes: sessions.bytes,
+      isDraining,
+      heartbeatMilliseconds,
+    }),
+    adopt: ({ session, epoch }) => {
+      void sessions.adopt(session, epoch);
+    },
+    onChange: (failure) => {
+      if (failure === null) process.stderr.write(`${JSON.stringify({ event: 'registered', edgeUrl })}\n`);
+      else report({ event: 'heartbeat_failed', error: failure });
+    },
+  });
+}
+
 function report({ error, ...rest }: { event: string; requestId?: string; error: unknown }): void {
   const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
   process.stderr.write(`${JSON.stringify({ ...rest, error: text })}\n`);
 }
 
-/** Ends the process: whoever watches it must start another. */
+/** Ends the process: whoever watches it must start another. What it failed at cannot be handed over in order. */
 function fail(): void {
   process.exitCode = 1;
-  stop();
+  isStopping = true;
+  void leave();
+  close();
   // What is still being uploaded would wait for ever: there is nobody left to compute it.
   setTimeout(() => {
     server.closeAllConnections();
@@ -211,7 +280,30 @@ try {
   process.exit(1);
 }
 
+/** Ends the process in order: sessions that others can go on with are handed over before anything else. */
 function stop(): void {
+  if (isStopping) return;
+  isStopping = true;
+  void handOver().finally(close);
+}
+
+async function handOver(): Promise<void> {
+  if (registration === null) return;
+  isDraining = true;
+  await registration.beat();
+  await sessions.drain();
+  await leave();
+}
+
+async function leave(): Promise<void> {
+  try {
+    await registration?.leave();
+  } catch (error) {
+    report({ event: 'leave_failed', error });
+  }
+}
+
+function close(): void {
   clearInterval(sweep);
   if (process.connected) process.disconnect();
   sessions.endEvents();
@@ -232,5 +324,7 @@ const ready: ProcessReady = {
   engine: compute.engine,
   storage: storage.place,
 };
+registration = register(ready.url);
+await registration?.beat();
 process.stdout.write(`${JSON.stringify(ready)}\n`);
 process.send?.(ready);

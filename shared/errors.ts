@@ -6,7 +6,7 @@
 import * as z from 'zod';
 
 interface ProblemKind {
-  readonly status: 400 | 404 | 405 | 409 | 410 | 411 | 412 | 413 | 415 | 422 | 429 | 500 | 502 | 503 | 507;
+  readonly status: 400 | 401 | 404 | 405 | 409 | 410 | 411 | 412 | 413 | 415 | 422 | 429 | 500 | 502 | 503 | 507;
   readonly title: string;
   /** Whether the same request may succeed later without a change. */
   readonly retryable: boolean;
@@ -64,6 +64,8 @@ export const PROBLEMS = {
   queue_full: { status: 429, title: 'Too many steps are waiting', retryable: true },
   worker_unavailable: { status: 503, title: 'The worker does not answer', retryable: true },
   worker_protocol: { status: 502, title: 'The worker answered something unexpected', retryable: false },
+  call_refused: { status: 401, title: 'The call is not one of this service', retryable: false },
+  session_moved: { status: 503, title: 'The session has moved to another worker', retryable: true },
   storage_full: { status: 507, title: 'The worker’s storage is full', retryable: true },
   storage_unavailable: { status: 503, title: 'The worker’s storage fails', retryable: true },
   storage_damaged: { status: 500, title: 'What is stored of the session is damaged', retryable: false },
@@ -100,6 +102,7 @@ export const problemSchema = z
       .int()
       .optional()
       .meta({ description: 'With session_rewound: the first step to send again; the session has the steps before it' }),
+    epoch: z.int().optional().meta({ description: 'With session_moved: how often the session has changed hands' }),
   })
   .meta({ id: 'Problem', description: 'RFC 9457 problem document' });
 
@@ -118,6 +121,8 @@ export interface ProblemDetails {
   readonly expectedStep?: number;
   /** With `session_rewound`: the first step to send again. */
   readonly resumeFrom?: number;
+  /** With `session_moved`: the latest epoch that the session’s store knows of. */
+  readonly epoch?: number;
 }
 
 /** A text may quote what the client sent, which may be of any length. */

@@ -21,12 +21,9 @@ export const estimateOrderSchema = z
   .strictObject({
     session: sessionDefinitionSchema,
     batch: z.int().min(1).max(65_536).meta({ description: 'B, samples of a step', example: 128 }),
-    positions: z
-      .record(z.string(), z.int().min(1).max(1_000_000))
-      .default({})
-      .meta({
-        description: 'S by layer name, in mode `layers`, of layers over sequences and of embeddings; 1 unless given',
-      }),
+    positions: z.record(z.string(), z.int().min(1).max(1_000_000)).default({}).meta({
+      description: 'S by layer name, in mode `layers`, of layers over sequences and of embeddings; 1 unless given',
+    }),
     sendAs: z
       .enum(['F32', 'F16', 'BF16'])
       .default('F32')

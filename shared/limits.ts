@@ -80,6 +80,8 @@ export const LIMITS = {
   stepBytes: 2_000_000_000,
   /** Seconds an idle session is kept. */
   ttlSeconds: { minimum: 10, default: 3600, maximum: 86_400 },
+  /** Seconds that the clocks of edge and workers may differ. */
+  clockSkewSeconds: 60,
   /** Milliseconds that a refused body is read for, so that the client sees the answer rather than a reset connection. */
   drainMilliseconds: 1000,
 } as const;

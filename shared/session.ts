@@ -69,6 +69,16 @@ export function sessionNotFound(id: string): ProblemError {
   });
 }
 
+/** @param epoch the latest of its leases that is known, 0 if none is */
+export function sessionMoved(id: string, epoch: number): ProblemError {
+  return new ProblemError('session_moved', {
+    param: 'id',
+    epoch,
+    detail: `Session ${id} has moved to another worker.`,
+    remedy: 'Send the same request again.',
+  });
+}
+
 export function notHosted(id: SessionId): ProblemError {
   return new ProblemError('not_hosted', {
     detail: `Session ${id} is not in mode "hosted": the client holds the model and its weights.`,

@@ -38,7 +38,7 @@ export function computeInPlace(engine: Engine, trainers: Trainers, run: Run = so
 }
 
 export function openMemory(): Promise<Storage> {
-  return openSqliteStorage({ file: IN_MEMORY, maximumBytes: 1e8, survives: 'process' });
+  return openSqliteStorage({ file: IN_MEMORY, maximumBytes: 1e8, survives: 'process', isShared: false });
 }
 
 /** Sessions that nothing is to be reported of. */
@@ -54,6 +54,7 @@ export function registryOf(
     {
       log: { snapshotSteps: 100, snapshotBytes: 1e8, acknowledge: 'durable' },
       retention: 0,
+      isStorageShared: false,
       reportFailure: unexpected,
       ...options,
     },

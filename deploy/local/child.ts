@@ -7,6 +7,7 @@ const STOP_MILLISECONDS = 5_000;
 const KEPT_ERROR_CHARACTERS = 10_000;
 
 export interface ServiceProcess {
+  readonly pid: number;
   /** What the process said when it began to serve. */
   readonly ready: ProcessReady;
   /** Resolves when the process has ended for whatever reason, with its exit code or signal in words. */
@@ -60,7 +61,9 @@ export async function startProcess(
     });
   });
   const first = await Promise.race([ready, ended]);
-  if (typeof first === 'string') throw new Error(`the ${name} did not start (${first}): ${errors.trim()}`);
+  const { pid } = child;
+  if (typeof first === 'string' || pid === undefined)
+    throw new Error(`the ${name} did not start (${String(first)}): ${errors.trim()}`);
 
   const stop = async (): Promise<void> => {
     child.kill('SIGTERM');
@@ -74,7 +77,7 @@ export async function startProcess(
     killGroup(child);
     await ended;
   };
-  return { ready: first, ended, stop, kill, errors: () => errors };
+  return { pid, ready: first, ended, stop, kill, errors: () => errors };
 }
 
 /** Ends the child and whatever it started: it leads a process group of its own. */

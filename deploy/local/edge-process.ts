@@ -4,7 +4,9 @@
  * before workerd; wrangler's reader of the configuration has only an unstable name, and its version is pinned.
  *
  * DDPNOPT_PORT             port to bind; 0 takes a free one
- * DDPNOPT_WORKER_URL       where the worker is
+ * DDPNOPT_WORKER_URL       where the one worker is; empty where workers register themselves
+ * DDPNOPT_WORKER_SECRET    shared with the workers; without one the worker is on this machine alone
+ * DDPNOPT_EDGE_STATE       folder that Durable Objects survive in; unless given they end with the process
  */
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
@@ -18,6 +20,8 @@ const { main, workerOptions } = readWorkerOptions(CONFIGURATION);
 if (main === undefined) throw new Error('wrangler.toml has no main');
 const vars = workerOptions['bindings'] as Record<string, string>;
 const workerUrl = process.env['DDPNOPT_WORKER_URL'];
+const secret = process.env['DDPNOPT_WORKER_SECRET'];
+const stateFolder = process.env['DDPNOPT_EDGE_STATE'];
 const port = Number(process.env['DDPNOPT_PORT'] ?? 8787);
 const bundle = await build({
   entryPoints: [main],
@@ -36,12 +40,17 @@ const miniflare = new Miniflare(
     host: '127.0.0.1',
     port,
     log: new Log(LogLevel.ERROR),
+    ...(stateFolder === undefined ? {} : { resourcePersistencePath: stateFolder }),
     workers: [
       {
         ...workerOptions,
         name: 'edge',
         modules: [{ type: 'ESModule', path: 'index.js', contents }],
-        bindings: workerUrl === undefined ? vars : { ...vars, WORKER_URL: workerUrl },
+        bindings: {
+          ...vars,
+          ...(workerUrl === undefined ? {} : { WORKER_URL: workerUrl }),
+          ...(secret === undefined ? {} : { WORKER_SECRET: secret }),
+        },
       },
     ],
   }),

@@ -7,7 +7,7 @@
  * DDPNOPT_ENGINE           tensor engine of the worker: tensorflow, wasm or reference; the best one there is by default
  * DDPNOPT_STORAGE          folder, or s3://bucket/prefix, that sessions and checkpoints survive in; .ddpnopt by default, "memory" for none
  */
-import { resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import * as z from 'zod';
 import { EDGE_RUNTIMES } from './edge.ts';
 import { untilInterrupted } from './interrupt.ts';
@@ -36,7 +36,9 @@ try {
   const { DDPNOPT_PORT: edgePort, DDPNOPT_WORKER_PORT: workerPort, DDPNOPT_ENGINE: engine } = environment.data;
   const { DDPNOPT_EDGE: edge, DDPNOPT_STORAGE: folder } = environment.data;
   const storage = folder === IN_MEMORY ? undefined : folder.startsWith('s3://') ? folder : resolve(folder);
-  const stack = await startStack({ edgePort, workerPort, edge, engine, storage });
+  // In a bucket there is no place for it.
+  const edgeState = storage === undefined || storage.startsWith('s3://') ? undefined : join(storage, 'edge');
+  const stack = await startStack({ edgePort, workerPort, edge, edgeState, engine, storage });
   process.stdout.write(
     `DDPNOpt serves at ${stack.url}, ${describeEngine(stack)}\n` +
       `  API for people    ${stack.url}/docs\n` +

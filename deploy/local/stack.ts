@@ -20,6 +20,8 @@ export interface StackOptions {
   readonly edgePort?: number;
   readonly workerPort?: number;
   readonly edge?: EdgeRuntime | undefined;
+  /** Folder that the edge's memory survives in; unless given it ends with the edge. */
+  readonly edgeState?: string | undefined;
   readonly engine?: string | undefined;
   readonly maximumSessions?: number | undefined;
   /** Folder that sessions survive in; unless given they live in the worker's memory alone. */
@@ -36,7 +38,7 @@ export function describeEngine({ engine }: Pick<LocalStack, 'engine'>): string {
 
 /** Starts both and waits until the edge reports the worker ready. */
 export async function startStack(options: StackOptions = {}): Promise<LocalStack> {
-  const { edgePort = 0, workerPort = 0, edge: runtime, engine, maximumSessions, storage } = options;
+  const { edgePort = 0, workerPort = 0, edge: runtime, edgeState, engine, maximumSessions, storage } = options;
   const started: ServiceProcess[] = [];
   const stopAll = async (): Promise<void> => {
     await Promise.all(started.map((process) => process.stop()));
@@ -46,7 +48,12 @@ export async function startStack(options: StackOptions = {}): Promise<LocalStack
   try {
     const worker = await startWorker({ port: workerPort, engine, maximumSessions, storage });
     started.push(worker);
-    const edge = await startEdge({ port: edgePort, workerUrl: worker.ready.url, runtime });
+    const edge = await startEdge({
+      port: edgePort,
+      workerUrl: worker.ready.url,
+      runtime,
+      settings: edgeState === undefined ? {} : { DDPNOPT_EDGE_STATE: edgeState },
+    });
     started.push(edge);
     const readiness = await fetch(new URL('/readyz', edge.ready.url), {
       signal: AbortSignal.timeout(READINESS_MILLISECONDS),

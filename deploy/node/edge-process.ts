@@ -3,10 +3,13 @@
  *
  * DDPNOPT_PORT             port to bind; 0 takes a free one
  * DDPNOPT_HOST             address to bind, 127.0.0.1 by default
- * DDPNOPT_WORKER_URL       where the worker is
  * DDPNOPT_ALLOWED_ORIGINS  pages that may call the service from a browser, as ALLOWED_ORIGINS in wrangler.toml
+ * DDPNOPT_WORKER_URL       where the one worker is; empty where workers register themselves
+ * DDPNOPT_WORKER_SECRET    shared with the workers; without one the worker is on this machine alone
+ * DDPNOPT_EDGE_STATE       folder that the edge’s memory survives in; unless given it ends with the process
  */
 import { once } from 'node:events';
+import { mkdirSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import type { AddressInfo } from 'node:net';
 import path from 'node:path';
@@ -16,10 +19,19 @@ import * as z from 'zod';
 import { createApp } from '../../edge/app.ts';
 import type { Platform } from '../../edge/environment.ts';
 import { originsOf } from '../../edge/middleware/cross-origin.ts';
-import { singleWorker } from '../../edge/placement/placement.ts';
+import { PlacementDirectory } from '../../edge/placement/placement-directory.ts';
+import {
+  registeredWorkers,
+  singleWorker,
+  type AsyncDirectory,
+  type Placement,
+} from '../../edge/placement/placement.ts';
 import type { ProcessReady } from '../../shared/service-process.ts';
+import { createSigner, type Signer } from '../../shared/signature.ts';
+import { openSqliteSql, type SqliteSql } from './sqlite-sql.ts';
 
 const ASSETS = fileURLToPath(new URL('../../node_modules/swagger-ui-dist/', import.meta.url));
+const STATE_FILE = 'edge.sqlite';
 const CONTENT_TYPES: Readonly<Record<string, string>> = {
   '.css': 'text/css; charset=utf-8',
   '.js': 'text/javascript',
@@ -30,8 +42,10 @@ const environment = z
   .object({
     DDPNOPT_PORT: z.coerce.number().int().min(0).max(65_535).default(8787),
     DDPNOPT_HOST: z.string().default('127.0.0.1'),
-    DDPNOPT_WORKER_URL: z.url().default('http://127.0.0.1:8788'),
     DDPNOPT_ALLOWED_ORIGINS: z.string().default('loopback'),
+    DDPNOPT_WORKER_URL: z.union([z.literal(''), z.url()]).default('http://127.0.0.1:8788'),
+    DDPNOPT_WORKER_SECRET: z.string().min(1).optional(),
+    DDPNOPT_EDGE_STATE: z.string().min(1).optional(),
   })
   .safeParse(process.env);
 if (!environment.success) {
@@ -40,9 +54,53 @@ if (!environment.success) {
 }
 const { DDPNOPT_PORT: wantedPort, DDPNOPT_HOST: host, DDPNOPT_WORKER_URL: workerUrl } = environment.data;
 const { DDPNOPT_ALLOWED_ORIGINS: allowedOrigins } = environment.data;
+const { DDPNOPT_WORKER_SECRET: secret, DDPNOPT_EDGE_STATE: stateFolder } = environment.data;
+
+const signer = secret === undefined ? null : createSigner(secret);
+const state = openState(stateFolder);
+
+/** The edge's memory. Ends the process if it cannot be had. */
+function openState(folder: string | undefined): SqliteSql {
+  try {
+    if (folder === undefined) return openSqliteSql(':memory:');
+    mkdirSync(folder, { recursive: true });
+    return openSqliteSql(path.join(folder, STATE_FILE));
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    process.stderr.write(`cannot keep the edge's state in DDPNOPT_EDGE_STATE=${String(folder)} (${reason})\n`);
+    process.exit(1);
+  }
+}
+
+/** Ends the process if the configuration says of no worker where it is, nor how one may register. */
+function placementOf(registering: Signer | null): Placement {
+  if (workerUrl !== '') return singleWorker(workerUrl);
+  if (registering === null) {
+    process.stderr.write('without DDPNOPT_WORKER_URL workers register, which takes DDPNOPT_WORKER_SECRET\n');
+    process.exit(2);
+  }
+  return registeredWorkers(directoryHere(new PlacementDirectory(state, Date.now)), registering, Date.now);
+}
+
+/** The directory without a network between. */
+function directoryHere(directory: PlacementDirectory): AsyncDirectory {
+  const soon =
+    <Parameters extends unknown[], Result>(method: (...parameters: Parameters) => Result) =>
+    (...parameters: Parameters): Promise<Result> =>
+      Promise.resolve().then(() => method(...parameters));
+  return {
+    heartbeat: soon(directory.heartbeat.bind(directory)),
+    leave: soon(directory.leave.bind(directory)),
+    lease: soon(directory.lease.bind(directory)),
+    release: soon(directory.release.bind(directory)),
+    anyWorker: soon(directory.anyWorker.bind(directory)),
+    workers: soon(directory.workers.bind(directory)),
+  };
+}
 
 const platform: Platform = {
-  placement: singleWorker(workerUrl),
+  placement: placementOf(signer),
+  signer,
   allowedOrigins: originsOf(allowedOrigins),
   // The application names the files itself.
   asset: async (file) => {
@@ -64,7 +122,9 @@ try {
 
 function stop(): void {
   if (process.connected) process.disconnect();
-  server.close();
+  server.close(() => {
+    state.close();
+  });
 }
 process.once('SIGTERM', stop);
 process.once('SIGINT', stop);

@@ -14,12 +14,22 @@ import type { Platform } from '../environment.ts';
 /** Bytes forwarded at a time. */
 const COPY_BYTES = 262_144;
 
+/** A body that streams, and its announced length. */
+export interface SizedStream {
+  readonly stream: ReadableStream<Uint8Array>;
+  /** Bytes. */
+  readonly length: number;
+  /** Whether the client has stopped sending before that. */
+  readonly isTruncated: () => boolean;
+}
+
 /** A body of which the first bytes are read. */
 export class StreamedBody {
   readonly #stream: ReadableStream<Uint8Array>;
   readonly #length: number;
   readonly #pipe: Platform['pipe'];
   #read: Uint8Array = new Uint8Array(0);
+  #isTruncated = false;
 
   /** @param length the announced length of the whole body */
   constructor(stream: ReadableStream<Uint8Array> | null, length: number, { pipe }: Pick<Platform, 'pipe'>) {
@@ -65,9 +75,12 @@ export class StreamedBody {
    * @param consume gets a stream of exactly the announced length
    * @throws ProblemError `truncated_body` if the client stops sending; else what `consume` throws
    */
-  async forward<Result>(consume: (stream: ReadableStream<Uint8Array>) => Promise<Result>): Promise<Result> {
+  async forward<Result>(consume: (body: SizedStream) => Promise<Result>): Promise<Result> {
     const { readable, writable } = this.#pipe(this.#length);
-    const [consumed, sent] = await Promise.allSettled([consume(readable), this.#sendTo(writable)]);
+    const [consumed, sent] = await Promise.allSettled([
+      consume({ stream: readable, length: this.#length, isTruncated: () => this.#isTruncated }),
+      this.#sendTo(writable),
+    ]);
     if (consumed.status === 'fulfilled') return consumed.value;
     // The consumer fails when the client stops sending, but also by itself: what the client did decides.
     if (sent.status === 'rejected' && sent.reason instanceof ProblemError) throw sent.reason;
@@ -83,7 +96,10 @@ export class StreamedBody {
       let sent = this.#read.length;
       while (sent < this.#length) {
         const chunk = await orEnd(reader.read());
-        if (chunk === null) throw truncated(sent, this.#length);
+        if (chunk === null) {
+          this.#isTruncated = true;
+          throw truncated(sent, this.#length);
+        }
         await writer.write(chunk);
         sent += chunk.length;
       }

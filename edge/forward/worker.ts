@@ -2,29 +2,34 @@
 import type { Context } from 'hono';
 import { accepts } from 'hono/accepts';
 import type * as z from 'zod';
-import { isProblem, ProblemError, problemSchema } from '../../shared/errors.ts';
+import { isProblem, ProblemError, problemSchema, type ProblemCode } from '../../shared/errors.ts';
 import { JSON_CONTENT_TYPE, jsonOfTensors } from '../../shared/json-tensors.ts';
 import { LIMITS } from '../../shared/limits.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
-import type { SessionId } from '../../shared/session.ts';
+import { sessionMoved, type SessionId } from '../../shared/session.ts';
+import { signCall } from '../../shared/signed-call.ts';
 import type { EdgeEnv } from '../environment.ts';
+import type { FailedLease } from '../placement/placement-directory.ts';
+import type { Route } from '../placement/placement.ts';
+import type { SizedStream } from './streamed-body.ts';
 
 /** Bad gateway, unavailable, timeout, and Cloudflare’s own 520 to 530. */
 const isGatewayStatus = (status: number): boolean => status >= 502 && status !== 505;
 
 interface WorkerRequest {
-  readonly method: string;
-  readonly body?: string | ReadableStream<Uint8Array>;
+  readonly method: 'GET' | 'PUT' | 'POST' | 'PATCH' | 'DELETE';
+  readonly body?: string | SizedStream;
   readonly headers?: Record<string, string>;
 }
 
 /**
- * Sends a request to the session's worker.
+ * Sends a request to the session's worker. If that is lost, or the session has moved, the session is placed anew; the request is sent
+ * again where that does no harm and its body is still there. Otherwise the client's next try arrives.
  *
  * @param path below the session: '' or '/steps/3'
  * @returns the worker's answer, which is a success
- * @throws ProblemError the worker's own problem; `worker_unavailable` if no answer comes; `worker_protocol` if it is no success
- *   and no problem either
+ * @throws ProblemError the worker's own problem; `worker_unavailable` if no answer comes; `session_moved`; `worker_protocol` if it is
+ *   no success and no problem either
  */
 export async function callWorker(
   c: Context<EdgeEnv>,
@@ -32,26 +37,153 @@ export async function callWorker(
   path: string,
   init: WorkerRequest,
 ): Promise<Response> {
-  const { url } = await c.get('platform').placement.lease(session);
-  return call(c, `${url}/sessions/${session}${path}`, init);
+  const { placement } = c.get('platform');
+  let route = await placement.route(session);
+  for (let tries = 1; ; tries++) {
+    try {
+      const response = await callOwner(c, session, route, path, init);
+      if (init.method === 'DELETE' && path === '') await placement.release(session, route);
+      return response;
+    } catch (error) {
+      if (error instanceof ProblemError && NO_SESSION.has(error.code)) await placement.release(session, route);
+      const failure = failureOf(error);
+      if (failure === null || hasClientGone(c, init)) throw error;
+      const next = await placement.reroute(session, route, failure.reason, failure.epoch);
+      const isRepeatable =
+        typeof init.body !== 'object' &&
+        // Of a request that found no worker, or was not taken, nothing was done.
+        (failure.reason === 'moved' || REPEATABLE.has(init.method));
+      if (next === null || !isRepeatable || tries === TRIES) throw error;
+      route = next;
+    }
+  }
+}
+
+/** One request may meet a lost worker, and then a lease that somebody else has just changed. */
+const TRIES = 3;
+
+/** Those after which it does no harm to do the same again. */
+const REPEATABLE: ReadonlySet<WorkerRequest['method']> = new Set(['GET', 'PUT', 'PATCH']);
+
+/** What a worker answers that has no such session, or does not begin one. */
+const NO_SESSION: ReadonlySet<ProblemCode> = new Set([
+  'session_not_found',
+  'session_expired',
+  'session_limit_reached',
+  'checkpoint_not_found',
+]);
+
+/** Whether a call may have failed because of the client, and not of the worker. */
+function hasClientGone(c: Context<EdgeEnv>, { body }: WorkerRequest): boolean {
+  return c.req.raw.signal.aborted || (typeof body === 'object' && body.isTruncated());
+}
+
+/** How a call has failed to reach the session's owner, null if it has reached it. */
+function failureOf(error: unknown): { readonly reason: FailedLease['reason']; readonly epoch: number } | null {
+  if (!(error instanceof ProblemError)) return null;
+  switch (error.code) {
+    case 'worker_unavailable':
+      return { reason: 'unreachable', epoch: 0 };
+    case 'session_moved':
+      return { reason: 'moved', epoch: error.details.epoch ?? 0 };
+    default:
+      return null;
+  }
+}
+
+/**
+ * Calls the owner of a session as long as it is that. A worker that hangs is found out when its lease ends: what it says after the
+ * session has moved is not waited for, and not believed.
+ */
+async function callOwner(
+  c: Context<EdgeEnv>,
+  session: SessionId,
+  { url, lease }: Route,
+  path: string,
+  init: WorkerRequest,
+): Promise<Response> {
+  const target = `/sessions/${session}${path}`;
+  if (lease === null) return call(c, url, target, init, '');
+  const { placement } = c.get('platform');
+  const moved = new AbortController();
+  const assertOwner = async (): Promise<number> => {
+    const { lease: current } = await placement.route(session);
+    if (current?.epoch !== lease.epoch) throw sessionMoved(session, lease.epoch);
+    return current.expires;
+  };
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const watch = (expires: number): void => {
+    timer = setTimeout(
+      () => {
+        assertOwner().then(watch, (error: unknown) => {
+          moved.abort(error);
+        });
+      },
+      Math.max(0, expires - Date.now()) + 1,
+    );
+  };
+  watch(lease.expires);
+  try {
+    let response: Response;
+    try {
+      response = await call(c, url, target, init, lease.token, moved.signal);
+    } catch (error) {
+      await assertOwner();
+      throw error;
+    }
+    try {
+      await assertOwner();
+    } catch (error) {
+      await response.body?.cancel();
+      throw error;
+    }
+    return response;
+  } finally {
+    if (timer !== undefined) clearTimeout(timer);
+  }
 }
 
 /** As {@link callWorker}, for what any worker can do. @param path as the worker has it */
 export async function callAnyWorker(c: Context<EdgeEnv>, path: string, init: WorkerRequest): Promise<Response> {
-  return call(c, `${await c.get('platform').placement.anyWorker()}${path}`, init);
+  const { placement } = c.get('platform');
+  const url = await placement.anyWorker();
+  try {
+    return await call(c, url, path, init, '');
+  } catch (error) {
+    if (failureOf(error)?.reason === 'unreachable' && !hasClientGone(c, init)) await placement.unreachable(url);
+    throw error;
+  }
 }
 
-async function call(c: Context<EdgeEnv>, url: string, init: WorkerRequest): Promise<Response> {
+/** @param lease signed; empty for what concerns no session, or where sessions have one worker for good */
+async function call(
+  c: Context<EdgeEnv>,
+  url: string,
+  path: string,
+  { method, body, headers }: WorkerRequest,
+  lease: string,
+  moved?: AbortSignal,
+): Promise<Response> {
+  const { signer } = c.get('platform');
+  const length = typeof body === 'object' ? body.length : new TextEncoder().encode(body ?? '').length;
+  const signed = { method, path: new URL(url).pathname.replace(/\/$/, '') + path, length, lease, digest: '' };
+  const client = c.req.raw.signal;
   let response: Response;
   try {
-    response = await fetch(url, {
-      ...init,
-      // A body that is streamed is announced, rather than sent in chunks.
-      ...(init.body instanceof ReadableStream ? { duplex: 'half' } : {}),
-      headers: { ...init.headers, 'x-request-id': c.get('requestId') },
-      signal: c.req.raw.signal,
+    response = await fetch(url + path, {
+      method,
+      headers: {
+        ...headers,
+        // Under Node what streams is sent in chunks unless its length is said.
+        ...(typeof body === 'object' ? { 'content-length': String(length) } : {}),
+        'x-request-id': c.get('requestId'),
+        ...(signer === null ? {} : await signCall(signed, signer, Date.now())),
+      },
+      ...(typeof body === 'object' ? { body: body.stream, duplex: 'half' } : body === undefined ? {} : { body }),
+      signal: moved === undefined ? client : AbortSignal.any([client, moved]),
     });
   } catch (cause) {
+    if (moved?.aborted === true && moved.reason instanceof ProblemError) throw moved.reason;
     throw unavailable('no connection', cause);
   }
   if (response.ok) return response;
@@ -62,7 +194,8 @@ async function problemOf(response: Response): Promise<ProblemError> {
   if (isProblem(response)) {
     const parsed = problemSchema.safeParse(await readJson(response));
     if (parsed.success) {
-      const { code, detail, remedy, param, expectedStep, resumeFrom, missingParts } = parsed.data;
+      const { code, detail, remedy, param, expectedStep, resumeFrom, missingParts, epoch } = parsed.data;
+      if (code === 'call_refused') return refused(detail);
       return new ProblemError(code, {
         detail,
         remedy,
@@ -70,6 +203,7 @@ async function problemOf(response: Response): Promise<ProblemError> {
         ...(expectedStep === undefined ? {} : { expectedStep }),
         ...(resumeFrom === undefined ? {} : { resumeFrom }),
         ...(missingParts === undefined ? {} : { missingParts }),
+        ...(epoch === undefined ? {} : { epoch }),
       });
     }
   }
@@ -107,6 +241,14 @@ function unavailable(reason: string, cause?: unknown): ProblemError {
     },
     { cause },
   );
+}
+
+/** The client has no part in how edge and worker know each other. */
+function refused(reason: string): ProblemError {
+  return new ProblemError('worker_protocol', {
+    detail: `The worker does not take the edge’s calls. ${reason}`,
+    remedy: 'Give edge and workers the same secret, and clocks that agree.',
+  });
 }
 
 function unexpectedAnswer(what: string, cause?: unknown): ProblemError {

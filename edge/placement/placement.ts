@@ -1,21 +1,115 @@
-/** Which worker owns a session. */
+/** Which worker owns a session, as request handlers ask for it. */
+import { ProblemError } from '../../shared/errors.ts';
+import { signLease } from '../../shared/lease.ts';
 import type { SessionId } from '../../shared/session.ts';
+import type { Signer } from '../../shared/signature.ts';
+import type { FailedLease, PlacementDirectory } from './placement-directory.ts';
 
-/** The right to call a session's worker, and until when it need not be asked for again. */
-export interface Lease {
+/** The way to a session's worker. */
+export interface Route {
   /** Base URL of the worker. */
   readonly url: string;
+  /** The signed lease, and what of it concerns the edge; null where all sessions are on one worker for good. */
+  readonly lease: { readonly token: string; readonly epoch: number; readonly expires: number } | null;
 }
 
 export interface Placement {
-  /** The worker that owns the session, or is to own it. @throws ProblemError `worker_unavailable` */
-  readonly lease: (session: SessionId) => Promise<Lease>;
+  /** The way to the worker that owns the session, or is to own it. @throws ProblemError `worker_unavailable` */
+  readonly route: (session: SessionId) => Promise<Route>;
+  /** Another way, after one has failed; null if there can be none. @throws ProblemError `worker_unavailable` */
+  readonly reroute: (
+    session: SessionId,
+    failed: Route,
+    failure: FailedLease['reason'],
+    epoch: number,
+  ) => Promise<Route | null>;
+  /** Forgets a session that there is not, or not any more. */
+  readonly release: (session: SessionId, route: Route) => Promise<void>;
   /** Base URL of a worker for what needs no session. @throws ProblemError `worker_unavailable` */
   readonly anyWorker: () => Promise<string>;
+  /** Tells that such a worker cannot be reached. */
+  readonly unreachable: (url: string) => Promise<void>;
+  /** Where workers register; null where there is one for good. */
+  readonly directory: AsyncDirectory | null;
 }
+
+type Method = 'heartbeat' | 'leave' | 'lease' | 'release' | 'anyWorker' | 'workers';
+
+/** The directory, wherever it is. */
+export type AsyncDirectory = {
+  readonly [Name in Method]: (
+    ...parameters: Parameters<PlacementDirectory[Name]>
+  ) => Promise<ReturnType<PlacementDirectory[Name]>>;
+};
 
 /** All sessions on the one worker of the configuration. */
 export function singleWorker(url: string): Placement {
   const base = url.replace(/\/+$/, '');
-  return { lease: () => Promise.resolve({ url: base }), anyWorker: () => Promise.resolve(base) };
+  return {
+    route: () => Promise.resolve({ url: base, lease: null }),
+    reroute: () => Promise.resolve(null),
+    release: () => Promise.resolve(),
+    anyWorker: () => Promise.resolve(base),
+    unreachable: () => Promise.resolve(),
+    directory: null,
+  };
+}
+
+/** Ways that an isolate remembers. */
+const REMEMBERED_ROUTES = 10_000;
+/** Milliseconds for which the least busy worker is taken to be that. */
+const ANY_WORKER_MILLISECONDS = 5000;
+
+/** Sessions on the workers that have registered. Leases are remembered until they expire. */
+export function registeredWorkers(directory: AsyncDirectory, signer: Signer, now: () => number): Placement {
+  const routes = new Map<SessionId, Route>();
+  let any: { readonly url: string; readonly until: number } | null = null;
+
+  async function ask(session: SessionId, failed: FailedLease | null): Promise<Route> {
+    const placed = await directory.lease(session, failed);
+    routes.delete(session);
+    if (placed === null) throw noWorker('No worker that could take the session is registered and answers.');
+    const { lease, url } = placed;
+    const token = await signLease(lease, signer);
+    const route: Route = { url, lease: { token, epoch: lease.epoch, expires: lease.expires } };
+    // Somebody else may have asked meanwhile, and later.
+    const known = routes.get(session);
+    if (known?.lease != null && known.lease.epoch > lease.epoch) return known;
+    routes.set(session, route);
+    const [oldest] = routes.keys();
+    if (routes.size > REMEMBERED_ROUTES && oldest !== undefined) routes.delete(oldest);
+    return route;
+  }
+
+  return {
+    route: async (session) => {
+      const known = routes.get(session);
+      return known?.lease != null && known.lease.expires > now() ? known : ask(session, null);
+    },
+    reroute: (session, failed, reason, epoch) =>
+      ask(session, { reason, epoch: Math.max(failed.lease?.epoch ?? 0, epoch) }),
+    release: async (session, { lease }) => {
+      routes.delete(session);
+      if (lease !== null) await directory.release(session, lease.epoch);
+    },
+    anyWorker: async () => {
+      if (any !== null && any.until > now()) return any.url;
+      const url = await directory.anyWorker(null);
+      if (url === null) throw noWorker('No worker is registered and answers.');
+      any = { url, until: now() + ANY_WORKER_MILLISECONDS };
+      return url;
+    },
+    unreachable: async (url) => {
+      any = null;
+      await directory.anyWorker(url);
+    },
+    directory,
+  };
+}
+
+function noWorker(detail: string): ProblemError {
+  return new ProblemError('worker_unavailable', {
+    detail,
+    remedy: 'Send the same request again in a second; if it stays, start a worker with DDPNOPT_EDGE_URL.',
+  });
 }

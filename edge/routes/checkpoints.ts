@@ -111,8 +111,8 @@ export function registerCheckpoints(app: OpenAPIHono<EdgeEnv>): void {
     const id = newCheckpointId();
     const body = new StreamedBody(c.req.raw.body, Number(c.req.header('content-length')), c.get('platform'));
     const headers = { 'content-type': SAFETENSORS_CONTENT_TYPE };
-    const answer = await body.forward((stream) =>
-      callAnyWorker(c, `/checkpoints/${id}`, { method: 'PUT', body: stream, headers }),
+    const answer = await body.forward((sized) =>
+      callAnyWorker(c, `/checkpoints/${id}`, { method: 'PUT', body: sized, headers }),
     );
     return c.json(await readDocument(checkpointSchema, answer), 201, { location: `/v1/checkpoints/${id}` });
   });

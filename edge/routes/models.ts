@@ -5,6 +5,7 @@ import { notHosted, parseSessionId } from '../../shared/session.ts';
 import { checkPredictionHeader } from '../../shared/step.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { checkWithDefinition } from '../forward/session-definitions.ts';
+import type { SizedStream } from '../forward/streamed-body.ts';
 import { callWorker, relay } from '../forward/worker.ts';
 import { acceptTensors, tensorBody } from '../middleware/content.ts';
 import { PREDICTIONS } from './examples.ts';
@@ -67,8 +68,8 @@ export function registerModels(app: OpenAPIHono<EdgeEnv>): void {
       if (definition.mode === 'hosted') checkPredictionHeader(header, definition);
     });
     const headers = { 'content-type': SAFETENSORS_CONTENT_TYPE };
-    const forward = (stream: ReadableStream<Uint8Array>): Promise<Response> =>
-      callWorker(c, id, '/predictions', { method: 'POST', body: stream, headers });
+    const forward = (sized: SizedStream): Promise<Response> =>
+      callWorker(c, id, '/predictions', { method: 'POST', body: sized, headers });
     return relay(c, await body.forward(forward));
   });
 }

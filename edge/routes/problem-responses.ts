@@ -38,6 +38,7 @@ export const SESSION_PROBLEMS = [
   'session_expired',
   'storage_unavailable',
   'storage_damaged',
+  'session_moved',
   'worker_protocol',
   'worker_unavailable',
 ] as const satisfies readonly ProblemCode[];

@@ -6,6 +6,7 @@ import { parseSessionId, stepMetricsSchema } from '../../shared/session.ts';
 import { checkStepHeader, parseStepNumber } from '../../shared/step.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { checkWithDefinition } from '../forward/session-definitions.ts';
+import type { SizedStream } from '../forward/streamed-body.ts';
 import { callWorker, relay } from '../forward/worker.ts';
 import { acceptTensors, tensorBody } from '../middleware/content.ts';
 import { METRICS, STEPS } from './examples.ts';
@@ -159,8 +160,8 @@ export function registerSteps(app: OpenAPIHono<EdgeEnv>): void {
     const body = await tensorBody(c);
     const header = await body.readHeader();
     await checkWithDefinition(c, id, (definition) => checkStepHeader(header, definition));
-    const forward = (stream: ReadableStream<Uint8Array>): Promise<Response> =>
-      callWorker(c, id, path, { method: 'PUT', body: stream, headers: { 'content-type': SAFETENSORS_CONTENT_TYPE } });
+    const forward = (sized: SizedStream): Promise<Response> =>
+      callWorker(c, id, path, { method: 'PUT', body: sized, headers: { 'content-type': SAFETENSORS_CONTENT_TYPE } });
     return relay(c, await body.forward(forward));
   });
 

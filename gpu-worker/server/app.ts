@@ -1,6 +1,6 @@
 /** The worker's HTTP interface, for the edge alone: sessions, their steps, and the models that the worker holds. */
 import type { HttpBindings } from '@hono/node-server';
-import { Hono, type Context } from 'hono';
+import { Hono, type Context, type MiddlewareHandler } from 'hono';
 import { parseCheckpointId } from '../../shared/checkpoint.ts';
 import { internalProblem, PROBLEM_CONTENT_TYPE, ProblemError, RETRY_AFTER_SECONDS } from '../../shared/errors.ts';
 import { kernelSolveOptionsSchema, type KernelSolveOptions } from '../../shared/kernel-solve.ts';
@@ -26,6 +26,8 @@ export interface WorkerServices {
   /** Solves the systems of one batch without a session. @throws ProblemError as `Compute.solve`; `queue_full` */
   readonly solve: (options: KernelSolveOptions, body: Uint8Array<ArrayBuffer>) => Promise<Answer>;
   readonly engineName: string;
+  /** Refuses calls that are not the edge's; unless given, whoever can reach the worker is the edge. */
+  readonly authentication?: MiddlewareHandler<WorkerEnv> | undefined;
   /** Reports a defect: something thrown that is no answer to the client. */
   readonly reportDefect: (error: unknown, requestId: string) => void;
 }
@@ -46,7 +48,7 @@ interface WorkerEnv {
 const REQUEST_ID = 'x-request-id';
 
 export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
-  const { sessions, undelivered, limits, solve, engineName, reportDefect } = services;
+  const { sessions, undelivered, limits, solve, engineName, authentication, reportDefect } = services;
   const app = new Hono<WorkerEnv>();
   const bodies = new ByteBudget(limits.bodyBytesInMemory, 'Bodies that are being worked on');
   const events = new EventStreams(limits.heartbeatMilliseconds);
@@ -78,6 +80,7 @@ export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
     });
   });
 
+  if (authentication !== undefined) app.use(authentication);
   app.get('/healthz', (c) => c.json({ status: 'ok', engine: engineName, sessions: sessions.size }));
 
   app.put('/sessions/:id', async (c) => {

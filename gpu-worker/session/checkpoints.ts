@@ -21,28 +21,36 @@ export type CheckpointRecord = z.output<typeof recordSchema>;
 
 export class Checkpoints {
   readonly #storage: Storage;
+  /** Whether other workers add and remove checkpoints, too. */
+  readonly #isShared: boolean;
   readonly #now: () => number;
   readonly #records = new Map<CheckpointId, CheckpointRecord>();
 
-  constructor(storage: Storage, now: () => number) {
+  constructor(storage: Storage, isShared: boolean, now: () => number) {
     this.#storage = storage;
+    this.#isShared = isShared;
     this.#now = now;
   }
 
-  /** Finds what is stored. @throws ProblemError the storage's */
+  /** Finds what is stored. A record never changes: what is known is not read again. @throws ProblemError the storage's */
   async load(): Promise<void> {
-    for (const { key } of await this.#storage.list(RECORDS)) {
-      const bytes = await this.#storage.read(key);
-      if (bytes === null) continue;
-      const parsed = recordSchema.safeParse(JSON.parse(new TextDecoder().decode(bytes)));
-      if (!parsed.success) {
-        throw new ProblemError('storage_damaged', {
-          detail: `${key} is not of this version’s form: ${parsed.error.message}.`,
-          remedy: 'Run the worker’s version that wrote it.',
-        });
-      }
-      this.#records.set(parsed.data.checkpoint.id, parsed.data);
+    const keys = new Set((await this.#storage.list(RECORDS)).map(({ key }) => key));
+    for (const id of this.#records.keys()) if (!keys.delete(recordKey(id))) this.#records.delete(id);
+    for (const key of keys) await this.#read(key);
+  }
+
+  async #read(key: string): Promise<CheckpointRecord | null> {
+    const bytes = await this.#storage.read(key);
+    if (bytes === null) return null;
+    const parsed = recordSchema.safeParse(JSON.parse(new TextDecoder().decode(bytes)));
+    if (!parsed.success) {
+      throw new ProblemError('storage_damaged', {
+        detail: `${key} is not of this version’s form: ${parsed.error.message}.`,
+        remedy: 'Run the worker’s version that wrote it.',
+      });
     }
+    this.#records.set(parsed.data.checkpoint.id, parsed.data);
+    return parsed.data;
   }
 
   /** @param file not the caller's any more */
@@ -57,23 +65,24 @@ export class Checkpoints {
     this.#records.set(id, record);
   }
 
-  /** @throws ProblemError `checkpoint_not_found` */
-  get(id: CheckpointId): CheckpointRecord {
-    const record = this.#records.get(id);
-    if (record === undefined || isOver(record, this.#now())) throw checkpointNotFound(id);
+  /** @throws ProblemError `checkpoint_not_found`, those of `Storage` */
+  async get(id: CheckpointId): Promise<CheckpointRecord> {
+    const record = this.#records.get(id) ?? (this.#isShared ? await this.#read(recordKey(id)) : null);
+    if (record === null || isOver(record, this.#now())) throw checkpointNotFound(id);
     return record;
   }
 
   /** The file. @throws ProblemError `checkpoint_not_found`, those of `Storage` */
   async read(id: CheckpointId): Promise<Uint8Array<ArrayBuffer>> {
-    this.get(id);
+    await this.get(id);
     const file = await this.#storage.read(fileKey(id));
     if (file === null) throw checkpointNotFound(id);
     return file;
   }
 
-  /** Those of a session, oldest first. */
-  of(session: SessionId): Checkpoint[] {
+  /** Those of a session, oldest first. @throws ProblemError those of `Storage` */
+  async of(session: SessionId): Promise<Checkpoint[]> {
+    if (this.#isShared) await this.load();
     const now = this.#now();
     return [...this.#records.values()]
       .filter((record) => record.checkpoint.session === session && !isOver(record, now))
@@ -83,12 +92,13 @@ export class Checkpoints {
 
   /** @throws ProblemError `checkpoint_not_found`, those of `Storage` */
   async delete(id: CheckpointId): Promise<void> {
-    this.get(id);
+    await this.get(id);
     await this.#remove(id);
   }
 
   /** Deletes those whose time is over. @throws ProblemError those of `Storage` */
   async removeExpired(): Promise<void> {
+    if (this.#isShared) await this.load();
     const now = this.#now();
     for (const [id, record] of this.#records) if (isOver(record, now)) await this.#remove(id);
   }

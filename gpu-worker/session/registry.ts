@@ -7,20 +7,24 @@ import type { SessionChanges } from '../../shared/session-changes.ts';
 import type { SessionOrder } from '../../shared/session-order.ts';
 import {
   parseSessionId,
+  sessionMoved,
   sessionNotFound,
   stateBytes,
   type Session,
   type SessionDefinition,
   type SessionId,
 } from '../../shared/session.ts';
-import type { Storage } from '../storage/storage.ts';
+import { soleOwner } from '../storage/ownership.ts';
+import type { OwnedStore, Storage } from '../storage/storage.ts';
 import type { SavedCheckpoint } from '../training/trainers.ts';
 import { ByteBudget } from './byte-budget.ts';
 import { Checkpoints } from './checkpoints.ts';
 import { TrainingSession, type SessionResources } from './session.ts';
 import { PendingParts } from './step-parts.ts';
 import {
+  isStored,
   readRecord,
+  sessionPrefixes,
   StepLog,
   storedSessions,
   type LogPolicy,
@@ -34,6 +38,8 @@ export interface RegistryOptions {
   /** Sessions held at once. */
   readonly limit: number;
   readonly storage: Storage;
+  /** Whether other workers use the same storage, each for the sessions that it owns. */
+  readonly isStorageShared: boolean;
   readonly log: LogPolicy;
   /** Milliseconds that the state of an expired session is kept. */
   readonly retention: number;
@@ -44,6 +50,9 @@ export class SessionRegistry {
   readonly #sessions = new Map<SessionId, TrainingSession>();
   /** Expired sessions on their way into storage. */
   readonly #retiring = new Map<SessionId, Promise<void>>();
+  /** In which epoch this worker owns, or owned, a session, and what it reads and writes of it as such. */
+  readonly #owned = new Map<SessionId, { readonly epoch: number; readonly store: OwnedStore }>();
+  #isDraining = false;
   readonly #checkpoints: Checkpoints;
   readonly #partsBudget = new ByteBudget(LIMITS.partsBytes, 'Parts of steps');
   readonly #resources: SessionResources;
@@ -52,21 +61,73 @@ export class SessionRegistry {
   constructor(resources: SessionResources, options: RegistryOptions) {
     this.#resources = resources;
     this.#options = options;
-    this.#checkpoints = new Checkpoints(options.storage, resources.now);
+    this.#checkpoints = new Checkpoints(options.storage, options.isStorageShared, resources.now);
   }
 
   get size(): number {
     return this.#sessions.size;
   }
 
+  /** Bytes of the states of all sessions, as they count towards the limit. */
+  get bytes(): number {
+    return [...this.#sessions.values()].reduce((sum, session) => sum + stateBytes(session.definition), 0);
+  }
+
+  /**
+   * Learns from a lease that this worker owns a session since some epoch. What it had of the session in an earlier one it forgets:
+   * another worker may have owned it since.
+   *
+   * @throws ProblemError `session_moved` if the lease is older than one that was seen, or the session has been handed over
+   */
+  own(id: SessionId, epoch: number): void {
+    const { storage } = this.#options;
+    const known = this.#owned.get(id);
+    if (known !== undefined && known.epoch > epoch) throw sessionMoved(id, known.epoch);
+    if (this.#isDraining && !this.#sessions.has(id)) throw sessionMoved(id, epoch);
+    if (known?.epoch === epoch) return;
+    if (storage.isDurable) {
+      this.#sessions.get(id)?.close('stopped', sessionMoved(id, epoch));
+      this.#sessions.delete(id);
+    }
+    this.#owned.set(id, { epoch, store: storage.own({ session: id, epoch, prefixes: sessionPrefixes(id) }) });
+  }
+
+  /** Takes over a session that nobody may ask for: its time begins anew. Never rejects: a failure is reported. */
+  async adopt(id: SessionId, epoch: number): Promise<void> {
+    try {
+      this.own(id, epoch);
+      await this.#findStored(id);
+    } catch (error) {
+      if (error instanceof ProblemError && error.code === 'session_moved') return;
+      this.#options.reportFailure(error);
+    }
+  }
+
+  /** Takes no sessions any more, and gives up those that other workers can go on with. Never rejects: failures are reported. */
+  async drain(): Promise<void> {
+    this.#isDraining = true;
+    if (!this.#options.storage.isDurable) return;
+    const handOver = async (session: TrainingSession): Promise<void> => {
+      try {
+        await session.handOver();
+      } catch (error) {
+        this.#options.reportFailure(error);
+      }
+      if (this.#sessions.get(session.id) === session) this.#sessions.delete(session.id);
+    };
+    await Promise.all([...this.#sessions.values()].map(handOver));
+  }
+
   /**
    * Finds the sessions and checkpoints in storage. A session's state is recovered when it is first asked for.
    *
-   * @returns how many sessions were found
+   * @returns how many sessions were found; none where the storage is shared, until one is asked for
    * @throws ProblemError those of `Storage`
    */
   async load(): Promise<number> {
     await this.#checkpoints.load();
+    // Whoever owns them is asked for them.
+    if (this.#options.isStorageShared) return 0;
     const ids = await storedSessions(this.#options.storage);
     for (const id of ids) {
       try {
@@ -87,9 +148,10 @@ export class SessionRegistry {
    */
   async create(id: SessionId, order: SessionOrder): Promise<TrainingSession> {
     this.removeExpired();
-    const definition = this.#definitionOf(order);
-    const existing = this.#sessions.get(id);
-    if (existing !== undefined) {
+    const store = this.#storeOf(id);
+    const definition = await this.#definitionOf(order);
+    const existing = this.#sessions.get(id) ?? (await this.#findOwned(id)) ?? this.#sessions.get(id) ?? null;
+    if (existing !== null) {
       if (isDeepStrictEqual(existing.initialDefinition, definition)) return this.get(id);
       throw new ProblemError('session_exists', {
         param: 'id',
@@ -99,7 +161,7 @@ export class SessionRegistry {
     }
     this.#assertRoomFor(definition);
     const createdAt = new Date(this.#resources.now()).toISOString();
-    const session = this.#add(id, { definition, initial: null, optimizerFromStep: 0, createdAt });
+    const session = this.#add(id, { definition, initial: null, optimizerFromStep: 0, createdAt }, store);
     try {
       await session.use(async () => session.begin(await this.#startOf(order)));
     } catch (error) {
@@ -127,7 +189,7 @@ export class SessionRegistry {
     const session = this.#sessions.get(id) ?? (await this.#find(id));
     session.close('deleted');
     await session.deleteStored();
-    if (this.#sessions.get(id) === session) this.#sessions.delete(id);
+    if (this.#sessions.get(id) === session) this.#forget(id);
   }
 
   /** Changes what can be changed of a session. @throws ProblemError as {@link get}; `TrainingSession.change`; `session_limit_reached` */
@@ -150,7 +212,7 @@ export class SessionRegistry {
   async checkpointsOf(id: SessionId): Promise<Checkpoint[]> {
     this.removeExpired();
     await this.#retiring.get(id);
-    const checkpoints = this.#checkpoints.of(id);
+    const checkpoints = await this.#checkpoints.of(id);
     if (checkpoints.length === 0 && !this.#sessions.has(id)) throw sessionNotFound(id);
     return checkpoints;
   }
@@ -220,13 +282,19 @@ export class SessionRegistry {
   /** Keeps an expired session's state as a checkpoint. If that fails, the session lives on. */
   async #retire(session: TrainingSession): Promise<void> {
     try {
+      await session.assertOwned();
       await session.open();
       if (session.nextStep > 0) {
         await this.#keep(expiryCheckpoint(session.id), session, await session.checkpoint(), 'expiry');
       }
       session.close('expired');
       await session.deleteStored();
+      this.#owned.delete(session.id);
     } catch (error) {
+      if (error instanceof ProblemError && error.code === 'session_moved') {
+        session.close('stopped', error);
+        return;
+      }
       this.#options.reportFailure(error);
       if (session.isClosed) return;
       session.touch();
@@ -249,16 +317,16 @@ export class SessionRegistry {
     return checkpoint;
   }
 
-  #definitionOf(order: SessionOrder): SessionDefinition {
+  async #definitionOf(order: SessionOrder): Promise<SessionDefinition> {
     if (!('fromCheckpoint' in order)) return order;
-    const { definition } = this.#checkpoints.get(order.fromCheckpoint);
+    const { definition } = await this.#checkpoints.get(order.fromCheckpoint);
     return order.ttlSeconds === undefined ? definition : { ...definition, ttlSeconds: order.ttlSeconds };
   }
 
   /** The checkpoint that a session starts from; null for the initial state. */
   async #startOf(order: SessionOrder): Promise<StartingPoint | null> {
     if (!('fromCheckpoint' in order)) return null;
-    const { step } = this.#checkpoints.get(order.fromCheckpoint).checkpoint;
+    const { step } = (await this.#checkpoints.get(order.fromCheckpoint)).checkpoint;
     return { step, file: await this.#checkpoints.read(order.fromCheckpoint) };
   }
 
@@ -276,7 +344,7 @@ export class SessionRegistry {
   /** @param before the definition that it takes the place of, if any */
   #assertMemoryFor(definition: SessionDefinition, before: SessionDefinition | null): void {
     const freed = before === null ? 0 : stateBytes(before);
-    const held = [...this.#sessions.values()].reduce((sum, session) => sum + stateBytes(session.definition), 0);
+    const held = this.bytes;
     const wanted = stateBytes(definition);
     if (wanted > freed && held - freed + wanted > LIMITS.stateBytes) {
       throw new ProblemError('session_limit_reached', {
@@ -286,14 +354,32 @@ export class SessionRegistry {
     }
   }
 
-  #add(id: SessionId, record: SessionRecord): TrainingSession {
+  #add(id: SessionId, record: SessionRecord, store: OwnedStore): TrainingSession {
     const { storage, log: policy, reportFailure } = this.#options;
-    const log = storage.isDurable ? new StepLog(storage, id, policy, reportFailure) : null;
+    const log = storage.isDurable ? new StepLog(store, id, policy, reportFailure) : null;
     const { now } = this.#resources;
-    const parts = new PendingParts(id, { storage, budget: this.#partsBudget, now, reportFailure });
+    const parts = new PendingParts(id, { storage: store, budget: this.#partsBudget, now, reportFailure });
     const session = new TrainingSession(id, record, this.#resources, log, parts);
     this.#sessions.set(id, session);
     return session;
+  }
+
+  #storeOf(id: SessionId): OwnedStore {
+    const { storage, isStorageShared } = this.#options;
+    const owned = this.#owned.get(id);
+    if (owned !== undefined) return owned.store;
+    if (isStorageShared && storage.isDurable) throw new TypeError('a session of a shared storage without a lease');
+    return soleOwner(storage, sessionPrefixes(id));
+  }
+
+  #forget(id: SessionId): void {
+    this.#sessions.delete(id);
+    this.#owned.delete(id);
+  }
+
+  /** A session’s creation that is asked for again may find what another worker has begun. */
+  async #findOwned(id: SessionId): Promise<TrainingSession | null> {
+    return this.#owned.has(id) && this.#options.storage.isDurable ? this.#findStored(id) : null;
   }
 
   /** A session that is not held: in storage, kept as a checkpoint, or nowhere. */
@@ -301,7 +387,8 @@ export class SessionRegistry {
     await this.#retiring.get(id);
     const stored = this.#options.storage.isDurable ? await this.#findStored(id) : null;
     if (stored !== null) return stored;
-    const kept = this.#checkpoints.of(id).find(({ origin }) => origin === 'expiry');
+    const kept = (await this.#checkpoints.of(id)).find(({ origin }) => origin === 'expiry');
+    this.#owned.delete(id);
     if (kept === undefined) throw sessionNotFound(id);
     throw new ProblemError('session_expired', {
       param: 'id',
@@ -311,11 +398,13 @@ export class SessionRegistry {
   }
 
   async #findStored(id: SessionId): Promise<TrainingSession | null> {
-    const record = await readRecord(this.#options.storage, id);
+    const store = this.#storeOf(id);
+    if (this.#owned.has(id) && !(await isStored(this.#options.storage, id))) return null;
+    const record = await readRecord(store, id);
     // Somebody else may have found it meanwhile.
     const held = this.#sessions.get(id);
     if (held !== undefined || record === null) return held ?? null;
-    return this.#add(id, record);
+    return this.#add(id, record, store);
   }
 }
 

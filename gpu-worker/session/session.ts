@@ -7,6 +7,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { ProblemError } from '../../shared/errors.ts';
 import { changedDefinition, type SessionChanges } from '../../shared/session-changes.ts';
 import {
+  sessionMoved,
   sessionNotFound,
   type Session,
   type SessionDefinition,
@@ -19,6 +20,7 @@ import type { ComputeQueue } from '../engine/queue.ts';
 import type { Answer } from '../training/trainer.ts';
 import type { SavedCheckpoint } from '../training/trainers.ts';
 import { recover, type RecoveredState, type RecoveryReport, type RetainedReply } from './recovery.ts';
+import type { EndReason } from '../../shared/session-events.ts';
 import { SessionEvents, type EventListener } from './session-events.ts';
 import { SharedJob } from './shared-job.ts';
 import type { CommittedParts, PendingParts } from './step-parts.ts';
@@ -58,6 +60,8 @@ export class TrainingSession {
   #isOpen = false;
   #opening: Promise<void> | null = null;
   #closed = false;
+  /** What requests for a closed session are told. */
+  #gone: ProblemError;
   /** Where the state came from, until a step follows: steps that a client has seen since may be lost. */
   #isRewindable = false;
   /** Settles when the last applied step is acknowledged, or is undone. */
@@ -93,6 +97,7 @@ export class TrainingSession {
     this.#parts = parts;
     this.#createdAt = Date.parse(createdAt);
     this.#lastUsed = resources.now();
+    this.#gone = sessionNotFound(id);
   }
 
   /** As it is now, with all changes. */
@@ -156,7 +161,7 @@ export class TrainingSession {
    * @throws ProblemError `session_not_found` if it was deleted, `storage_damaged`, `storage_unavailable`
    */
   open(): Promise<void> {
-    if (this.#closed) return Promise.reject(sessionNotFound(this.id));
+    if (this.#closed) return Promise.reject(this.#gone);
     if (this.#isOpen) return Promise.resolve();
     if (this.#opening !== null) return this.#opening;
     if (this.#log === null) throw new TypeError('a session in memory alone has nothing to be recovered from');
@@ -169,7 +174,7 @@ export class TrainingSession {
     // Work that the worker gives itself, one piece at a time: never refused.
     const inTurn = <Result>(work: () => Promise<Result>): Promise<Result> =>
       queue.runAlways(this.id, () => {
-        if (this.#closed) throw sessionNotFound(this.id);
+        if (this.#closed) throw this.#gone;
         return work();
       });
     try {
@@ -178,6 +183,7 @@ export class TrainingSession {
       this.#isOpen = true;
     } catch (error) {
       compute.close(this.id);
+      this.#closeIfMoved(error);
       throw error;
     }
     if (this.#closed) compute.close(this.id);
@@ -198,7 +204,7 @@ export class TrainingSession {
   #inTurn<Result>(work: () => Result | Promise<Result>, signal?: AbortSignal): Promise<Result> {
     const job = async (): Promise<Result> => {
       await this.#acknowledging;
-      if (this.#closed) throw sessionNotFound(this.id);
+      if (this.#closed) throw this.#gone;
       return work();
     };
     return this.#resources.queue.run(this.id, job, signal);
@@ -293,7 +299,7 @@ export class TrainingSession {
    * @throws ProblemError `step_in_progress`, `step_applied`, `step_out_of_order`, `session_rewound`; the step is then left as it is
    */
   cancel(n: number): void {
-    if (this.#closed) throw sessionNotFound(this.id);
+    if (this.#closed) throw this.#gone;
     if (n > this.#nextStep) throw this.#outOfOrder(n);
     if (n < this.#nextStep) throw this.#applied(n);
     if (this.#isComputing) {
@@ -317,7 +323,7 @@ export class TrainingSession {
     const assertNext = (): void => {
       if (this.#committedAs(n) !== null) throw this.#applied(n);
     };
-    if (committed === null) await this.#parts.put(n, k, body, this.#definition, assertNext);
+    if (committed === null) await this.#owning(() => this.#parts.put(n, k, body, this.#definition, assertNext));
     else if (!committed.parts.some(({ part, digest }) => part === k && digest === body.digest)) throw this.#applied(n);
     return this.#parts.describe(n);
   }
@@ -336,7 +342,7 @@ export class TrainingSession {
   /** Takes away part k of step n, the next one. @param k null for all @throws ProblemError as {@link putPart} */
   async removeParts(n: number, k: number | null): Promise<void> {
     if (this.#committedAs(n) !== null) throw this.#applied(n);
-    await this.#parts.remove(n, k);
+    await this.#owning(() => this.#parts.remove(n, k));
   }
 
   removeExpiredParts(now: number): void {
@@ -361,12 +367,15 @@ export class TrainingSession {
         remedy: `Get its reply with GET, and go on with step ${String(this.#nextStep)}.`,
       });
     }
-    return this.#parts.frozen(async () => this.step(n, await this.#parts.union(n, count, this.#definition), signal));
+    return this.#parts.frozen(async () => {
+      const union = await this.#owning(() => this.#parts.union(n, count, this.#definition));
+      return this.step(n, union, signal);
+    });
   }
 
   /** Of which parts step n was made if it was the last one; null if it is the next one. */
   #committedAs(n: number): CommittedParts | null {
-    if (this.#closed) throw sessionNotFound(this.id);
+    if (this.#closed) throw this.#gone;
     if (n === this.#nextStep) return null;
     if (n > this.#nextStep) throw this.#outOfOrder(n);
     const committed = n === this.#nextStep - 1 ? this.#parts.committedAs(n) : null;
@@ -407,7 +416,8 @@ export class TrainingSession {
       admit(definition);
       const hasOtherOptions = !isDeepStrictEqual(definition.optimizer, before.optimizer);
       const optimizerFromStep = hasOtherOptions ? this.#nextStep : this.#optimizerFromStep;
-      await this.#log?.change({ ...this.#record, definition, optimizerFromStep }, hasOtherOptions);
+      const record = { ...this.#record, definition, optimizerFromStep };
+      await this.#owning(async () => this.#log?.change(record, hasOtherOptions));
       this.#definition = definition;
       this.#optimizerFromStep = optimizerFromStep;
       if (hasOtherOptions) await this.#redefine(compute);
@@ -483,11 +493,46 @@ export class TrainingSession {
     this.#events.end('stopped');
   }
 
-  /** Frees the session's memory. Steps that still wait are refused. */
-  close(reason: 'deleted' | 'expired'): void {
+  /** @throws ProblemError `session_moved` if another worker has begun to use what is stored of the session */
+  async assertOwned(): Promise<void> {
+    await this.#log?.assertOwned();
+  }
+
+  /** Uses what is stored; a session that another worker owns by now is closed. */
+  async #owning<Result>(work: () => Promise<Result>): Promise<Result> {
+    try {
+      return await work();
+    } catch (error) {
+      this.#closeIfMoved(error);
+      throw error;
+    }
+  }
+
+  /** What another worker owns is nothing to go back to. */
+  #closeIfMoved(error: unknown): void {
+    if (error instanceof ProblemError && error.code === 'session_moved') this.close('stopped', error);
+  }
+
+  /** Brings what was acknowledged into storage, and closes the session for its next owner. Steps that still wait are refused. */
+  async handOver(): Promise<void> {
+    await this.#resources.queue.runAlways(this.id, async () => {
+      await this.#acknowledging;
+      await this.#log?.flush();
+      this.close('stopped', sessionMoved(this.id, 0));
+    });
+  }
+
+  /**
+   * Frees the session's memory. Steps that still wait are refused.
+   *
+   * @param reason what its listeners are told
+   * @param gone what its requests are told; unless given, that there is no such session any more
+   */
+  close(reason: EndReason, gone?: ProblemError): void {
     if (this.#closed) return;
     this.#closed = true;
     this.#events.end(reason);
+    if (gone !== undefined) this.#gone = gone;
     this.#lastReply = null;
     this.#parts.close();
     this.#resources.compute.close(this.id);
@@ -496,8 +541,9 @@ export class TrainingSession {
   /** Removes what is stored of a closed session. @throws ProblemError those of `Storage`; it may be called again */
   async deleteStored(): Promise<void> {
     await this.#acknowledging;
-    await this.#parts.deleteStored();
-    await this.#log?.delete();
+    // Of a session in storage the parts go with all the rest.
+    if (this.#log === null) await this.#parts.deleteStored();
+    else await this.#log.delete();
   }
 
   /** The reply to give without computing, or null if step n is the next one. */
@@ -516,7 +562,7 @@ export class TrainingSession {
 
   /** The reply of step n if it was the last one applied, or null if it is the next one. */
   #replyTo(n: number): RetainedReply | null {
-    if (this.#closed) throw sessionNotFound(this.id);
+    if (this.#closed) throw this.#gone;
     if (n === this.#nextStep) return null;
     if (n > this.#nextStep) throw this.#outOfOrder(n);
     if (this.#lastReply?.step !== n) throw notRetained(n);
@@ -565,6 +611,7 @@ export class TrainingSession {
       } catch (error) {
         // The device is a step ahead of what is stored.
         this.#giveUpState();
+        this.#closeIfMoved(error);
         throw error;
       }
     }

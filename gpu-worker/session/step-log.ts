@@ -9,8 +9,9 @@
  */
 import * as z from 'zod';
 import { ProblemError } from '../../shared/errors.ts';
+import { partPrefixes } from './step-parts.ts';
 import { sessionDefinitionSchema, type SessionDefinition, type SessionId } from '../../shared/session.ts';
-import type { Changes, NewObject, Storage } from '../storage/storage.ts';
+import type { Changes, NewObject, ObjectStore, OwnedStore, Storage } from '../storage/storage.ts';
 
 const RECORDS = 'sessions/';
 /** Bytes of steps that may be acknowledged before they are written, where that is allowed. */
@@ -67,7 +68,7 @@ export interface SessionHistory {
 }
 
 export class StepLog {
-  readonly #storage: Storage;
+  readonly #storage: OwnedStore;
   readonly #id: SessionId;
   readonly #policy: LogPolicy;
   readonly #reportFailure: (error: unknown) => void;
@@ -84,8 +85,10 @@ export class StepLog {
   /** Durable steps behind one that is not yet. */
   readonly #early = new Set<number>();
   #backlog = 0;
+  /** Steps that were acknowledged before they were written. */
+  readonly #writing = new Set<Promise<void>>();
 
-  constructor(storage: Storage, id: SessionId, policy: LogPolicy, reportFailure: (error: unknown) => void) {
+  constructor(storage: OwnedStore, id: SessionId, policy: LogPolicy, reportFailure: (error: unknown) => void) {
     this.#storage = storage;
     this.#id = id;
     this.#policy = policy;
@@ -232,7 +235,11 @@ export class StepLog {
           this.#reportFailure(error);
         },
       )
-      .finally(() => (this.#backlog -= step.bytes));
+      .finally(() => {
+        this.#backlog -= step.bytes;
+        this.#writing.delete(written);
+      });
+    this.#writing.add(written);
     if (this.#backlog > BACKLOG_BYTES) await written;
   }
 
@@ -260,9 +267,19 @@ export class StepLog {
     this.#advance();
   }
 
+  /** @throws ProblemError `session_moved` if a later owner has begun to use what is stored */
+  assertOwned(): Promise<void> {
+    return this.#storage.assertOwned();
+  }
+
+  /** Waits for what is being written. */
+  async flush(): Promise<void> {
+    await Promise.all([...this.#writing, this.#writingSnapshot]);
+  }
+
   async delete(): Promise<void> {
-    const { keys } = await this.history();
-    await this.#storage.write({ puts: [], deletes: [recordKey(this.#id), ...keys] });
+    await this.#writingSnapshot;
+    await this.#storage.end();
   }
 
   #becameDurable(n: number): void {
@@ -292,13 +309,23 @@ export class StepLog {
   }
 }
 
+/** What the keys of a session's objects begin with. */
+export function sessionPrefixes(id: SessionId): string[] {
+  return [recordKey(id), `steps/${id}/`, `snapshots/${id}/`, `options/${id}/`, ...partPrefixes(id)];
+}
+
 /** The sessions in storage. */
 export async function storedSessions(storage: Storage): Promise<string[]> {
   return (await storage.list(RECORDS)).map(({ key }) => lastPart(key));
 }
 
+/** Whether there is anything of the session, whoever owns it: what there is not need not be claimed. */
+export async function isStored(storage: Storage, id: SessionId): Promise<boolean> {
+  return (await storage.list(recordKey(id))).length > 0;
+}
+
 /** The session's record, null if there is none. @throws ProblemError `storage_damaged` */
-export async function readRecord(storage: Storage, id: SessionId): Promise<SessionRecord | null> {
+export async function readRecord(storage: ObjectStore, id: SessionId): Promise<SessionRecord | null> {
   const bytes = await storage.read(recordKey(id));
   if (bytes === null) return null;
   const parsed = sessionRecordSchema.safeParse(JSON.parse(new TextDecoder().decode(bytes)));

@@ -17,7 +17,7 @@ import {
   type PartHeader,
   type StepParts,
 } from '../../shared/step-parts.ts';
-import type { Changes, Storage } from '../storage/storage.ts';
+import type { Changes, ObjectStore } from '../storage/storage.ts';
 import type { ByteBudget } from './byte-budget.ts';
 
 interface StoredPart extends PartHeader {
@@ -47,7 +47,8 @@ export interface PartsUnion {
 }
 
 export interface PartsResources {
-  readonly storage: Storage;
+  /** Of the session's objects. */
+  readonly storage: ObjectStore;
   /** Of the parts of all sessions. */
   readonly budget: ByteBudget;
   /** Milliseconds since the epoch. */
@@ -310,16 +311,24 @@ export class PendingParts {
   }
 
   get #prefix(): string {
-    return `parts/${this.#id}/`;
+    return partsPrefix(this.#id);
   }
 
   get #commitKey(): string {
-    return `commits/${this.#id}`;
+    return commitKey(this.#id);
   }
 
   #key(step: number, k: number, digest: string): string {
     return `${this.#prefix}${String(step)}-${String(k)}-${digest}`;
   }
+}
+
+const partsPrefix = (id: SessionId): string => `parts/${id}/`;
+const commitKey = (id: SessionId): string => `commits/${id}`;
+
+/** What the keys of a session's parts begin with. */
+export function partPrefixes(id: SessionId): string[] {
+  return [partsPrefix(id), commitKey(id)];
 }
 
 function inOrder<Part extends PartHeader>(parts: readonly Part[]): Part[] {

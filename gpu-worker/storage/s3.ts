@@ -1,11 +1,12 @@
 /**
- * Objects in an S3-compatible bucket (AWS S3, Cloudflare R2, MinIO), below a prefix that one worker has for itself. A bucket writes
- * one object whole or not at all, and a group of changes one after the other.
+ * Objects in an S3-compatible bucket (AWS S3, Cloudflare R2, MinIO), below a prefix. A bucket writes one object whole or not at all,
+ * and a group of changes one after the other; what is written is found by everybody from then on.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { S3mini, S3ServiceError } from 's3mini';
 import { ProblemError } from '../../shared/errors.ts';
-import type { NewObject, Storage } from './storage.ts';
+import { ownedInBucket, type Bucket } from './s3-owned.ts';
+import type { Changes, NewObject, Storage } from './storage.ts';
 
 export interface S3Options {
   /** With the bucket as its path: https://s3.eu-central-1.amazonaws.com/my-bucket. */
@@ -73,21 +74,38 @@ export async function openS3Storage({ prefix, ...connection }: S3Options): Promi
     throw new Error(`${place}: ${reasonOf(error)}`, { cause: error });
   }
 
+  const objects: Bucket = { put, remove, list, read };
+
+  /** For who closes: the failure is the caller's. */
+  function awaited(written: Promise<void>): Promise<void> {
+    const settled = written.catch(() => undefined).then(() => void writing.delete(settled));
+    writing.add(settled);
+    return written;
+  }
+
   return {
     place,
+    identity: place,
     isDurable: true,
-    write: (changes) => {
-      const written = asProblem('written', async () => {
-        for (const object of changes.puts) await put(object);
-        await remove(changes.deletes);
-      });
-      // For who closes: the failure is the caller's.
-      const settled = written.catch(() => undefined).then(() => void writing.delete(settled));
-      writing.add(settled);
-      return written;
-    },
+    write: (changes) =>
+      awaited(
+        asProblem('written', async () => {
+          for (const object of changes.puts) await put(object);
+          await remove(changes.deletes);
+        }),
+      ),
     read: (key) => asProblem('read', () => read(key)),
     list: (from) => asProblem('read', () => list(from)),
+    own: (ownership) => {
+      const owned = ownedInBucket(objects, ownership);
+      return {
+        write: (changes: Changes) => awaited(asProblem('written', () => owned.write(changes))),
+        read: (key) => asProblem('read', () => owned.read(key)),
+        list: (from) => asProblem('read', () => owned.list(from)),
+        assertOwned: () => asProblem('read', () => owned.assertOwned()),
+        end: () => awaited(asProblem('written', () => owned.end())),
+      };
+    },
     failed: new Promise(() => undefined),
     close: async () => {
       await Promise.all(writing);

@@ -1,5 +1,6 @@
 /**
- * Objects in one SQLite file, which one process at a time may open. Synchronous: it belongs on a thread of its own.
+ * Objects in one SQLite file, which one process at a time may open, unless it is shared by the workers of one machine. Synchronous:
+ * it belongs on a thread of its own.
  *
  * The file is in write-ahead-log mode. With `synchronous=NORMAL` a commit is in the operating system's hands when it returns: it
  * survives the end of the process however it comes, but a power failure can take the last ones, never older ones and never the
@@ -8,6 +9,8 @@
 import { createHash } from 'node:crypto';
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { ProblemError } from '../../shared/errors.ts';
+import { sessionMoved } from '../../shared/session.ts';
+import type { Fence } from './messages.ts';
 import type { Changes, NewObject, StoredObject } from './storage.ts';
 
 export interface SqliteOptions {
@@ -17,6 +20,8 @@ export interface SqliteOptions {
   readonly maximumBytes: number;
   /** What an acknowledged write survives. */
   readonly survives: 'process' | 'power';
+  /** Whether other processes on this machine may have the file open. Write-ahead logs work on no network's file system. */
+  readonly isShared: boolean;
 }
 
 const SCHEMA_VERSION = 1;
@@ -35,16 +40,28 @@ const RESULT = { corrupt: 11, full: 13, notADatabase: 26 } as const;
 export class SqliteDatabase {
   readonly #database: DatabaseSync;
   readonly #statements: Readonly<
-    Record<'insert' | 'insertChunk' | 'remove' | 'removeChunks' | 'find' | 'chunks' | 'list', StatementSync>
+    Record<
+      | 'insert'
+      | 'insertChunk'
+      | 'remove'
+      | 'removeChunks'
+      | 'find'
+      | 'chunks'
+      | 'list'
+      | 'epoch'
+      | 'setEpoch'
+      | 'endEpoch',
+      StatementSync
+    >
   >;
 
   /** @throws Error if the file cannot be opened, is in use, or is of another version */
-  constructor({ file, maximumBytes, survives }: SqliteOptions) {
+  constructor({ file, maximumBytes, survives, isShared }: SqliteOptions) {
     const database = new DatabaseSync(file);
     this.#database = database;
     const number = (sql: string): number => Number(Object.values(database.prepare(sql).get() ?? {})[0]);
     database.exec(`PRAGMA busy_timeout = ${String(BUSY_MILLISECONDS)}`);
-    database.exec('PRAGMA locking_mode = EXCLUSIVE');
+    database.exec(`PRAGMA locking_mode = ${isShared ? 'NORMAL' : 'EXCLUSIVE'}`);
     database.exec('PRAGMA auto_vacuum = INCREMENTAL');
     database.exec('PRAGMA journal_mode = WAL');
     database.exec(`PRAGMA synchronous = ${survives === 'power' ? 'FULL' : 'NORMAL'}`);
@@ -59,6 +76,9 @@ export class SqliteDatabase {
     database.exec(`
       CREATE TABLE IF NOT EXISTS objects (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, bytes INTEGER NOT NULL, digest TEXT NOT NULL) STRICT;
       CREATE TABLE IF NOT EXISTS chunks (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
+      CREATE TABLE IF NOT EXISTS fences (session TEXT PRIMARY KEY, epoch INTEGER NOT NULL) STRICT;
+      CREATE TABLE IF NOT EXISTS identity (id TEXT NOT NULL) STRICT;
+      INSERT INTO identity SELECT lower(hex(randomblob(16))) WHERE NOT EXISTS (SELECT 1 FROM identity);
       PRAGMA user_version = ${String(SCHEMA_VERSION)}`);
     database.exec('COMMIT');
     // Pages that earlier deletions left free go back to the file system.
@@ -72,18 +92,69 @@ export class SqliteDatabase {
       find: database.prepare('SELECT id, bytes, digest FROM objects WHERE key = ?'),
       chunks: database.prepare('SELECT data FROM chunks WHERE id >= ? AND id < ? ORDER BY id'),
       list: database.prepare('SELECT key, bytes FROM objects WHERE key >= ? AND key < ? ORDER BY key'),
+      epoch: database.prepare('SELECT epoch FROM fences WHERE session = ?'),
+      setEpoch: database.prepare(
+        'INSERT INTO fences VALUES (?, ?) ON CONFLICT (session) DO UPDATE SET epoch = excluded.epoch',
+      ),
+      endEpoch: database.prepare('DELETE FROM fences WHERE session = ?'),
     };
   }
 
-  /** Makes all changes of all groups, or none. @throws ProblemError */
-  write(groups: readonly Changes[]): void {
+  /** Makes all changes of all groups, or none. @throws ProblemError `session_moved` if one is not its session's owner's any more */
+  write(groups: readonly { readonly changes: Changes; readonly fence: Fence | null }[]): void {
+    this.#inTransaction(() => {
+      for (const { changes, fence } of groups) {
+        if (fence !== null) this.#assertOwned(fence);
+        for (const object of changes.puts) this.#put(object);
+        for (const key of changes.deletes) this.#delete(key);
+      }
+    });
+  }
+
+  /** @throws ProblemError `session_moved` if it has been claimed in a later epoch */
+  claim({ session, epoch }: Fence): void {
+    this.#inTransaction(() => {
+      const latest = this.#epochOf(session);
+      if (latest !== null && latest > epoch) throw sessionMoved(session, latest);
+      this.#statements.setEpoch.run(session, epoch);
+    });
+  }
+
+  /** @throws ProblemError `session_moved` */
+  check(fence: Fence): void {
+    this.#inTransaction(() => {
+      this.#assertOwned(fence);
+    });
+  }
+
+  /** Deletes what is stored under some prefixes, and that the session was ever owned. @throws ProblemError `session_moved` */
+  end(fence: Fence, prefixes: readonly string[]): void {
+    this.#inTransaction(() => {
+      this.#assertOwned(fence);
+      for (const prefix of prefixes) for (const { key } of this.list(prefix)) this.#delete(key);
+      this.#statements.endEpoch.run(fence.session);
+    });
+  }
+
+  identity(): string {
+    return String(this.#database.prepare('SELECT id FROM identity').get()?.['id']);
+  }
+
+  #epochOf(session: string): number | null {
+    const row = this.#statements.epoch.get(session);
+    return row === undefined ? null : Number(row['epoch']);
+  }
+
+  #assertOwned({ session, epoch }: Fence): void {
+    const latest = this.#epochOf(session);
+    if (latest !== epoch) throw sessionMoved(session, latest ?? epoch);
+  }
+
+  #inTransaction(work: () => void): void {
     try {
       this.#database.exec('BEGIN IMMEDIATE');
       try {
-        for (const { puts, deletes } of groups) {
-          for (const object of puts) this.#put(object);
-          for (const key of deletes) this.#delete(key);
-        }
+        work();
         this.#database.exec('COMMIT');
       } catch (error) {
         // A full disk ends the transaction by itself.
@@ -98,6 +169,8 @@ export class SqliteDatabase {
   /** @throws ProblemError `storage_damaged` if the bytes are not those that were written */
   read(key: string): Uint8Array<ArrayBuffer> | null {
     try {
+      // Object and chunks of one instant, whatever another process does meanwhile.
+      this.#database.exec('BEGIN');
       const found = this.#statements.find.get(key);
       if (found === undefined) return null;
       const bytes = new Uint8Array(Number(found['bytes']));
@@ -112,6 +185,8 @@ export class SqliteDatabase {
       return bytes;
     } catch (error) {
       throw asProblem(error, 'read');
+    } finally {
+      if (this.#database.isTransaction) this.#database.exec('COMMIT');
     }
   }
 

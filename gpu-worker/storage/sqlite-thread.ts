@@ -31,7 +31,7 @@ function answer(call: number, perform: () => StorageResults[StorageWorkKind]): v
 function writeTogether(requests: readonly WriteRequest[]): void {
   if (requests.length > 1) {
     try {
-      database.write(requests.map(({ work }) => work.changes));
+      database.write(requests.map(({ work }) => work));
       for (const { call } of requests) answer(call, () => null);
       return;
     } catch (error) {
@@ -40,7 +40,7 @@ function writeTogether(requests: readonly WriteRequest[]): void {
   }
   for (const { call, work } of requests) {
     answer(call, () => {
-      database.write([work.changes]);
+      database.write([work]);
       return null;
     });
   }
@@ -48,6 +48,17 @@ function writeTogether(requests: readonly WriteRequest[]): void {
 
 function perform(work: Exclude<StorageWork, { kind: 'write' }>): StorageResults[StorageWorkKind] {
   switch (work.kind) {
+    case 'claim':
+      database.claim(work.fence);
+      return null;
+    case 'check':
+      database.check(work.fence);
+      return null;
+    case 'end':
+      database.end(work.fence, work.prefixes);
+      return null;
+    case 'identity':
+      return database.identity();
     case 'read':
       return database.read(work.key);
     case 'list':

@@ -1,9 +1,17 @@
 /** The embedded store: one SQLite file, behind a thread that writes to it. */
 import { Worker } from 'node:worker_threads';
 import { asError, ProblemError } from '../../shared/errors.ts';
-import type { StorageRequest, StorageResponse, StorageResults, StorageWork, StorageWorkKind } from './messages.ts';
+import type {
+  Fence,
+  StorageRequest,
+  StorageResponse,
+  StorageResults,
+  StorageWork,
+  StorageWorkKind,
+} from './messages.ts';
 import type { SqliteOptions } from './sqlite-database.ts';
-import type { Storage } from './storage.ts';
+import { claimedOnce } from './ownership.ts';
+import type { Changes, OwnedStore, Ownership, Storage, StoredObject } from './storage.ts';
 
 export const IN_MEMORY = ':memory:';
 
@@ -83,14 +91,49 @@ export async function openSqliteStorage(options: SqliteOptions): Promise<Storage
     });
   }
 
+  const isDurable = options.file !== IN_MEMORY;
+  const write = async (changes: Changes, fence: Fence | null): Promise<void> => {
+    await ask<'write'>({ kind: 'write', changes, fence }, changes.puts.map(({ bytes }) => bytes.buffer)); // prettier-ignore
+  };
+  const read = (key: string): Promise<Uint8Array<ArrayBuffer> | null> => ask<'read'>({ kind: 'read', key });
+  const list = (prefix: string): Promise<StoredObject[]> => ask<'list'>({ kind: 'list', prefix });
+
+  function own({ session, epoch, prefixes }: Ownership): OwnedStore {
+    const fence = { session, epoch };
+    const claimed = claimedOnce(() => ask<'claim'>({ kind: 'claim', fence }));
+    return {
+      write: async (changes) => {
+        await claimed();
+        await write(changes, fence);
+      },
+      read: async (key) => {
+        await claimed();
+        return read(key);
+      },
+      list: async (prefix) => {
+        await claimed();
+        await ask<'check'>({ kind: 'check', fence });
+        return list(prefix);
+      },
+      assertOwned: async () => {
+        await claimed();
+        await ask<'check'>({ kind: 'check', fence });
+      },
+      end: async () => {
+        await claimed();
+        await ask<'end'>({ kind: 'end', fence, prefixes });
+      },
+    };
+  }
+
   return {
     place: options.file === IN_MEMORY ? 'memory' : options.file,
-    isDurable: options.file !== IN_MEMORY,
-    write: async (changes) => {
-      await ask<'write'>({ kind: 'write', changes }, changes.puts.map(({ bytes }) => bytes.buffer)); // prettier-ignore
-    },
-    read: (key) => ask<'read'>({ kind: 'read', key }),
-    list: (prefix) => ask<'list'>({ kind: 'list', prefix }),
+    identity: isDurable ? await ask<'identity'>({ kind: 'identity' }) : null,
+    isDurable,
+    write: (changes) => write(changes, null),
+    read,
+    list,
+    own,
     failed,
     close: async () => {
       closing = true;

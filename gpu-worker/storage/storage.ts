@@ -25,12 +25,8 @@ export interface StoredObject {
   readonly bytes: number;
 }
 
-/** All errors are ProblemErrors: `storage_full`, `storage_unavailable`, `storage_damaged`. */
-export interface Storage {
-  /** Where it is, in words. */
-  readonly place: string;
-  /** Whether it outlives the process. */
-  readonly isDurable: boolean;
+/** Reads and writes objects. All errors are ProblemErrors: `storage_full`, `storage_unavailable`, `storage_damaged`. */
+export interface ObjectStore {
   /**
    * Resolves when the changes will be found again. If they were not all made, some of the first may have been; a store that can
    * makes all or none.
@@ -40,6 +36,37 @@ export interface Storage {
   readonly read: (key: string) => Promise<Uint8Array<ArrayBuffer> | null>;
   /** The objects whose keys begin with a prefix, in the order of their keys. */
   readonly list: (prefix: string) => Promise<StoredObject[]>;
+}
+
+/**
+ * The objects of one session, for the worker that owns it in some epoch, and for no earlier owner: as soon as a later one has begun
+ * to use its own, writes and lists are refused with `session_moved`, also those on their way.
+ */
+export interface OwnedStore extends ObjectStore {
+  /** @throws ProblemError `session_moved` if somebody has claimed the session in a later epoch */
+  readonly assertOwned: () => Promise<void>;
+  /** Removes all that is stored of the session, for later owners, too. */
+  readonly end: () => Promise<void>;
+}
+
+/** Whose objects are to be owned, and since when. */
+export interface Ownership {
+  readonly session: string;
+  /** From 1; of two owners the one with the higher epoch is the later one. */
+  readonly epoch: number;
+  /** What the keys of the session's objects begin with, or are. */
+  readonly prefixes: readonly string[];
+}
+
+export interface Storage extends ObjectStore {
+  /** Where it is, in words. */
+  readonly place: string;
+  /** Names the store to other processes that use the same one; null if none can. */
+  readonly identity: string | null;
+  /** Whether it outlives the process. */
+  readonly isDurable: boolean;
+  /** What a session's owner uses. It is claimed when it is first used. */
+  readonly own: (ownership: Ownership) => OwnedStore;
   /** Rejects with the reason if the store ends by itself. */
   readonly failed: Promise<never>;
   /** Waits for what is being written. */

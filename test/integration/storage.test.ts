@@ -26,7 +26,8 @@ afterAll(async () => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-const sqlite = (file: string) => openSqliteStorage({ file, maximumBytes: 3e8, survives: 'process' });
+const sqlite = (file: string, isShared = false) =>
+  openSqliteStorage({ file, maximumBytes: 3e8, survives: 'process', isShared });
 function s3(changed: { readonly bucket?: string; readonly prefix?: string } = {}): Promise<Storage> {
   const { bucket = 'ddpnopt', prefix = 'conformance/' } = changed;
   return openS3Storage({
@@ -95,6 +96,69 @@ describe.each([
   });
 });
 
+describe.each([
+  { title: 'sqlite, a shared file', open: () => sqlite(join(folder, 'shared.sqlite'), true) },
+  { title: 's3', open: () => s3({ prefix: 'owned/' }) },
+])('one owner after another, $title', ({ open }) => {
+  let storage: Storage;
+  /** Another process's, as it were. */
+  let other: Storage;
+  beforeAll(async () => {
+    storage = await open();
+    other = await open();
+  });
+  afterAll(() => Promise.all([storage.close(), other.close()]));
+
+  const moved = { code: 'session_moved' };
+  let sessions = 0;
+  const newSession = () => {
+    const session = `session-${++sessions}`;
+    const ownership = (epoch: number) => ({ session, epoch, prefixes: [`records/${session}`, `steps/${session}/`] });
+    return { ownership, record: `records/${session}`, step: (n: number) => `steps/${session}/${n}` };
+  };
+
+  it('the later one finds what was written, and the earlier one is refused', async () => {
+    const { ownership, record, step } = newSession();
+    const first = storage.own(ownership(1));
+    await first.write(put(object(record, 3), object(step(0), 5)));
+    await first.write({ puts: [object(step(1), 6)], deletes: [step(0)] });
+    const second = other.own(ownership(2));
+    expect(await second.list(step(1))).toEqual([{ key: step(1), bytes: 6 }]);
+    expect(await second.read(step(0))).toBeNull();
+    expect(await second.read(step(1))).toEqual(object('', 6).bytes);
+    await expect(first.write(put(object(step(2), 7)))).rejects.toMatchObject({ ...moved, details: { epoch: 2 } });
+    await expect(first.list(record)).rejects.toMatchObject(moved);
+    await expect(first.assertOwned()).rejects.toMatchObject(moved);
+    await expect(first.end()).rejects.toMatchObject(moved);
+    await second.write(put(object(step(2), 8)));
+    const third = storage.own(ownership(3));
+    expect(await third.list(step(2))).toEqual([{ key: step(2), bytes: 8 }]);
+    expect(await third.read(record)).toEqual(object('', 3).bytes);
+    await expect(other.own(ownership(2)).list(record)).rejects.toMatchObject({ ...moved, details: { epoch: 3 } });
+  });
+
+  it('finds what was written before anybody owned it, and overwrites it', async () => {
+    const { ownership, record } = newSession();
+    await storage.write(put(object(record, 4)));
+    const first = storage.own(ownership(1));
+    expect(await first.read(record)).toEqual(object('', 4).bytes);
+    await first.write(put(object(record, 5)));
+    expect(await other.own(ownership(2)).read(record)).toEqual(object('', 5).bytes);
+  });
+
+  it('what has ended is gone for everybody', async () => {
+    const { ownership, record, step } = newSession();
+    const first = storage.own(ownership(1));
+    await first.write(put(object(record, 3), object(step(0), 5)));
+    const second = other.own(ownership(2));
+    await second.end();
+    await expect(first.write(put(object(step(1), 5)))).rejects.toMatchObject(moved);
+    await expect(second.write(put(object(step(1), 5)))).rejects.toMatchObject(moved);
+    expect(await storage.own(ownership(3)).list(record)).toEqual([]);
+    expect(await storage.own(ownership(3)).list(step(0))).toEqual([]);
+  });
+});
+
 describe('sqlite', () => {
   it('keeps the order of writes that are made at once', async () => {
     const storage = await sqlite(IN_MEMORY);
@@ -104,7 +168,12 @@ describe('sqlite', () => {
   });
 
   it('one write that does not fit does not take others with it', async () => {
-    const storage = await openSqliteStorage({ file: IN_MEMORY, maximumBytes: 1_000_000, survives: 'process' });
+    const storage = await openSqliteStorage({
+      file: IN_MEMORY,
+      maximumBytes: 1_000_000,
+      survives: 'process',
+      isShared: false,
+    });
     const results = await Promise.allSettled([
       storage.write(put(object('a', 100_000))),
       storage.write(put(object('b', 1_000_000))),

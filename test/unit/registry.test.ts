@@ -311,7 +311,7 @@ describe('expiry where storage is durable', () => {
 
   async function durable(): Promise<SessionRegistry> {
     const file = join(folder, 'sessions.sqlite');
-    const store = await openSqliteStorage({ file, maximumBytes: 1e8, survives: 'process' });
+    const store = await openSqliteStorage({ file, maximumBytes: 1e8, survives: 'process', isShared: false });
     onTestFinished(() => store.close());
     const sessions = new SessionRegistry(
       {
@@ -323,6 +323,7 @@ describe('expiry where storage is durable', () => {
       {
         limit: LIMIT,
         storage: store,
+        isStorageShared: false,
         log: { snapshotSteps: 2, snapshotBytes: 1e8, acknowledge: 'durable' },
         retention: RETENTION,
         reportFailure: (error) => failures.push(error),
