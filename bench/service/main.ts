@@ -4,12 +4,13 @@
  *
  * usage: npm run bench:service [-- --quick]: few requests, on the standard output only
  */
+import { randomBytes } from 'node:crypto';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import type { Agent } from 'node:http';
 import * as z from 'zod';
 import { startWorker } from '../../deploy/local/worker.ts';
 import { encode, SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
-import { sessionSchema, type Session, type SessionDefinitionInput } from '../../shared/session.ts';
+import { newSessionId, sessionSchema, type Session, type SessionDefinitionInput } from '../../shared/session.ts';
 import { provenance } from '../provenance.ts';
 import { renderService, type KindResult, type MemoryResult, type ServiceResults, type WayResult } from './report.ts';
 import { openConnections, sendMany, type Measured, type Target } from './traffic.ts';
@@ -19,6 +20,8 @@ const isQuick = process.argv.includes('--quick');
 const FOLDER = new URL('../../docs/results/', import.meta.url);
 const ROUNDS = isQuick ? 2 : 10;
 const SAMPLING_MILLISECONDS = 20;
+const READINESS_MILLISECONDS = 50;
+const LONGEST_START_MILLISECONDS = 10_000;
 
 interface Kind {
   readonly name: 'replayed' | 'taken';
@@ -64,9 +67,12 @@ function stepBody(batch: number, inputs: number): Uint8Array {
   ]);
 }
 
-async function createSession(edge: EdgeProcess, inputs: number): Promise<Session> {
-  const answer = await fetch(new URL('/v1/sessions', edge.url), {
-    method: 'POST',
+/** @param base of the edge's API, or of the worker's */
+async function createSession(base: string, inputs: number): Promise<Session> {
+  // The edge chooses the identifier; who calls a worker chooses it himself.
+  const isEdge = base.endsWith('/v1');
+  const answer = await fetch(isEdge ? `${base}/sessions` : `${base}/sessions/${newSessionId()}`, {
+    method: isEdge ? 'POST' : 'PUT',
     headers: { 'content-type': 'application/json' },
     body: JSON.stringify(definition(inputs)),
   });
@@ -92,17 +98,17 @@ async function measure(edge: EdgeProcess, workerUrl: string, kind: Kind): Promis
   const { name, batch, inputs, requests, atATime } = kind;
   const body = stepBody(batch, inputs);
   const agents: Record<Way, Agent> = { edge: openConnections(atATime), worker: openConnections(atATime) };
-  const begin = async (): Promise<{ session: Session; taken: number }> => ({
-    session: await createSession(edge, inputs),
+  const bases: Record<Way, string> = { edge: `${edge.url}/v1`, worker: workerUrl };
+  const begin = async (way: Way): Promise<{ session: Session; taken: number }> => ({
+    session: await createSession(bases[way], inputs),
     taken: 0,
   });
-  const sessions = { edge: await begin(), worker: await begin() };
+  const sessions = { edge: await begin('edge'), worker: await begin('worker') };
   const targets = (way: Way, count: number): Target[] => {
     const each = sessions[way];
-    const base = way === 'edge' ? `${edge.url}/v1` : workerUrl;
     const next = (): number => (name === 'taken' ? each.taken++ : 0);
     return Array.from({ length: count }, () => ({
-      url: `${base}/sessions/${each.session.id}/steps/${String(next())}`,
+      url: `${bases[way]}/sessions/${each.session.id}/steps/${String(next())}`,
       method: 'PUT',
       body,
       headers: { 'content-type': SAFETENSORS_CONTENT_TYPE },
@@ -117,9 +123,7 @@ async function measure(edge: EdgeProcess, workerUrl: string, kind: Kind): Promis
     }
   }
   for (const agent of Object.values(agents)) agent.destroy();
-  for (const { session } of Object.values(sessions)) {
-    await fetch(new URL(`/v1/sessions/${session.id}`, edge.url), { method: 'DELETE' });
-  }
+  for (const way of WAYS) await fetch(`${bases[way]}/sessions/${sessions[way].session.id}`, { method: 'DELETE' });
   process.stdout.write(`${name}, ${String(body.length)} bytes, ${String(atATime)} at a time: measured\n`);
   return {
     name,
@@ -135,7 +139,7 @@ async function measure(edge: EdgeProcess, workerUrl: string, kind: Kind): Promis
 async function measureMemory(edge: EdgeProcess): Promise<MemoryResult> {
   const { batch, inputs, atATime, rounds } = LARGE;
   const body = stepBody(batch, inputs);
-  const sessions = await Promise.all(Array.from({ length: atATime }, () => createSession(edge, inputs)));
+  const sessions = await Promise.all(Array.from({ length: atATime }, () => createSession(`${edge.url}/v1`, inputs)));
   const agent = openConnections(atATime);
   const targets = sessions.map(({ id }): Target => ({
     url: `${edge.url}/v1/sessions/${id}/steps/0`,
@@ -159,12 +163,31 @@ async function measureMemory(edge: EdgeProcess): Promise<MemoryResult> {
   return { bodyBytes: body.length, atATime, rounds, before, largest, after: await edge.residentBytes() };
 }
 
-const worker = await startWorker({ port: 0 });
+/** Waits until the edge has a worker. @throws Error in the edge's words if it gets none in time */
+async function ready(edge: EdgeProcess): Promise<void> {
+  const until = performance.now() + LONGEST_START_MILLISECONDS;
+  for (;;) {
+    const answer = await fetch(new URL('/readyz', edge.url));
+    const said = await answer.text();
+    if (answer.ok) return;
+    if (performance.now() > until) throw new Error(said);
+    await new Promise((resolve) => setTimeout(resolve, READINESS_MILLISECONDS));
+  }
+}
+
+const secret = randomBytes(32).toString('hex');
+const edge = await startEdgeInWorkerd(secret);
 try {
-  const edge = await startEdgeInWorkerd(worker.ready.url);
+  // As they are deployed: the one behind the edge is called with signatures. The other one is called as it is.
+  const placed = await startWorker({
+    port: 0,
+    settings: { DDPNOPT_WORKER_SECRET: secret, DDPNOPT_EDGE_URL: edge.url },
+  });
+  const alone = await startWorker({ port: 0 });
   try {
+    await ready(edge);
     const kinds: KindResult[] = [];
-    for (const kind of KINDS) kinds.push(await measure(edge, worker.ready.url, kind));
+    for (const kind of KINDS) kinds.push(await measure(edge, alone.ready.url, kind));
     const memory = await measureMemory(edge);
     const { machine, revision } = provenance('');
     const manifest = z.object({ version: z.string() });
@@ -186,8 +209,8 @@ try {
     }
     process.stdout.write(`\n${renderService(results)}`);
   } finally {
-    await edge.stop();
+    await Promise.all([placed.stop(), alone.stop()]);
   }
 } finally {
-  await worker.stop();
+  await edge.stop();
 }

@@ -1,7 +1,7 @@
 /** The edge in workerd itself: nothing of Miniflare or wrangler is in the way of a request, or in the process that is measured. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
@@ -23,8 +23,12 @@ export interface EdgeProcess {
 
 const listening = z.object({ event: z.literal('listen'), port: z.int() });
 
-/** Starts the edge on the loopback interface and waits until it serves. @throws Error in workerd's words if it does not */
-export async function startEdgeInWorkerd(workerUrl: string): Promise<EdgeProcess> {
+/**
+ * Starts the edge on the loopback interface, for workers that register with that secret, and waits until it serves.
+ *
+ * @throws Error in workerd's words if it does not
+ */
+export async function startEdgeInWorkerd(workerSecret: string): Promise<EdgeProcess> {
   const folder = await mkdtemp(path.join(tmpdir(), 'ddpnopt-workerd-'));
   await build({
     entryPoints: [ENTRY],
@@ -35,7 +39,8 @@ export async function startEdgeInWorkerd(workerUrl: string): Promise<EdgeProcess
     external: ['cloudflare:workers'],
     conditions: ['workerd', 'worker', 'browser'],
   });
-  await writeFile(path.join(folder, 'config.capnp'), await configuration(workerUrl));
+  await mkdir(path.join(folder, 'state'));
+  await writeFile(path.join(folder, 'config.capnp'), await configuration(workerSecret));
   const child = spawn(WORKERD, ['serve', 'config.capnp', '--control-fd=3'], {
     cwd: folder,
     stdio: ['ignore', 'ignore', 'inherit', 'pipe'],
@@ -65,7 +70,7 @@ export async function startEdgeInWorkerd(workerUrl: string): Promise<EdgeProcess
   };
 }
 
-async function configuration(workerUrl: string): Promise<string> {
+async function configuration(workerSecret: string): Promise<string> {
   const date = /^compatibility_date = "([\d-]+)"$/m.exec(await readFile(CONFIGURATION, 'utf8'))?.[1];
   if (date === undefined) throw new Error('wrangler.toml has no compatibility_date');
   // Workers may not call private addresses unless they are told that they may.
@@ -76,11 +81,16 @@ const config :Workerd.Config = (
       modules = [(name = "index.js", esModule = embed "index.js")],
       compatibilityDate = "${date}",
       bindings = [
-        (name = "WORKER_URL", text = "${workerUrl}"),
+        (name = "WORKER_URL", text = ""),
+        (name = "WORKER_SECRET", text = "${workerSecret}"),
         (name = "ALLOWED_ORIGINS", text = ""),
+        (name = "PLACEMENT", durableObjectNamespace = "PlacementObject"),
       ],
+      durableObjectNamespaces = [(className = "PlacementObject", uniqueKey = "placement", enableSql = true)],
+      durableObjectStorage = (localDisk = "state"),
       globalOutbound = "network",
     )),
+    (name = "state", disk = (path = "state", writable = true)),
     (name = "network", network = (allow = ["local", "private", "public"])),
   ],
   sockets = [(name = "http", address = "127.0.0.1:0", http = (), service = "edge")],

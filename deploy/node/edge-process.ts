@@ -44,7 +44,7 @@ const environment = z
     DDPNOPT_HOST: z.string().default('127.0.0.1'),
     DDPNOPT_ALLOWED_ORIGINS: z.string().default('loopback'),
     DDPNOPT_WORKER_URL: z.union([z.literal(''), z.url()]).default('http://127.0.0.1:8788'),
-    DDPNOPT_WORKER_SECRET: z.string().min(1).optional(),
+    DDPNOPT_WORKER_SECRET: z.string().min(16, 'at least 16 characters').optional(),
     DDPNOPT_EDGE_STATE: z.string().min(1).optional(),
   })
   .safeParse(process.env);

@@ -66,7 +66,7 @@ export function registeredWorkers(directory: AsyncDirectory, signer: Signer, now
   let any: { readonly url: string; readonly until: number } | null = null;
 
   async function ask(session: SessionId, failed: FailedLease | null): Promise<Route> {
-    const placed = await directory.lease(session, failed);
+    const placed = await reached(directory.lease(session, failed));
     routes.delete(session);
     if (placed === null) throw noWorker('No worker that could take the session is registered and answers.');
     const { lease, url } = placed;
@@ -90,21 +90,34 @@ export function registeredWorkers(directory: AsyncDirectory, signer: Signer, now
       ask(session, { reason, epoch: Math.max(failed.lease?.epoch ?? 0, epoch) }),
     release: async (session, { lease }) => {
       routes.delete(session);
-      if (lease !== null) await directory.release(session, lease.epoch);
+      if (lease !== null) await reached(directory.release(session, lease.epoch));
     },
     anyWorker: async () => {
       if (any !== null && any.until > now()) return any.url;
-      const url = await directory.anyWorker(null);
+      const url = await reached(directory.anyWorker(null));
       if (url === null) throw noWorker('No worker is registered and answers.');
       any = { url, until: now() + ANY_WORKER_MILLISECONDS };
       return url;
     },
     unreachable: async (url) => {
       any = null;
-      await directory.anyWorker(url);
+      await reached(directory.anyWorker(url));
     },
     directory,
   };
+}
+
+/** What the directory answers. @throws ProblemError `worker_unavailable` if it does not */
+async function reached<Result>(answer: Promise<Result>): Promise<Result> {
+  try {
+    return await answer;
+  } catch (cause) {
+    throw new ProblemError(
+      'worker_unavailable',
+      { detail: 'The placement directory does not answer.', remedy: 'Send the same request again in a second.' },
+      { cause },
+    );
+  }
 }
 
 function noWorker(detail: string): ProblemError {

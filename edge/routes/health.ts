@@ -30,9 +30,10 @@ const readiness = createRoute({
 export function registerHealth(app: OpenAPIHono<EdgeEnv>): void {
   app.openapi(health, (c) => c.json({ status: 'ok' as const }, 200));
   app.openapi(readiness, async (c) => {
+    const worker = await c.get('platform').placement.anyWorker();
     let response: Response;
     try {
-      response = await fetch(`${await c.get('platform').placement.anyWorker()}/healthz`);
+      response = await fetch(`${worker}/healthz`);
     } catch (cause) {
       throw workerNotReady('it does not answer', cause);
     }

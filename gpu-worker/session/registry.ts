@@ -48,8 +48,8 @@ export interface RegistryOptions {
 
 export class SessionRegistry {
   readonly #sessions = new Map<SessionId, TrainingSession>();
-  /** Expired sessions on their way into storage. */
-  readonly #retiring = new Map<SessionId, Promise<void>>();
+  /** Sessions that are done with and not gone yet: expired ones on their way into storage, those of an earlier epoch. */
+  readonly #leaving = new Map<SessionId, Promise<void>>();
   /** In which epoch this worker owns, or owned, a session, and what it reads and writes of it as such. */
   readonly #owned = new Map<SessionId, { readonly epoch: number; readonly store: OwnedStore }>();
   #isDraining = false;
@@ -85,9 +85,11 @@ export class SessionRegistry {
     if (known !== undefined && known.epoch > epoch) throw sessionMoved(id, known.epoch);
     if (this.#isDraining && !this.#sessions.has(id)) throw sessionMoved(id, epoch);
     if (known?.epoch === epoch) return;
-    if (storage.isDurable) {
-      this.#sessions.get(id)?.close('stopped', sessionMoved(id, epoch));
+    const session = this.#sessions.get(id);
+    if (session !== undefined && storage.isDurable) {
+      session.close('stopped', sessionMoved(id, epoch));
       this.#sessions.delete(id);
+      this.#leave(id, session.settled());
     }
     this.#owned.set(id, { epoch, store: storage.own({ session: id, epoch, prefixes: sessionPrefixes(id) }) });
   }
@@ -96,6 +98,7 @@ export class SessionRegistry {
   async adopt(id: SessionId, epoch: number): Promise<void> {
     try {
       this.own(id, epoch);
+      await this.#leaving.get(id);
       await this.#findStored(id);
     } catch (error) {
       if (error instanceof ProblemError && error.code === 'session_moved') return;
@@ -149,9 +152,14 @@ export class SessionRegistry {
   async create(id: SessionId, order: SessionOrder): Promise<TrainingSession> {
     this.removeExpired();
     const store = this.#storeOf(id);
-    const definition = await this.#definitionOf(order);
-    const existing = this.#sessions.get(id) ?? (await this.#findOwned(id)) ?? this.#sessions.get(id) ?? null;
-    if (existing !== null) {
+    const definition = 'fromCheckpoint' in order ? await this.#definitionOf(order) : order;
+    // Where the storage is shared, another worker may have begun what is asked for again.
+    if (this.#owned.has(id) && !this.#sessions.has(id) && this.#options.storage.isDurable) {
+      await this.#leaving.get(id);
+      await this.#findStored(id);
+    }
+    const existing = this.#sessions.get(id);
+    if (existing !== undefined) {
       if (isDeepStrictEqual(existing.initialDefinition, definition)) return this.get(id);
       throw new ProblemError('session_exists', {
         param: 'id',
@@ -211,7 +219,7 @@ export class SessionRegistry {
   /** Those of a session, oldest first; an expired session still has them. @throws ProblemError `session_not_found` */
   async checkpointsOf(id: SessionId): Promise<Checkpoint[]> {
     this.removeExpired();
-    await this.#retiring.get(id);
+    await this.#leaving.get(id);
     const checkpoints = await this.#checkpoints.of(id);
     if (checkpoints.length === 0 && !this.#sessions.has(id)) throw sessionNotFound(id);
     return checkpoints;
@@ -265,9 +273,16 @@ export class SessionRegistry {
         session.deleteStored().catch(this.#options.reportFailure);
         continue;
       }
-      const retiring = this.#retire(session).finally(() => this.#retiring.delete(id));
-      this.#retiring.set(id, retiring);
+      this.#leave(id, this.#retire(session));
     }
+  }
+
+  /** Has whoever asks for a session wait until an earlier one of its name is gone. */
+  #leave(id: SessionId, gone: Promise<void>): void {
+    const leaving = Promise.all([this.#leaving.get(id), gone]).then(() => {
+      if (this.#leaving.get(id) === leaving) this.#leaving.delete(id);
+    });
+    this.#leaving.set(id, leaving);
   }
 
   /** Deletes checkpoints whose time is over. A failure is reported; the next call tries again. */
@@ -317,8 +332,7 @@ export class SessionRegistry {
     return checkpoint;
   }
 
-  async #definitionOf(order: SessionOrder): Promise<SessionDefinition> {
-    if (!('fromCheckpoint' in order)) return order;
+  async #definitionOf(order: Extract<SessionOrder, { fromCheckpoint: unknown }>): Promise<SessionDefinition> {
     const { definition } = await this.#checkpoints.get(order.fromCheckpoint);
     return order.ttlSeconds === undefined ? definition : { ...definition, ttlSeconds: order.ttlSeconds };
   }
@@ -368,7 +382,8 @@ export class SessionRegistry {
     const { storage, isStorageShared } = this.#options;
     const owned = this.#owned.get(id);
     if (owned !== undefined) return owned.store;
-    if (isStorageShared && storage.isDurable) throw new TypeError('a session of a shared storage without a lease');
+    // Nothing is known of a lease any more: the edge brings one.
+    if (isStorageShared && storage.isDurable) throw sessionMoved(id, 0);
     return soleOwner(storage, sessionPrefixes(id));
   }
 
@@ -377,14 +392,9 @@ export class SessionRegistry {
     this.#owned.delete(id);
   }
 
-  /** A session’s creation that is asked for again may find what another worker has begun. */
-  async #findOwned(id: SessionId): Promise<TrainingSession | null> {
-    return this.#owned.has(id) && this.#options.storage.isDurable ? this.#findStored(id) : null;
-  }
-
   /** A session that is not held: in storage, kept as a checkpoint, or nowhere. */
   async #find(id: SessionId): Promise<TrainingSession> {
-    await this.#retiring.get(id);
+    await this.#leaving.get(id);
     const stored = this.#options.storage.isDurable ? await this.#findStored(id) : null;
     if (stored !== null) return stored;
     const kept = (await this.#checkpoints.of(id)).find(({ origin }) => origin === 'expiry');

@@ -513,6 +513,11 @@ export class TrainingSession {
     if (error instanceof ProblemError && error.code === 'session_moved') this.close('stopped', error);
   }
 
+  /** Resolves when a closed session does nothing on the device any more. */
+  async settled(): Promise<void> {
+    await Promise.allSettled([this.#opening, this.#acknowledging]);
+  }
+
   /** Brings what was acknowledged into storage, and closes the session for its next owner. Steps that still wait are refused. */
   async handOver(): Promise<void> {
     await this.#resources.queue.runAlways(this.id, async () => {

@@ -9,7 +9,6 @@
  */
 import * as z from 'zod';
 import { ProblemError } from '../../shared/errors.ts';
-import { partPrefixes } from './step-parts.ts';
 import { sessionDefinitionSchema, type SessionDefinition, type SessionId } from '../../shared/session.ts';
 import type { Changes, NewObject, ObjectStore, OwnedStore, Storage } from '../storage/storage.ts';
 
@@ -309,9 +308,12 @@ export class StepLog {
   }
 }
 
-/** What the keys of a session's objects begin with. */
+/** Where the objects of sessions lie, beside their records. */
+const SESSION_FOLDERS = ['steps', 'snapshots', 'options', 'parts'] as const;
+
+/** What the keys of a session's objects begin with: its owner writes no others. */
 export function sessionPrefixes(id: SessionId): string[] {
-  return [recordKey(id), `steps/${id}/`, `snapshots/${id}/`, `options/${id}/`, ...partPrefixes(id)];
+  return [recordKey(id), ...SESSION_FOLDERS.map((folder) => `${folder}/${id}/`)];
 }
 
 /** The sessions in storage. */

@@ -2,7 +2,7 @@
  * The parts of a session's next step, in storage until they are committed: as a step they are there before they are acknowledged.
  *
  *     parts/<id>/<n>-<k>-<digest>    the body of part k of step n
- *     commits/<id>                   of which parts the last committed step was made
+ *     parts/<id>/committed           of which parts the last committed step was made
  */
 import * as z from 'zod';
 import { ProblemError } from '../../shared/errors.ts';
@@ -238,6 +238,7 @@ export class PendingParts {
     this.#step = nextStep;
     const stale: string[] = [];
     for (const { key, bytes: size } of await storage.list(this.#prefix)) {
+      if (key === this.#commitKey) continue;
       const [n = '', k = '', digest = ''] = key.slice(this.#prefix.length).split('-');
       const bytes = Number(n) === nextStep ? await storage.read(key) : null;
       if (bytes === null) {
@@ -265,7 +266,7 @@ export class PendingParts {
     if (!this.#isStored) return;
     const { storage } = this.#resources;
     const parts = await storage.list(this.#prefix);
-    await storage.write({ puts: [], deletes: [this.#commitKey, ...parts.map(({ key }) => key)] });
+    await storage.write({ puts: [], deletes: parts.map(({ key }) => key) });
   }
 
   async #readCommitted(): Promise<CommittedParts | null> {
@@ -311,24 +312,16 @@ export class PendingParts {
   }
 
   get #prefix(): string {
-    return partsPrefix(this.#id);
+    return `parts/${this.#id}/`;
   }
 
   get #commitKey(): string {
-    return commitKey(this.#id);
+    return `${this.#prefix}committed`;
   }
 
   #key(step: number, k: number, digest: string): string {
     return `${this.#prefix}${String(step)}-${String(k)}-${digest}`;
   }
-}
-
-const partsPrefix = (id: SessionId): string => `parts/${id}/`;
-const commitKey = (id: SessionId): string => `commits/${id}`;
-
-/** What the keys of a session's parts begin with. */
-export function partPrefixes(id: SessionId): string[] {
-  return [partsPrefix(id), commitKey(id)];
 }
 
 function inOrder<Part extends PartHeader>(parts: readonly Part[]): Part[] {

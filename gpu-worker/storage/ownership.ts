@@ -1,5 +1,5 @@
 /** What all stores share about owning a session. */
-import type { ObjectStore, OwnedStore } from './storage.ts';
+import type { Changes, ObjectStore, OwnedStore } from './storage.ts';
 
 /** Makes a claim when it is first needed, and again only if it failed. */
 export function claimedOnce<Result>(claim: () => Promise<Result>): () => Promise<Result> {
@@ -25,4 +25,11 @@ export function soleOwner(store: ObjectStore, prefixes: readonly string[]): Owne
       await store.write({ puts: [], deletes: lists.flat().map(({ key }) => key) });
     },
   };
+}
+
+/** What lies elsewhere the next owner would not find. @throws TypeError */
+export function assertWithin(prefixes: readonly string[], { puts }: Changes): void {
+  for (const { key } of puts) {
+    if (!prefixes.some((prefix) => key.startsWith(prefix))) throw new TypeError(`${key} is no object of this session`);
+  }
 }

@@ -18,7 +18,7 @@
  */
 import * as z from 'zod';
 import { sessionMoved } from '../../shared/session.ts';
-import { claimedOnce } from './ownership.ts';
+import { assertWithin, claimedOnce } from './ownership.ts';
 import type { NewObject, OwnedStore, Ownership, StoredObject } from './storage.ts';
 
 /** A bucket’s objects by name. */
@@ -116,6 +116,7 @@ export function ownedInBucket(bucket: Bucket, { session, epoch, prefixes }: Owne
 
   return {
     write: async ({ puts, deletes }) => {
+      assertWithin(prefixes, { puts, deletes });
       const versions = await claimed();
       const overwritten: string[] = [];
       for (const { key, bytes, digest } of puts) {

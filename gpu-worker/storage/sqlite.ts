@@ -10,7 +10,7 @@ import type {
   StorageWorkKind,
 } from './messages.ts';
 import type { SqliteOptions } from './sqlite-database.ts';
-import { claimedOnce } from './ownership.ts';
+import { assertWithin, claimedOnce } from './ownership.ts';
 import type { Changes, OwnedStore, Ownership, Storage, StoredObject } from './storage.ts';
 
 export const IN_MEMORY = ':memory:';
@@ -103,6 +103,7 @@ export async function openSqliteStorage(options: SqliteOptions): Promise<Storage
     const claimed = claimedOnce(() => ask<'claim'>({ kind: 'claim', fence }));
     return {
       write: async (changes) => {
+        assertWithin(prefixes, changes);
         await claimed();
         await write(changes, fence);
       },

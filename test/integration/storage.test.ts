@@ -137,6 +137,13 @@ describe.each([
     await expect(other.own(ownership(2)).list(record)).rejects.toMatchObject({ ...moved, details: { epoch: 3 } });
   });
 
+  it('writes nothing that the next one would not look for', async () => {
+    const { ownership } = newSession();
+    await expect(storage.own(ownership(1)).write(put(object('steps/another/0', 3)))).rejects.toThrow(
+      /no object of this/,
+    );
+  });
+
   it('finds what was written before anybody owned it, and overwrites it', async () => {
     const { ownership, record } = newSession();
     await storage.write(put(object(record, 4)));
