@@ -9,10 +9,13 @@ import { answerProblem, noSuchRoute, refuseOtherMethods } from './middleware/pro
 import { registerCapabilities } from './routes/capabilities.ts';
 import { registerCheckpoints } from './routes/checkpoints.ts';
 import { registerDocumentation } from './routes/documentation.ts';
+import { registerEstimates } from './routes/estimates.ts';
+import { registerEvents } from './routes/events.ts';
 import { registerHealth } from './routes/health.ts';
 import { registerKernel } from './routes/kernel.ts';
 import { registerModels } from './routes/models.ts';
 import { registerSessions } from './routes/sessions.ts';
+import { registerStepParts } from './routes/step-parts.ts';
 import { registerSteps } from './routes/steps.ts';
 import { registerWorkers } from './routes/workers.ts';
 
@@ -39,8 +42,11 @@ export function createApp(platform: Platform): OpenAPIHono<EdgeEnv> {
   registerCapabilities(app);
   registerSessions(app);
   registerSteps(app);
+  registerStepParts(app);
+  registerEvents(app);
   registerModels(app);
   registerCheckpoints(app);
+  registerEstimates(app);
   registerKernel(app);
   registerDocumentation(app);
   registerWorkers(app);

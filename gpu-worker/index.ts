@@ -306,6 +306,7 @@ async function leave(): Promise<void> {
 function close(): void {
   clearInterval(sweep);
   if (process.connected) process.disconnect();
+  sessions.endEvents();
   // Requests that are being answered may finish; then nothing needs the thread.
   server.close(() => void stopComputing().then(storage.close));
   server.closeIdleConnections();

@@ -28,6 +28,8 @@ export const savedOptimizerSchema = z.strictObject({
     .array(z.array(z.strictObject({ begun: z.int().min(0), failed: z.boolean() }).nullable()))
     .nullable()
     .default(null),
+  /** Version of the inverses per layer, 0 for a layer without; null before the first step. */
+  inverseVersions: z.array(z.int().min(0)).nullable().default(null),
   hasVelocities: z.boolean(),
   hasDisplacement: z.boolean(),
   ...learningRateState,

@@ -100,7 +100,7 @@ export function optimizerStateBytes(definition: Definition): number {
 const EIGENDECOMPOSITION_WORK = 10;
 
 /** Multiply-adds of one refresh of the metric, up to a factor: Σ n³ + c³. */
-function refreshWork(definition: Definition): number {
+export function refreshWork(definition: Definition): number {
   const { metric } = definition.optimizer;
   if (metric.kind !== 'kronecker' && metric.kind !== 'ekfac') return 0;
   const factor = metric.kind === 'ekfac' ? EIGENDECOMPOSITION_WORK : 1;
@@ -144,20 +144,41 @@ export function kernelStateBytes(layers: FactoredLayers): number {
   );
 }
 
-/** What the systems of one batch take, one per layer. */
+/** The systems of one batch, one per layer. */
+export interface BatchSystems {
+  /** L. */
+  readonly layers: number;
+  readonly optimizer: Pick<Optimizer, 'terminalCurvature' | 'batchCoupling' | 'solver'>;
+  /** Whether the reply has Cholesky factors, which are then made of systems of any size. */
+  readonly handsOutFactors: boolean;
+  /** Whether matrices of these sizes travel: the factors, or the Gram matrices that a client has computed. */
+  readonly carriesMatrices: boolean;
+}
+
+/** What they take. */
 export interface BatchCost {
-  /** Rows of the batch's systems, R = B·r. */
+  /** Rows, R = B·r. */
   readonly rows: number;
-  /** Multiply-adds of the batch's factorisations, up to a factor: L·R³. */
+  /** How they are solved; without cross-sample terms there is nothing to solve. */
+  readonly solution: 'cholesky' | 'conjugate-gradient' | 'diagonal';
+  /** Multiply-adds, up to a factor: L·R³ of factorisations, L·R² times the iterations of conjugate gradients. */
   readonly batchWork: number;
-  /** Bytes of the batch's factors, in float32: L·R². */
+  /** Bytes of the matrices that travel, in float32: L·R². */
   readonly batchFactorBytes: number;
 }
 
-/** @param layers L */
-export function batchCost(layers: number, batch: number, curvature: Optimizer['terminalCurvature']): BatchCost {
-  const rows = batch * Math.max(1, sentColumns(curvature));
-  return { rows, batchWork: layers * rows ** 3, batchFactorBytes: 4 * layers * rows ** 2 };
+export function batchCost({ layers, optimizer, ...travelling }: BatchSystems, batch: number): BatchCost {
+  const { terminalCurvature, batchCoupling, solver } = optimizer;
+  const rows = batch * Math.max(1, sentColumns(terminalCurvature));
+  const batchFactorBytes = travelling.carriesMatrices ? 4 * layers * rows ** 2 : 0;
+  if (batchCoupling !== 'full') return { rows, solution: 'diagonal', batchWork: 0, batchFactorBytes };
+  const isFactorised = travelling.handsOutFactors || rows <= solver.choleskyRows;
+  return {
+    rows,
+    solution: isFactorised ? 'cholesky' : 'conjugate-gradient',
+    batchWork: layers * rows ** 2 * (isFactorised ? rows : solver.iterations),
+    batchFactorBytes,
+  };
 }
 
 /** What one step on a batch of B samples takes. */
@@ -166,9 +187,11 @@ export interface StepCost extends BatchCost {
   readonly gramWork: number;
 }
 
-export function stepCost(definition: Definition, batch: number): StepCost {
+/** @param handsOutFactors whether the reply is a policy */
+export function stepCost(definition: Definition, batch: number, handsOutFactors: boolean): StepCost {
   const { layers, optimizer } = definition;
-  const systems = batchCost(layers.length, batch, optimizer.terminalCurvature);
+  const carriesMatrices = handsOutFactors && optimizer.batchCoupling === 'full';
+  const systems = batchCost({ layers: layers.length, optimizer, handsOutFactors, carriesMatrices }, batch);
   const { rows } = systems;
   const isWeighted = optimizer.metric.kind !== 'identity' && optimizer.metric.kind !== 'kronecker';
   const gramWork = sumOverLayers(definition.layers, ({ inputs, outputs, isOuter }) =>

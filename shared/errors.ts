@@ -33,6 +33,7 @@ export const PROBLEMS = {
   },
   reply_not_retained: { status: 410, title: 'The reply of this step is no longer kept', retryable: false },
   length_required: { status: 411, title: 'The length of the body is missing', retryable: false },
+  parts_missing: { status: 412, title: 'Parts of the step are missing', retryable: false },
   step_out_of_order: { status: 412, title: 'The step is not the next one', retryable: false },
   body_too_large: { status: 413, title: 'The body is too large', retryable: false },
   unsupported_media_type: { status: 415, title: 'The body has the wrong content type', retryable: false },
@@ -46,12 +47,20 @@ export const PROBLEMS = {
   non_finite_value: { status: 422, title: 'A tensor contains NaN or infinity', retryable: false },
   invalid_index: { status: 422, title: 'A tensor of indices contains a value that is none', retryable: false },
   step_too_large: { status: 422, title: 'The batch takes more than one request may', retryable: false },
+  parts_unsupported: {
+    status: 422,
+    title: 'The steps of this session cannot be put together from parts',
+    retryable: false,
+  },
+  part_conflict: { status: 422, title: 'This part was sent with another body', retryable: false },
+  option_fixed: { status: 422, title: 'This option cannot change while the session runs', retryable: false },
   step_conflict: { status: 422, title: 'This step was applied with another body', retryable: false },
   numerical_failure: { status: 422, title: 'The result cannot be computed in floating point', retryable: false },
   invalid_checkpoint: { status: 422, title: 'The checkpoint is damaged, or is none', retryable: false },
   session_exists: { status: 422, title: 'The session exists with another definition', retryable: false },
   session_limit_reached: { status: 503, title: 'The worker holds as many sessions as it can', retryable: true },
   memory_full: { status: 503, title: 'The worker’s memory for bodies and answers is full', retryable: true },
+  listeners_full: { status: 429, title: 'Too many are listening', retryable: true },
   queue_full: { status: 429, title: 'Too many steps are waiting', retryable: true },
   worker_unavailable: { status: 503, title: 'The worker does not answer', retryable: true },
   worker_protocol: { status: 502, title: 'The worker answered something unexpected', retryable: false },
@@ -84,6 +93,10 @@ export const problemSchema = z
     param: z.string().optional().meta({ description: 'The field or tensor at fault', example: 'layers.fc1.input' }),
     retryable: z.boolean().meta({ description: 'Whether the same request may succeed later' }),
     request_id: z.string().meta({ description: 'Quote this when you report the problem' }),
+    missingParts: z
+      .array(z.int())
+      .optional()
+      .meta({ description: 'With parts_missing: the parts to send, the first 100' }),
     expectedStep: z.int().optional().meta({ description: 'With step_out_of_order: the step the session expects next' }),
     resumeFrom: z
       .int()
@@ -102,6 +115,8 @@ export interface ProblemDetails {
   readonly remedy: string;
   /** The field or tensor at fault. */
   readonly param?: string;
+  /** With `parts_missing`: the parts to send. */
+  readonly missingParts?: number[];
   /** With `step_out_of_order`: the step the session expects next. */
   readonly expectedStep?: number;
   /** With `session_rewound`: the first step to send again. */

@@ -4,12 +4,12 @@
  */
 import * as z from 'zod';
 import { assertGram, readFinite, tensorNamed, type CheckedTensor, type Precision } from './checked-tensors.ts';
-import { batchCost } from './cost.ts';
+import { batchCost, type BatchSystems } from './cost.ts';
 import { ProblemError } from './errors.ts';
 import { checkTensors, type ExpectedTensor } from './expected-tensor.ts';
 import { LIMITS } from './limits.ts';
 import { FLOATING_DTYPES, type SafetensorsHeader } from './safetensors.ts';
-import { checkStepSize, factorisationExcess } from './step.ts';
+import { checkStepSize, solutionExcess } from './step.ts';
 import { triangleSize } from './triangle.ts';
 
 export const SOLVE_TENSOR = {
@@ -84,6 +84,17 @@ export interface SolveSizes {
   readonly stages: number;
 }
 
+/** All are factorised. */
+const SYSTEMS = {
+  optimizer: {
+    terminalCurvature: { kind: 'sampled-fisher' },
+    batchCoupling: 'full',
+    solver: { choleskyRows: LIMITS.batch, iterations: 1 },
+  },
+  handsOutFactors: true,
+  carriesMatrices: true,
+} satisfies Omit<BatchSystems, 'layers'>;
+
 /**
  * Checks the header of a body.
  *
@@ -101,7 +112,7 @@ export function checkSolveHeader(header: SafetensorsHeader): SolveSizes {
     });
   }
   checkStepSize(SOLVE_TENSOR.losses, batch, (samples) =>
-    factorisationExcess(stages, batchCost(stages, samples, { kind: 'sampled-fisher' })),
+    solutionExcess(stages, SYSTEMS.optimizer.solver, batchCost({ layers: stages, ...SYSTEMS }, samples)),
   );
   return { batch, stages };
 }

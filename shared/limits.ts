@@ -6,6 +6,23 @@ export const LIMITS = {
   bodyBytes: 100_000_000,
   /** Bytes of request bodies that a worker holds at once, from their arrival to the end of their step. */
   bodyBytesInMemory: 1_000_000_000,
+  /** Bytes of the parts of one step. */
+  stepPartsBytes: 400_000_000,
+  /** Bytes of the parts of all steps that a worker holds. */
+  partsBytes: 4_000_000_000,
+  /** Parts of one step. */
+  parts: 1024,
+  /** Seconds after which the parts of a step are dropped, unless another one comes or they are committed. */
+  partSeconds: 900,
+  /** Steps of which a session keeps the metrics, for those who listen. */
+  eventHistory: 1000,
+  /** Bytes of events that a listener has not read, from which on it is sent no more: the whole history and as much again. */
+  eventBufferBytes: 1_000_000,
+  /** Listeners to one session, and to all sessions of a worker. */
+  sessionListeners: 32,
+  listeners: 512,
+  /** Milliseconds between two comments in a stream of events. */
+  heartbeatMilliseconds: 15_000,
   /** Bytes of answers that clients have not read yet, from which on a worker computes no more of them. */
   undeliveredBytes: 1_000_000_000,
   /** Milliseconds in which not a byte of a body has come in or an answer has gone out, after which the worker breaks off. */
@@ -26,11 +43,11 @@ export const LIMITS = {
   /** Samples in one batch. */
   batch: 2048,
   /**
-   * L·R³ of one step with L layers: the step factorises one R×R matrix per layer, R = B·r with r columns of terminal curvature
-   * per sample. Two layers at the largest batch.
+   * L·R³ of one step with L layers that factorises one R×R matrix per layer, R = B·r with r columns of terminal curvature per sample;
+   * L·R² times the iterations where it solves by conjugate gradients. Two layers' factorisations at the largest batch.
    */
   batchWork: 2 * 2048 ** 3,
-  /** Bytes of the L factors of R×R of one step, which a policy's reply carries. */
+  /** Bytes of the L matrices of R×R of one step that travel: a policy's factors, or kernel mode's Gram matrices. */
   batchFactorBytes: 100_000_000,
   /** Layers with parameters in one session. */
   layers: 512,

@@ -395,34 +395,66 @@ export function encode(
   tensors: readonly NamedTensor[],
   metadata: Readonly<Record<string, string>> = {},
 ): Uint8Array<ArrayBuffer> {
-  const header: Record<string, unknown> = {};
-  let offset = 0;
   // Wide elements first, so that every tensor is aligned to its element.
   const ordered = tensors.map(onTheWire).toSorted((a, b) => b.data.BYTES_PER_ELEMENT - a.data.BYTES_PER_ELEMENT);
   const scales = ordered.flatMap(({ name, scale }) => (scale === null ? [] : [[scaleKey(name), String(scale)]]));
   const texts = { ...metadata, ...(Object.fromEntries(scales) as Record<string, string>) };
-  if (Object.keys(texts).length > 0) header['__metadata__'] = texts;
-  for (const { name, shape, dtype, data } of ordered) {
-    if (name === '__metadata__' || name === '__proto__' || Object.hasOwn(header, name)) {
-      throw new RangeError(`${name}: the name is taken`);
-    }
+  for (const { name, shape, data } of ordered) {
     if (elementCount(shape) !== data.length) {
       throw new RangeError(`${name}: shape ${formatShape(shape)} does not hold ${String(data.length)} values`);
     }
-    const end = offset + data.byteLength;
-    header[name] = { dtype, shape, data_offsets: [offset, end] };
-    offset = end;
   }
-  const json = new TextEncoder().encode(JSON.stringify(header));
-  const padded = Math.ceil(json.length / 8) * 8;
-  const body = new Uint8Array(LENGTH_PREFIX_BYTES + padded + offset);
-  new DataView(body.buffer).setBigUint64(0, BigInt(padded), true);
-  body.set(json, LENGTH_PREFIX_BYTES);
-  body.fill(0x20, LENGTH_PREFIX_BYTES + json.length, LENGTH_PREFIX_BYTES + padded);
-  let position = LENGTH_PREFIX_BYTES + padded;
+  const plan = layOut(ordered, texts);
+  const body = emptyBody(plan);
+  let position = plan.header.dataStart;
   for (const { data } of ordered) {
     body.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), position);
     position += data.byteLength;
   }
   return body;
+}
+
+/** Where everything of a body lies. */
+export interface BodyPlan {
+  readonly header: SafetensorsHeader;
+  /** The JSON header without its padding. */
+  readonly text: Uint8Array;
+  /** Bytes of the whole body. */
+  readonly length: number;
+}
+
+/** Lays tensors out one after the other, in the order given, from a multiple of 8 bytes on. @throws RangeError for a name used twice */
+export function layOut(
+  tensors: readonly Pick<TensorEntry, 'name' | 'dtype' | 'shape'>[],
+  metadata: Readonly<Record<string, string>> = {},
+): BodyPlan {
+  const document: Record<string, unknown> = {};
+  if (Object.keys(metadata).length > 0) document['__metadata__'] = metadata;
+  let offset = 0;
+  const entries = tensors.map(({ name, dtype, shape }): TensorEntry => {
+    if (name === '__metadata__' || name === '__proto__' || Object.hasOwn(document, name)) {
+      throw new RangeError(`${name}: the name is taken`);
+    }
+    const begin = offset;
+    offset += elementCount(shape) * ELEMENT_BYTES[dtype];
+    document[name] = { dtype, shape, data_offsets: [begin, offset] };
+    return { name, dtype, shape, begin, end: offset };
+  });
+  const text = new TextEncoder().encode(JSON.stringify(document));
+  const dataStart = LENGTH_PREFIX_BYTES + Math.ceil(text.length / 8) * 8;
+  return { header: { entries, metadata, dataStart }, text, length: dataStart + offset };
+}
+
+/** A body with its header, and zeros for the tensors. */
+export function emptyBody({ header: { dataStart }, text, length }: BodyPlan): Uint8Array<ArrayBuffer> {
+  const body = new Uint8Array(length);
+  new DataView(body.buffer).setBigUint64(0, BigInt(dataStart - LENGTH_PREFIX_BYTES), true);
+  body.set(text, LENGTH_PREFIX_BYTES);
+  body.fill(0x20, LENGTH_PREFIX_BYTES + text.length, dataStart);
+  return body;
+}
+
+/** Bytes of one element. */
+export function elementBytes(dtype: Dtype): number {
+  return ELEMENT_BYTES[dtype];
 }

@@ -114,6 +114,9 @@ export type StepMetrics = z.output<typeof stepMetricsSchema>;
 const sessionStatus = {
   id: sessionIdSchema,
   nextStep: z.int().meta({ description: 'The sequence number the next step must have' }),
+  optimizerFromStep: z.int().meta({
+    description: 'The first step that `optimizer` holds for: 0, or where PATCH changed it last',
+  }),
   durableStep: z.int().nullable().meta({
     description:
       'Steps before this one survive the end of the worker’s process; null where the worker keeps sessions in memory alone',

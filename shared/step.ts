@@ -18,12 +18,12 @@ import { checkTensors, type ExpectedTensor } from './expected-tensor.ts';
 import type { HostedDefinition } from './hosted-definition.ts';
 import { HOSTED_TENSOR, hostedStepTensors, predictionTensors } from './hosted-tensors.ts';
 import type { Layer } from './layer.ts';
-import type { KernelDefinition } from './kernel-definition.ts';
+import { kernelReplyForm, type KernelDefinition } from './kernel-definition.ts';
 import { carriesStatistics, kernelStepTensors } from './kernel-tensors.ts';
 import { replyForm, type LayersDefinition } from './layers-definition.ts';
 import { LIMITS } from './limits.ts';
 import { modelStages } from './model.ts';
-import { sentColumns, type Optimizer } from './optimizer.ts';
+import { sentColumns, type BatchSolver, type Optimizer } from './optimizer.ts';
 import { weightDecayRate } from './parameter-groups.ts';
 import { PARAMETER_NAMES, type ParameterName } from './parameter-names.ts';
 import { hasVersions } from './policy-encoding.ts';
@@ -34,7 +34,7 @@ import { TENSOR } from './tensor-names.ts';
 /** What a step's tensors depend on. */
 export type StepDefinition =
   | Pick<LayersDefinition, 'mode' | 'layers' | 'optimizer' | 'reply' | 'policyEncoding' | 'transport'>
-  | Pick<KernelDefinition, 'mode' | 'layers' | 'optimizer' | 'transport'>
+  | Pick<KernelDefinition, 'mode' | 'layers' | 'optimizer' | 'reply' | 'transport'>
   | Pick<HostedDefinition, 'mode' | 'model' | 'loss' | 'optimizer' | 'transport'>;
 type LayersStepDefinition = Extract<StepDefinition, { mode: 'layers' }>;
 type KernelStepDefinition = Extract<StepDefinition, { mode: 'kernel' }>;
@@ -301,11 +301,15 @@ function memoryExcess(
 }
 
 /** Of the optimizer's work. */
-function workExcess(definition: Pick<LayersDefinition, 'layers' | 'optimizer'>, batch: number): string | null {
-  const { layers } = definition;
-  const cost = stepCost(definition, batch);
+function workExcess(
+  definition: Pick<LayersDefinition, 'layers' | 'optimizer'>,
+  batch: number,
+  handsOutFactors: boolean,
+): string | null {
+  const { layers, optimizer } = definition;
+  const cost = stepCost(definition, batch, handsOutFactors);
   const { gramWork } = cost;
-  const excess = factorisationExcess(layers.length, cost);
+  const excess = solutionExcess(layers.length, optimizer.solver, cost);
   if (excess !== null) return excess;
   if (gramWork > LIMITS.gramWork) {
     return `${gramWork.toExponential(1)} operations for tangent kernels of explicit per-sample gradients, more than ${LIMITS.gramWork.toExponential(1)}`;
@@ -313,20 +317,30 @@ function workExcess(definition: Pick<LayersDefinition, 'layers' | 'optimizer'>, 
   return null;
 }
 
-function kernelExcess({ layers, optimizer }: KernelStepDefinition, batch: number): string | null {
-  // Without cross-sample terms there is nothing to factorise.
-  if (optimizer.batchCoupling === 'diagonal') return null;
-  return factorisationExcess(layers.length, batchCost(layers.length, batch, optimizer.terminalCurvature));
+function kernelExcess(definition: KernelStepDefinition, batch: number): string | null {
+  const { layers, optimizer } = definition;
+  const handsOutFactors = kernelReplyForm(definition) === 'factors';
+  const carriesMatrices = optimizer.batchCoupling !== 'diagonal';
+  const cost = batchCost({ layers: layers.length, optimizer, handsOutFactors, carriesMatrices }, batch);
+  return solutionExcess(layers.length, optimizer.solver, cost);
 }
 
 /** Of the systems of one batch. */
-export function factorisationExcess(layers: number, { rows, batchWork, batchFactorBytes }: BatchCost): string | null {
+export function solutionExcess(
+  layers: number,
+  { iterations }: Pick<BatchSolver, 'iterations'>,
+  { rows, solution, batchWork, batchFactorBytes }: BatchCost,
+): string | null {
   if (batchWork <= LIMITS.batchWork && batchFactorBytes <= LIMITS.batchFactorBytes) return null;
+  if (solution === 'conjugate-gradient') {
+    return `${String(layers)} systems of ${String(rows)}×${String(rows)}, one per layer, ${String(batchFactorBytes)} bytes of them sent, and ${String(iterations)} iterations for each; the most are ${LIMITS.batchWork.toExponential(1)} operations and ${String(LIMITS.batchFactorBytes)} bytes`;
+  }
   return `${String(layers)} factorisations of ${String(rows)}×${String(rows)}, one per layer, ${String(batchFactorBytes)} bytes together; the most are ${LIMITS.batchWork.toExponential(1)} operations and ${String(LIMITS.batchFactorBytes)} bytes`;
 }
 
 function layersExcess(definition: LayersStepDefinition, batch: number, positions: Positions): string | null {
-  return workExcess(definition, batch) ?? memoryExcess(definition, batch, positions);
+  const isPolicy = replyForm(definition) === 'policy';
+  return workExcess(definition, batch, isPolicy) ?? memoryExcess(definition, batch, positions);
 }
 
 function hostedExcess(definition: HostedStepDefinition, batch: number): string | null {
@@ -334,7 +348,7 @@ function hostedExcess(definition: HostedStepDefinition, batch: number): string |
   const layers = modelStages(model).map(({ layer }) => layer);
   return (
     passExcess(definition, trainingPasses(optimizer), batch) ??
-    workExcess({ layers, optimizer }, batch) ??
+    workExcess({ layers, optimizer }, batch, false) ??
     memoryExcess(definition, batch)
   );
 }

@@ -21,6 +21,10 @@ export function computeInPlace(engine: Engine, trainers: Trainers, run: Run = so
         trainers.open(id, definition);
       }),
     restore: (id, file) => run('restore', () => trainers.restore(id, file)),
+    redefine: (id, definition) =>
+      soon('redefine', () => {
+        trainers.redefine(id, definition);
+      }),
     save: (id, origin) => run('save', () => trainers.save(id, origin)),
     inspect: (bytes) => run('inspect', () => ({ summary: trainers.inspect(bytes), bytes })),
     step: (id, body) => run('step', () => ({ ...trainers.step(id, body), body })),

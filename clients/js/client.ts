@@ -1,5 +1,6 @@
 /** A client of the service: creates sessions and takes them up again. Runs in Node, Deno, browsers and Workers. */
 import { checkpointSchema, type Checkpoint } from '../../shared/checkpoint.ts';
+import { estimateSchema, type Estimate, type EstimateOrderInput } from '../../shared/estimate.ts';
 import type { HostedDefinitionInput } from '../../shared/hosted-definition.ts';
 import type { KernelDefinitionInput } from '../../shared/kernel-definition.ts';
 import type { KernelSolveOptions } from '../../shared/kernel-solve.ts';
@@ -56,6 +57,24 @@ export class DdpnoptClient {
     options: RequestOptions = {},
   ): Promise<SolvedKernels> {
     return solveKernels(this.#transport, batch, settings, options);
+  }
+
+  /**
+   * What a step of a session would take, and whether it would be accepted; neither need exist.
+   *
+   * @param batch samples of the step
+   * @throws DdpnoptError `invalid_parameter` for a definition that is none; ConnectionError
+   */
+  async estimate(
+    session: SessionDefinitionInput,
+    batch: number,
+    settings: Pick<EstimateOrderInput, 'positions' | 'sendAs'> = {},
+    options: RequestOptions = {},
+  ): Promise<Estimate> {
+    const order: EstimateOrderInput = { session, batch, ...settings };
+    const body = { contentType: 'application/json', content: JSON.stringify(order) };
+    const answer = await this.#transport.request('POST', 'v1/estimates', options, body);
+    return complete(async () => estimateSchema.parse(await answer.json()));
   }
 
   /** Takes up a session that exists, at the step where the service stands. @throws DdpnoptError, ConnectionError, TypeError */

@@ -12,6 +12,7 @@ import {
   type TensorValues,
 } from '../../shared/safetensors.ts';
 import { stepMetricsSchema, type HostedSession, type StepMetrics } from '../../shared/session.ts';
+import type { StepParts } from '../../shared/step-parts.ts';
 import { ClientSession } from './session.ts';
 import { complete, type RequestOptions, type StepOptions } from './transport.ts';
 
@@ -50,6 +51,16 @@ export class HostedTrainingSession extends ClientSession<HostedSession> {
       async (answer) => stepMetricsSchema.parse(await answer.json()),
       options,
     );
+  }
+
+  /** Sends a mini-batch as part k of the next step; the parts make up one batch in the order of k. @throws as {@link step} */
+  sendPart(k: number, batch: MiniBatchInput, options: StepOptions = {}): Promise<StepParts> {
+    return this.putPart(k, encode(this.#tensorsOf(batch, options)), options);
+  }
+
+  /** Takes the step whose parts 0 to `parts` − 1 have been sent. @throws DdpnoptError `parts_missing`; ConnectionError */
+  commit(parts: number, options: RequestOptions = {}): Promise<StepMetrics> {
+    return this.commitParts(parts, async (answer) => stepMetricsSchema.parse(await answer.json()), options);
   }
 
   /** The parameters by name, `layers.<layer>.<parameter>`, as of the last step. @throws DdpnoptError, ConnectionError */

@@ -8,6 +8,10 @@ export {
 } from './hosted-session.ts';
 export { TrainingSession, type LayerInput, type StepInput, type StepReply } from './layers-session.ts';
 export type { Checkpoint } from '../../shared/checkpoint.ts';
+export type { StepParts } from '../../shared/step-parts.ts';
+export type { Estimate } from '../../shared/estimate.ts';
+export type { EventOptions, TrainingEvent } from './events.ts';
+export type { SessionChanges } from '../../shared/session-changes.ts';
 export {
   KernelPolicy,
   KernelTrainingSession,

@@ -3,6 +3,7 @@ import { replyForm } from '../../shared/layers-definition.ts';
 import type { ParameterName } from '../../shared/parameter-names.ts';
 import { encode, type NamedTensor, type TensorValues } from '../../shared/safetensors.ts';
 import type { LayersSession, StepMetrics } from '../../shared/session.ts';
+import type { StepParts } from '../../shared/step-parts.ts';
 import { expectedTensors, type LayersStepTensor } from '../../shared/step.ts';
 import { TENSOR } from '../../shared/tensor-names.ts';
 import type { ParameterChanges } from './parameter-changes.ts';
@@ -10,7 +11,7 @@ import type { LayerPolicy, LayerSamples } from './policy.ts';
 import { readChanges, readInverses, readPolicy, type HeldInverses } from './read-policy.ts';
 import { ReplyTensors } from './reply-tensors.ts';
 import { ClientSession } from './session.ts';
-import type { StepOptions } from './transport.ts';
+import type { RequestOptions, StepOptions } from './transport.ts';
 
 /** What a forward and a backward pass over one batch yield for one layer; row-major. */
 export interface LayerInput {
@@ -69,6 +70,35 @@ export class TrainingSession extends ClientSession<LayersSession> {
     );
   }
 
+  /**
+   * Sends a mini-batch as part k of the next step, from this client or another; the parts make up one batch in the order of k.
+   *
+   * @throws DdpnoptError, ConnectionError: send it again
+   */
+  sendPart(k: number, input: StepInput, options: StepOptions = {}): Promise<StepParts> {
+    return this.putPart(k, encode(this.#tensorsOf(input, options)), options);
+  }
+
+  /**
+   * Takes the step whose parts 0 to `parts` − 1 have been sent. What follows an error is said at {@link step}.
+   *
+   * @param batch all parts in one, where policies in inverse factors are to form changes of dense layers by themselves
+   * @throws DdpnoptError `parts_missing` with the numbers that are; ConnectionError
+   */
+  commit(parts: number, options: RequestOptions & { readonly batch?: StepInput } = {}): Promise<StepReply> {
+    return this.commitParts(parts, this.#replyReader(options.batch), options);
+  }
+
+  /** The reply of a step that another client has committed. @throws DdpnoptError `step_out_of_order` as long as it has not */
+  reply(options: RequestOptions & { readonly batch?: StepInput } = {}): Promise<StepReply> {
+    return this.takeReply(this.#replyReader(options.batch), options);
+  }
+
+  #replyReader(batch: StepInput | undefined): (answer: Response, bytesSent: number) => Promise<StepReply> {
+    return async (answer, bytesSent) =>
+      this.#readReply(new Uint8Array(await answer.arrayBuffer()), bytesSent, batch ?? null);
+  }
+
   #tensorsOf(input: StepInput, { sendAs }: StepOptions): NamedTensor[] {
     const batch = input.losses.length;
     return expectedTensors(this.session).flatMap((tensor): NamedTensor[] => {
@@ -92,7 +122,7 @@ export class TrainingSession extends ClientSession<LayersSession> {
     return role !== 'input' || this.session.layers.find(({ name }) => name === layer)?.kind !== 'embedding';
   }
 
-  #readReply(body: Uint8Array, bytesSent: number, input: StepInput): StepReply {
+  #readReply(body: Uint8Array, bytesSent: number, input: StepInput | null): StepReply {
     const reply = new ReplyTensors(body);
     const traffic: Traffic = { metrics: reply.metrics(), bytesSent, bytesReceived: body.length };
     const { layers } = this.session;
@@ -102,7 +132,7 @@ export class TrainingSession extends ClientSession<LayersSession> {
         const policies = layers.map((layer): [string, LayerPolicy] => {
           const { name } = layer;
           const held = inverses.get(name) ?? this.#inverses.get(name);
-          return [name, readPolicy(reply, layer, held, samplesOf(input, name))];
+          return [name, readPolicy(reply, layer, held, input === null ? null : samplesOf(input, name))];
         });
         for (const [name, held] of inverses) this.#inverses.set(name, held);
         return { kind: 'policy', ...traffic, policies: new Map(policies) };

@@ -32,12 +32,19 @@ export class Transport {
   }
 
   /** One request to the service. @throws DdpnoptError if it refuses, ConnectionError if no answer comes */
-  async request(method: string, path: string, { signal }: RequestOptions, body?: RequestBody): Promise<Response> {
+  async request(
+    method: string,
+    path: string,
+    { signal }: RequestOptions,
+    body?: RequestBody,
+    headers: Readonly<Record<string, string>> = {},
+  ): Promise<Response> {
     let response: Response;
     try {
       response = await fetch(new URL(path, this.#base), {
         method,
         headers: {
+          ...headers,
           [API_VERSION_HEADER]: LATEST_API_VERSION,
           ...(body === undefined ? {} : { 'content-type': body.contentType }),
         },

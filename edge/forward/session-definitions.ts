@@ -1,7 +1,11 @@
-/** What the steps of the sessions that this isolate has seen lately consist of: it never changes, so a copy is never stale. */
+/**
+ * What the steps of the sessions that this isolate has seen lately consist of. Only the optimizer's options can have changed since: what
+ * a copy refuses is checked again with the worker's own, and what it lets through the worker checks anyway.
+ */
 import type { Context } from 'hono';
 import { sessionSchema, type Session, type SessionId } from '../../shared/session.ts';
 import type { StepDefinition } from '../../shared/step.ts';
+import { ProblemError } from '../../shared/errors.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { callWorker, readDocument } from './worker.ts';
 
@@ -23,8 +27,8 @@ function stepDefinition(session: Session): StepDefinition {
       return { mode, layers, optimizer, reply, policyEncoding, transport };
     }
     case 'kernel': {
-      const { mode, layers, optimizer, transport } = session;
-      return { mode, layers, optimizer, transport };
+      const { mode, layers, optimizer, reply, transport } = session;
+      return { mode, layers, optimizer, reply, transport };
     }
     case 'hosted': {
       const { mode, model, loss, optimizer, transport } = session;
@@ -37,10 +41,30 @@ export function forgetDefinition(id: SessionId): void {
   remembered.delete(id);
 }
 
-/** The session's definition, from memory or from its worker. The errors are those of `callWorker`. */
-export async function definitionOf(c: Context<EdgeEnv>, id: SessionId): Promise<StepDefinition> {
+/**
+ * Checks something with the session's definition.
+ *
+ * @throws ProblemError what the check finds; as `callWorker`
+ */
+export async function checkWithDefinition(
+  c: Context<EdgeEnv>,
+  id: SessionId,
+  check: (definition: StepDefinition) => void,
+): Promise<void> {
   const known = remembered.get(id);
-  if (known !== undefined) return known;
+  if (known !== undefined) {
+    try {
+      check(known);
+      return;
+    } catch (error) {
+      if (!(error instanceof ProblemError)) throw error;
+    }
+  }
+  check(await definitionOf(c, id));
+}
+
+/** The session's definition as its worker has it. The errors are those of `callWorker`. */
+async function definitionOf(c: Context<EdgeEnv>, id: SessionId): Promise<StepDefinition> {
   const session = await readDocument(sessionSchema, await callWorker(c, id, '', { method: 'GET' }));
   rememberDefinition(session);
   return session;

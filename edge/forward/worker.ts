@@ -52,7 +52,7 @@ export async function callWorker(
       const isRepeatable =
         typeof init.body !== 'object' &&
         // Of a request that found no worker, or was not taken, nothing was done.
-        (failure.reason === 'moved' || init.method === 'GET' || init.method === 'PUT');
+        (failure.reason === 'moved' || REPEATABLE.has(init.method));
       if (next === null || !isRepeatable || tries === TRIES) throw error;
       route = next;
     }
@@ -61,6 +61,9 @@ export async function callWorker(
 
 /** One request may meet a lost worker, and then a lease that somebody else has just changed. */
 const TRIES = 3;
+
+/** Those after which it does no harm to do the same again. */
+const REPEATABLE: ReadonlySet<WorkerRequest['method']> = new Set(['GET', 'PUT', 'PATCH']);
 
 /** What a worker answers that has no such session, or does not begin one. */
 const NO_SESSION: ReadonlySet<ProblemCode> = new Set([
@@ -191,7 +194,7 @@ async function problemOf(response: Response): Promise<ProblemError> {
   if (isProblem(response)) {
     const parsed = problemSchema.safeParse(await readJson(response));
     if (parsed.success) {
-      const { code, detail, remedy, param, expectedStep, resumeFrom, epoch } = parsed.data;
+      const { code, detail, remedy, param, expectedStep, resumeFrom, missingParts, epoch } = parsed.data;
       if (code === 'call_refused') return refused(detail);
       return new ProblemError(code, {
         detail,
@@ -199,6 +202,7 @@ async function problemOf(response: Response): Promise<ProblemError> {
         ...(param === undefined ? {} : { param }),
         ...(expectedStep === undefined ? {} : { expectedStep }),
         ...(resumeFrom === undefined ? {} : { resumeFrom }),
+        ...(missingParts === undefined ? {} : { missingParts }),
         ...(epoch === undefined ? {} : { epoch }),
       });
     }

@@ -1,4 +1,7 @@
 /** Requests and answers as the OpenAPI document shows them, which the tests send and receive. */
+import type { EstimateOrderInput } from '../../shared/estimate.ts';
+import type { SessionChanges } from '../../shared/session-changes.ts';
+import type { StepCommit, StepParts } from '../../shared/step-parts.ts';
 import type { SessionDefinitionInput, StepMetrics } from '../../shared/session.ts';
 
 export interface Example<Value> {
@@ -43,6 +46,34 @@ export const SESSION_ORDERS = {
 } satisfies Record<string, Example<object>>;
 
 /** Each fits the session order of the same name. */
+export const SESSION_CHANGES = {
+  options: {
+    summary: 'A smaller learning rate and more damping, for the rest of the session',
+    value: { optimizer: { learningRate: { value: 1 }, metric: { damping: 0.1 } } },
+  },
+  default: { summary: 'An option back to its default', value: { optimizer: { valueRegularization: null } } },
+  lifetime: { summary: 'A longer life', value: { ttlSeconds: 7200 } },
+} satisfies Record<string, Example<SessionChanges>>;
+
+export const ESTIMATE_ORDERS = {
+  layers: { summary: 'Two dense layers, 128 samples', value: { session: LAYERS, batch: 128 } },
+  hosted: { summary: 'A hosted perceptron, 32 samples', value: { session: HOSTED, batch: 32 } },
+  kernel: { summary: 'Kernels of 64 samples in half precision', value: { session: KERNEL, batch: 64, sendAs: 'F16' } },
+} satisfies Record<string, Example<EstimateOrderInput>>;
+
+export const COMMIT = { parts: 2 } satisfies StepCommit;
+
+export const STEP_PARTS = {
+  step: 12,
+  parts: [
+    { part: 0, samples: 128, firstSample: 0, bytes: 301_224 },
+    { part: 1, samples: 64, firstSample: 128, bytes: 150_700 },
+  ],
+  samples: 192,
+  committed: false,
+  expiresAt: '2026-11-23T12:15:00.000Z',
+} satisfies StepParts;
+
 export const STEPS = {
   layers: {
     summary: 'Two samples, mode layers',

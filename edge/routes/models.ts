@@ -4,7 +4,7 @@ import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { notHosted, parseSessionId } from '../../shared/session.ts';
 import { checkPredictionHeader } from '../../shared/step.ts';
 import type { EdgeEnv } from '../environment.ts';
-import { definitionOf } from '../forward/session-definitions.ts';
+import { checkWithDefinition } from '../forward/session-definitions.ts';
 import type { SizedStream } from '../forward/streamed-body.ts';
 import { callWorker, relay } from '../forward/worker.ts';
 import { acceptTensors, tensorBody } from '../middleware/content.ts';
@@ -59,10 +59,14 @@ export function registerModels(app: OpenAPIHono<EdgeEnv>): void {
 
   app.openapi(postPredictions, async (c) => {
     const id = parseSessionId(c.req.valid('param').id);
-    const definition = await definitionOf(c, id);
-    if (definition.mode !== 'hosted') throw notHosted(id);
+    await checkWithDefinition(c, id, ({ mode }) => {
+      if (mode !== 'hosted') throw notHosted(id);
+    });
     const body = await tensorBody(c);
-    checkPredictionHeader(await body.readHeader(), definition);
+    const header = await body.readHeader();
+    await checkWithDefinition(c, id, (definition) => {
+      if (definition.mode === 'hosted') checkPredictionHeader(header, definition);
+    });
     const headers = { 'content-type': SAFETENSORS_CONTENT_TYPE };
     const forward = (sized: SizedStream): Promise<Response> =>
       callWorker(c, id, '/predictions', { method: 'POST', body: sized, headers });

@@ -1,15 +1,16 @@
-/** POST /v1/sessions, GET and DELETE /v1/sessions/{id}. */
+/** POST /v1/sessions, GET, PATCH and DELETE /v1/sessions/{id}. */
 import { createRoute, type OpenAPIHono } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import * as z from 'zod';
 import { LIMITS } from '../../shared/limits.ts';
+import { MERGE_PATCH_CONTENT_TYPE, sessionChangesSchema } from '../../shared/session-changes.ts';
 import { parseSessionOrder, sessionOrderSchema } from '../../shared/session-order.ts';
 import { newSessionId, parseSessionId, sessionSchema } from '../../shared/session.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { forgetDefinition, rememberDefinition } from '../forward/session-definitions.ts';
 import { callWorker, readDocument } from '../forward/worker.ts';
 import { acceptBody } from '../middleware/content.ts';
-import { SESSION_ORDERS } from './examples.ts';
+import { SESSION_CHANGES, SESSION_ORDERS } from './examples.ts';
 import { problemResponses, SESSION_PROBLEMS } from './problem-responses.ts';
 
 export const JSON_TYPE = 'application/json';
@@ -68,6 +69,49 @@ const getSession = createRoute({
   },
 });
 
+const changesBody = { schema: sessionChangesSchema, examples: SESSION_CHANGES };
+
+const patchSession = createRoute({
+  method: 'patch',
+  tags: ['Sessions'],
+  path: '/v1/sessions/{id}',
+  summary: 'Change hyper-parameters',
+  description:
+    'A JSON merge patch (RFC 7396) of `optimizer` and `ttlSeconds`: options are merged member by member, null takes one back to its default. ' +
+    'It takes its turn among the steps: those that wait already, and the one that is being computed, are taken with the options as they were. ' +
+    'The answer’s `optimizerFromStep` is the first step that the changed options hold for. Every option can change, and with it what a step ' +
+    'carries and is answered with, but for `metric.kind` and `metric.firstInputFactor`, which the form of the state depends on. ' +
+    'The same patch again changes nothing. Since null stands for the default, `lossScale: null` is written `{"floor": 1, "ceiling": 1}`, ' +
+    'which is the same; to change a `kind`, send null for the members that the new kind lacks.',
+  middleware: [
+    acceptBody({
+      [MERGE_PATCH_CONTENT_TYPE]: LIMITS.sessionDocumentBytes,
+      [JSON_TYPE]: LIMITS.sessionDocumentBytes,
+    }),
+  ] as const,
+  request: {
+    params: sessionParameters,
+    body: { required: true, content: { [MERGE_PATCH_CONTENT_TYPE]: changesBody, [JSON_TYPE]: changesBody } },
+  },
+  responses: {
+    200: { description: 'The session as it is now', content: sessionAnswer },
+    ...problemResponses(
+      ...SESSION_PROBLEMS,
+      'malformed_json',
+      'truncated_body',
+      'length_required',
+      'body_too_large',
+      'unsupported_media_type',
+      'invalid_parameter',
+      'option_fixed',
+      'queue_full',
+      'memory_full',
+      'session_limit_reached',
+      'storage_full',
+    ),
+  },
+});
+
 const deleteSession = createRoute({
   method: 'delete',
   tags: ['Sessions'],
@@ -100,6 +144,18 @@ export function registerSessions(app: OpenAPIHono<EdgeEnv>): void {
   app.openapi(getSession, async (c) => {
     const id = parseSessionId(c.req.valid('param').id);
     return c.json(await readDocument(sessionSchema, await callWorker(c, id, '', { method: 'GET' })), 200);
+  });
+
+  app.openapi(patchSession, async (c) => {
+    const id = parseSessionId(c.req.valid('param').id);
+    const answer = await callWorker(c, id, '', {
+      method: 'PATCH',
+      body: JSON.stringify(c.req.valid('json')),
+      headers: { 'content-type': JSON_TYPE },
+    });
+    const session = await readDocument(sessionSchema, answer);
+    rememberDefinition(session);
+    return c.json(session, 200);
   });
 
   app.openapi(deleteSession, async (c) => {

@@ -5,7 +5,7 @@ import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { parseSessionId, stepMetricsSchema } from '../../shared/session.ts';
 import { checkStepHeader, parseStepNumber } from '../../shared/step.ts';
 import type { EdgeEnv } from '../environment.ts';
-import { definitionOf } from '../forward/session-definitions.ts';
+import { checkWithDefinition } from '../forward/session-definitions.ts';
 import type { SizedStream } from '../forward/streamed-body.ts';
 import { callWorker, relay } from '../forward/worker.ts';
 import { acceptTensors, tensorBody } from '../middleware/content.ts';
@@ -14,12 +14,12 @@ import { problemResponses, SESSION_PROBLEMS, TENSOR_BODY_PROBLEMS } from './prob
 import { safetensorsBody, tensorsBodyLike, tensorsSchema } from './safetensors-body.ts';
 import { sessionIdParameter } from './sessions.ts';
 
-const stepParameters = z.object({
+export const stepParameters = z.object({
   id: sessionIdParameter,
   n: z.string().meta({ description: 'Sequence number of the step, from 0', example: '0' }),
 });
 
-const reply = {
+export const stepReply = {
   ...safetensorsBody,
   'application/json': {
     schema: z.union([stepMetricsSchema, tensorsSchema]),
@@ -95,7 +95,7 @@ const putStep = createRoute({
   middleware: [acceptTensors()] as const,
   request: { params: stepParameters, body: { required: true, content: tensorsBodyLike(STEPS) } },
   responses: {
-    200: { description: REPLY_TENSORS, content: reply },
+    200: { description: REPLY_TENSORS, content: stepReply },
     ...problemResponses(
       ...TENSOR_BODY_PROBLEMS,
       ...SESSION_PROBLEMS,
@@ -118,7 +118,7 @@ const getStep = createRoute({
   description: 'The reply of the last step is kept.',
   request: { params: stepParameters },
   responses: {
-    200: { description: REPLY_TENSORS, content: reply },
+    200: { description: REPLY_TENSORS, content: stepReply },
     ...problemResponses(
       ...SESSION_PROBLEMS,
       'session_rewound',
@@ -158,7 +158,8 @@ export function registerSteps(app: OpenAPIHono<EdgeEnv>): void {
     const id = parseSessionId(idText);
     const path = `/steps/${String(parseStepNumber(n))}`;
     const body = await tensorBody(c);
-    checkStepHeader(await body.readHeader(), await definitionOf(c, id));
+    const header = await body.readHeader();
+    await checkWithDefinition(c, id, (definition) => checkStepHeader(header, definition));
     const forward = (sized: SizedStream): Promise<Response> =>
       callWorker(c, id, path, { method: 'PUT', body: sized, headers: { 'content-type': SAFETENSORS_CONTENT_TYPE } });
     return relay(c, await body.forward(forward));

@@ -95,6 +95,9 @@ export async function startComputeThread(options: ThreadOptions): Promise<Comput
       await ask<'open'>({ kind: 'open', id, definition });
     },
     restore: (id, file) => ask<'restore'>({ kind: 'restore', id, file }, [file.buffer]),
+    redefine: async (id, definition) => {
+      await ask<'redefine'>({ kind: 'redefine', id, definition });
+    },
     save: (id, origin) => ask<'save'>({ kind: 'save', id, origin }),
     inspect: (file) => ask<'inspect'>({ kind: 'inspect', file }, [file.buffer]),
     step: (id, body) => ask<'step'>({ kind: 'step', id, body }, [body.buffer]),

@@ -22,6 +22,8 @@ export interface Compute {
   readonly open: (id: SessionId, definition: SessionDefinition) => Promise<void>;
   /** Makes the state that a checkpoint holds; the file is no longer the caller's. @throws ProblemError as `Trainers.restore` */
   readonly restore: (id: SessionId, file: Uint8Array<ArrayBuffer>) => Promise<CheckpointSummary>;
+  /** Has the session go on with other options from its next step on. */
+  readonly redefine: (id: SessionId, definition: SessionDefinition) => Promise<void>;
   /** The session's state as a checkpoint. */
   readonly save: (id: SessionId, origin: CheckpointOrigin) => Promise<SavedCheckpoint>;
   /** Checks a checkpoint as a whole, and gives the file back. @throws ProblemError as `Trainers.inspect` */

@@ -15,6 +15,7 @@ export interface ThreadOptions {
 type Work =
   | { readonly kind: 'open'; readonly id: SessionId; readonly definition: SessionDefinition }
   | { readonly kind: 'restore'; readonly id: SessionId; readonly file: Uint8Array<ArrayBuffer> }
+  | { readonly kind: 'redefine'; readonly id: SessionId; readonly definition: SessionDefinition }
   | { readonly kind: 'save'; readonly id: SessionId; readonly origin: CheckpointOrigin }
   | { readonly kind: 'inspect'; readonly file: Uint8Array<ArrayBuffer> }
   | { readonly kind: 'step'; readonly id: SessionId; readonly body: Uint8Array<ArrayBuffer> }
@@ -27,6 +28,7 @@ type Work =
 export interface Results {
   readonly open: null;
   readonly restore: CheckpointSummary;
+  readonly redefine: null;
   readonly save: SavedCheckpoint;
   readonly inspect: InspectedCheckpoint;
   readonly step: AppliedStep;

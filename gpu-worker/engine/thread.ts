@@ -29,6 +29,9 @@ function perform(work: Request['work']): Performed {
       return { result: null, moved: [] };
     case 'restore':
       return { result: trainers.restore(work.id, work.file), moved: [] };
+    case 'redefine':
+      trainers.redefine(work.id, work.definition);
+      return { result: null, moved: [] };
     case 'save': {
       const result = trainers.save(work.id, work.origin);
       return { result, moved: [result.bytes.buffer] };

@@ -37,6 +37,8 @@ export interface KroneckerState {
   readonly inverse: InverseMetric;
   /** Null if none is under way. */
   readonly pending: PendingRefresh | null;
+  /** Refreshes that have ended, the first included: a version of the inverse. A failed one counts, too, and repeats what it kept. */
+  readonly version: number;
 }
 
 /** Kronecker factors with second moments in their eigenbasis. */

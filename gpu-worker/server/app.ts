@@ -5,14 +5,19 @@ import { parseCheckpointId } from '../../shared/checkpoint.ts';
 import { internalProblem, PROBLEM_CONTENT_TYPE, ProblemError, RETRY_AFTER_SECONDS } from '../../shared/errors.ts';
 import { kernelSolveOptionsSchema, type KernelSolveOptions } from '../../shared/kernel-solve.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
+import { sessionChangesSchema } from '../../shared/session-changes.ts';
+import { EVENT_STREAM_CONTENT_TYPE, parseLastEventId } from '../../shared/session-events.ts';
 import { parseSessionOrder } from '../../shared/session-order.ts';
 import { parseSessionId } from '../../shared/session.ts';
+import { commitSchema, parsePartNumber } from '../../shared/step-parts.ts';
 import { parseStepNumber } from '../../shared/step.ts';
 import { parseDocument } from '../../shared/validation.ts';
+import { ByteBudget } from '../session/byte-budget.ts';
 import type { SessionRegistry } from '../session/registry.ts';
 import type { UndeliveredAnswers } from '../session/undelivered-answers.ts';
 import type { Answer } from '../training/trainer.ts';
 import { bodyReader } from './body.ts';
+import { EventStreams } from './event-stream.ts';
 
 export interface WorkerServices {
   readonly sessions: SessionRegistry;
@@ -32,6 +37,8 @@ export interface WorkerLimits {
   readonly bodyBytesInMemory: number;
   /** Milliseconds in which not a byte of a body has come in or an answer has gone out, after which the connection is broken off. */
   readonly stallMilliseconds: number;
+  /** Milliseconds between two comments in a stream of events; less than what a connection may stall. */
+  readonly heartbeatMilliseconds: number;
 }
 
 interface WorkerEnv {
@@ -43,7 +50,9 @@ const REQUEST_ID = 'x-request-id';
 export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
   const { sessions, undelivered, limits, solve, engineName, authentication, reportDefect } = services;
   const app = new Hono<WorkerEnv>();
-  const withBody = bodyReader(limits.bodyBytesInMemory, limits.stallMilliseconds);
+  const bodies = new ByteBudget(limits.bodyBytesInMemory, 'Bodies that are being worked on');
+  const events = new EventStreams(limits.heartbeatMilliseconds);
+  const withBody = bodyReader(bodies, limits.stallMilliseconds);
 
   /** Sends an answer, which counts as undelivered until the client has read it or is gone. */
   function answer(c: Context<WorkerEnv>, { contentType, body }: Answer): Response {
@@ -83,9 +92,23 @@ export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
     const session = await sessions.get(parseSessionId(c.req.param('id')));
     return c.json(session.describe());
   });
+  app.patch('/sessions/:id', async (c) => {
+    const { signal } = abortedWithConnection(c);
+    const id = parseSessionId(c.req.param('id'));
+    const document = await withBody(c.env.incoming, ({ bytes }) => parseJson(bytes));
+    return c.json(await sessions.change(id, parseDocument(sessionChangesSchema, document), signal));
+  });
   app.delete('/sessions/:id', async (c) => {
     await sessions.delete(parseSessionId(c.req.param('id')));
     return c.body(null, 204);
+  });
+
+  app.get('/sessions/:id/events', async (c) => {
+    const after = parseLastEventId(c.req.header('last-event-id'));
+    const session = await sessions.get(parseSessionId(c.req.param('id')));
+    // A reader that takes nothing for long is gone.
+    c.env.outgoing.setTimeout(limits.stallMilliseconds);
+    return c.body(events.open(session, after), 200, { 'content-type': EVENT_STREAM_CONTENT_TYPE });
   });
 
   app.put('/sessions/:id/steps/:n', async (c) => {
@@ -104,6 +127,43 @@ export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
     const session = await sessions.get(parseSessionId(c.req.param('id')));
     session.cancel(parseStepNumber(c.req.param('n')));
     return c.body(null, 204);
+  });
+
+  app.get('/sessions/:id/steps/:n/parts', async (c) => {
+    const session = await sessions.get(parseSessionId(c.req.param('id')));
+    return c.json(session.parts(parseStepNumber(c.req.param('n'))));
+  });
+  app.delete('/sessions/:id/steps/:n/parts', async (c) => {
+    const session = await sessions.get(parseSessionId(c.req.param('id')));
+    await session.removeParts(parseStepNumber(c.req.param('n')), null);
+    return c.body(null, 204);
+  });
+  app.put('/sessions/:id/steps/:n/parts/:k', async (c) => {
+    const session = await sessions.get(parseSessionId(c.req.param('id')));
+    const [n, k] = [parseStepNumber(c.req.param('n')), parsePartNumber(c.req.param('k'))];
+    // By the number alone, before the body is read.
+    session.parts(n);
+    return c.json(await session.use(() => withBody(c.env.incoming, (body) => session.putPart(n, k, body))));
+  });
+  app.delete('/sessions/:id/steps/:n/parts/:k', async (c) => {
+    const session = await sessions.get(parseSessionId(c.req.param('id')));
+    await session.removeParts(parseStepNumber(c.req.param('n')), parsePartNumber(c.req.param('k')));
+    return c.body(null, 204);
+  });
+  app.post('/sessions/:id/steps/:n/commit', async (c) => {
+    const request = abortedWithConnection(c);
+    const session = await sessions.get(parseSessionId(c.req.param('id')));
+    const n = parseStepNumber(c.req.param('n'));
+    const document = await withBody(c.env.incoming, ({ bytes }) => parseJson(bytes));
+    const { parts } = parseDocument(commitSchema, document);
+    // The union, and one part at a time.
+    const bytes = session.partBytes;
+    bodies.take(bytes);
+    try {
+      return answer(c, await session.useForStep(n, request, () => session.commit(n, parts, request.signal)));
+    } finally {
+      bodies.free(bytes);
+    }
   });
 
   app.get('/sessions/:id/weights', async (c) => {

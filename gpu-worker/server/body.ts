@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import { ProblemError } from '../../shared/errors.ts';
+import type { ByteBudget } from '../session/byte-budget.ts';
 import { LIMITS } from '../../shared/limits.ts';
 
 export interface Body {
@@ -13,29 +14,22 @@ export interface Body {
 /**
  * Reads bodies within a common budget of memory.
  *
- * @param budget bytes of all bodies that are being read or worked on
+ * @param budget of all bodies that are being read or worked on
  * @param stallMilliseconds without a byte, after which the connection is broken off
  * @returns reads a request's body, and holds its share of the budget until the work on it is done. It throws ProblemError
  *   `length_required`, `body_too_large`, `memory_full` if the budget is used up, or `truncated_body` if the sender stops early
  */
 export function bodyReader(
-  budget: number,
+  budget: ByteBudget,
   stallMilliseconds: number,
 ): <Result>(request: IncomingMessage, work: (body: Body) => Result | Promise<Result>) => Promise<Result> {
-  let held = 0;
   return async (request, work) => {
     const length = announcedLength(request);
-    if (held + length > budget) {
-      throw new ProblemError('memory_full', {
-        detail: `Bodies of ${String(held)} bytes are being worked on; with this one they would exceed ${String(budget)}.`,
-        remedy: 'Send the same request again in a second.',
-      });
-    }
-    held += length;
+    budget.take(length);
     try {
       return await work(await read(request, length, stallMilliseconds));
     } finally {
-      held -= length;
+      budget.free(length);
     }
   };
 }

@@ -14,9 +14,14 @@ export interface RetainedReply {
 }
 
 export interface RecoveredState {
+  readonly definition: SessionDefinition;
+  /** The first step that the definition's options hold for, as far as storage says: since the last snapshot. */
+  readonly optimizerFromStep: number | null;
   readonly nextStep: number;
   /** Of the last step; null before the first. */
   readonly metrics: StepMetrics | null;
+  /** Of the last steps, as far as they are known. */
+  readonly history: readonly StepMetrics[];
   /** Null where the state is that of a snapshot. */
   readonly lastReply: RetainedReply | null;
 }
@@ -44,6 +49,7 @@ export interface RecoveryResources {
  * Makes the state on the device. What cannot be read ends the recovery at the step before it: the session has lost the steps from
  * there on.
  *
+ * @param definition as it was at first
  * @throws ProblemError `storage_damaged` if there is no good state to begin with; `storage_unavailable`
  */
 export async function recover(
@@ -57,9 +63,10 @@ export async function recover(
   for (const snapshot of origins(history)) {
     try {
       const origin = await begin(id, definition, snapshot, log, { compute, inTurn });
-      const { reason, ...state } = await replay(id, origin, history, log, { compute, inTurn });
+      const { reason, ...replayed } = await replay(id, origin, history, log, { compute, inTurn });
       if (reason !== null) damage.push(reason);
-      await log.resume(history, snapshot, state.nextStep);
+      const state = await withLastOptions(id, replayed, history, log, { compute, inTurn });
+      await log.resume(history, snapshot, state.nextStep, state.definition.optimizer);
       const { nextStep } = state;
       if (history.end > nextStep) {
         const lostSteps = history.end - nextStep;
@@ -96,18 +103,45 @@ async function begin(
 ): Promise<RecoveredState> {
   if (snapshot === null) {
     await inTurn(() => compute.open(id, definition));
-    return { nextStep: 0, metrics: null, lastReply: null };
+    return { definition, optimizerFromStep: null, nextStep: 0, metrics: null, history: [], lastReply: null };
   }
   const file = await log.readSnapshot(snapshot);
-  const { step, metrics } = await inTurn(() => compute.restore(id, file));
-  return { nextStep: step, metrics, lastReply: null };
+  const { definition: saved, step, metrics } = await inTurn(() => compute.restore(id, file));
+  const history = metrics === null ? [] : [metrics];
+  return { definition: saved, optimizerFromStep: null, nextStep: step, metrics, history, lastReply: null };
+}
+
+/** The state with the options that hold from a step on. */
+async function withOptions(
+  id: SessionId,
+  state: RecoveredState,
+  from: number,
+  log: StepLog,
+  { compute, inTurn }: Pick<RecoveryResources, 'compute' | 'inTurn'>,
+): Promise<RecoveredState> {
+  const definition = await log.readOptions(from, state.definition);
+  await inTurn(() => compute.redefine(id, definition));
+  return { ...state, definition, optimizerFromStep: state.nextStep };
+}
+
+/** The state with the last options of all: those that were to hold from a step on that is lost hold from where the session goes on. */
+async function withLastOptions(
+  id: SessionId,
+  state: RecoveredState,
+  { options }: SessionHistory,
+  log: StepLog,
+  resources: Pick<RecoveryResources, 'compute' | 'inTurn'>,
+): Promise<RecoveredState> {
+  const last = options.at(-1);
+  if (last === undefined || last < state.nextStep || last === state.optimizerFromStep) return state;
+  return withOptions(id, state, last, log, resources);
 }
 
 /** Applies the steps that follow, up to the first one that is missing or cannot be applied. */
 async function replay(
   id: SessionId,
   origin: RecoveredState,
-  { steps }: SessionHistory,
+  { steps, options }: SessionHistory,
   log: StepLog,
   { compute, inTurn }: Pick<RecoveryResources, 'compute' | 'inTurn'>,
 ): Promise<RecoveredState & { readonly reason: string | null }> {
@@ -115,9 +149,12 @@ async function replay(
   for (let next = steps.get(state.nextStep); next !== undefined; next = steps.get(state.nextStep)) {
     const step: LoggedStep = next;
     try {
+      if (options.includes(step.n)) state = await withOptions(id, state, step.n, log, { compute, inTurn });
       const body = await log.readStep(step);
       const { metrics, answer } = await inTurn(() => compute.step(id, body));
-      state = { nextStep: step.n + 1, metrics, lastReply: { step: step.n, digest: step.digest, answer } };
+      const lastReply = { step: step.n, digest: step.digest, answer };
+      const history = [...state.history, metrics];
+      state = { ...state, nextStep: step.n + 1, metrics, history, lastReply };
     } catch (error) {
       if (!isDamage(error)) throw error;
       return { ...state, reason: error.details.detail };

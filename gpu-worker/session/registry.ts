@@ -3,20 +3,24 @@ import { isDeepStrictEqual } from 'node:util';
 import { newCheckpointId, parseCheckpointId, type Checkpoint, type CheckpointId } from '../../shared/checkpoint.ts';
 import { ProblemError } from '../../shared/errors.ts';
 import { LIMITS } from '../../shared/limits.ts';
+import type { SessionChanges } from '../../shared/session-changes.ts';
 import type { SessionOrder } from '../../shared/session-order.ts';
 import {
   parseSessionId,
   sessionMoved,
   sessionNotFound,
   stateBytes,
+  type Session,
   type SessionDefinition,
   type SessionId,
 } from '../../shared/session.ts';
 import { soleOwner } from '../storage/ownership.ts';
 import type { OwnedStore, Storage } from '../storage/storage.ts';
 import type { SavedCheckpoint } from '../training/trainers.ts';
+import { ByteBudget } from './byte-budget.ts';
 import { Checkpoints } from './checkpoints.ts';
 import { TrainingSession, type SessionResources } from './session.ts';
+import { PendingParts } from './step-parts.ts';
 import {
   isStored,
   readRecord,
@@ -24,8 +28,11 @@ import {
   StepLog,
   storedSessions,
   type LogPolicy,
+  type SessionRecord,
   type StartingPoint,
 } from './step-log.ts';
+
+const MAKE_ROOM = 'Delete sessions that are done, or retry when idle ones have expired.';
 
 export interface RegistryOptions {
   /** Sessions held at once. */
@@ -47,6 +54,7 @@ export class SessionRegistry {
   readonly #owned = new Map<SessionId, { readonly epoch: number; readonly store: OwnedStore }>();
   #isDraining = false;
   readonly #checkpoints: Checkpoints;
+  readonly #partsBudget = new ByteBudget(LIMITS.partsBytes, 'Parts of steps');
   readonly #resources: SessionResources;
   readonly #options: RegistryOptions;
 
@@ -79,7 +87,7 @@ export class SessionRegistry {
     if (known?.epoch === epoch) return;
     const session = this.#sessions.get(id);
     if (session !== undefined && storage.isDurable) {
-      session.close(sessionMoved(id, epoch));
+      session.close('stopped', sessionMoved(id, epoch));
       this.#sessions.delete(id);
       this.#leave(id, session.settled());
     }
@@ -152,7 +160,7 @@ export class SessionRegistry {
     }
     const existing = this.#sessions.get(id);
     if (existing !== undefined) {
-      if (isDeepStrictEqual(existing.definition, definition)) return this.get(id);
+      if (isDeepStrictEqual(existing.initialDefinition, definition)) return this.get(id);
       throw new ProblemError('session_exists', {
         param: 'id',
         detail: `Session ${id} exists with another definition.`,
@@ -160,7 +168,8 @@ export class SessionRegistry {
       });
     }
     this.#assertRoomFor(definition);
-    const session = this.#add(id, definition, this.#resources.now(), store);
+    const createdAt = new Date(this.#resources.now()).toISOString();
+    const session = this.#add(id, { definition, initial: null, optimizerFromStep: 0, createdAt }, store);
     try {
       await session.use(async () => session.begin(await this.#startOf(order)));
     } catch (error) {
@@ -186,9 +195,18 @@ export class SessionRegistry {
   async delete(id: SessionId): Promise<void> {
     this.removeExpired();
     const session = this.#sessions.get(id) ?? (await this.#find(id));
-    session.close();
+    session.close('deleted');
     await session.deleteStored();
     if (this.#sessions.get(id) === session) this.#forget(id);
+  }
+
+  /** Changes what can be changed of a session. @throws ProblemError as {@link get}; `TrainingSession.change`; `session_limit_reached` */
+  async change(id: SessionId, changes: SessionChanges, signal?: AbortSignal): Promise<Session> {
+    const session = await this.get(id);
+    const admit = (definition: SessionDefinition): void => {
+      this.#assertMemoryFor(definition, session.definition);
+    };
+    return session.use(() => session.change(changes, admit, signal));
   }
 
   /** Makes a checkpoint of a session as of its last step. @throws ProblemError as {@link get} */
@@ -238,14 +256,21 @@ export class SessionRegistry {
     return checkpoint;
   }
 
+  /** Ends all streams of events: the worker stops. */
+  endEvents(): void {
+    for (const session of this.#sessions.values()) session.endEvents();
+  }
+
   /** Ends the sessions whose time is over; what they hold is freed, or brought into storage in the background. */
   removeExpired(): void {
     const now = this.#resources.now();
     for (const [id, session] of this.#sessions) {
+      session.removeExpiredParts(now);
       if (!session.isExpired(now)) continue;
       this.#sessions.delete(id);
       if (!this.#options.storage.isDurable) {
-        session.close();
+        session.close('expired');
+        session.deleteStored().catch(this.#options.reportFailure);
         continue;
       }
       this.#leave(id, this.#retire(session));
@@ -277,12 +302,12 @@ export class SessionRegistry {
       if (session.nextStep > 0) {
         await this.#keep(expiryCheckpoint(session.id), session, await session.checkpoint(), 'expiry');
       }
-      session.close();
+      session.close('expired');
       await session.deleteStored();
       this.#owned.delete(session.id);
     } catch (error) {
       if (error instanceof ProblemError && error.code === 'session_moved') {
-        session.close();
+        session.close('stopped', error);
         return;
       }
       this.#options.reportFailure(error);
@@ -320,28 +345,35 @@ export class SessionRegistry {
   }
 
   #assertRoomFor(definition: SessionDefinition): void {
-    const remedy = 'Delete sessions that are done, or retry when idle ones have expired.';
     const { limit } = this.#options;
     if (this.#sessions.size >= limit) {
       throw new ProblemError('session_limit_reached', {
         detail: `The worker holds ${String(this.#sessions.size)} of ${String(limit)} sessions.`,
-        remedy,
+        remedy: MAKE_ROOM,
       });
     }
+    this.#assertMemoryFor(definition, null);
+  }
+
+  /** @param before the definition that it takes the place of, if any */
+  #assertMemoryFor(definition: SessionDefinition, before: SessionDefinition | null): void {
+    const freed = before === null ? 0 : stateBytes(before);
     const held = this.bytes;
     const wanted = stateBytes(definition);
-    if (held + wanted > LIMITS.stateBytes) {
+    if (wanted > freed && held - freed + wanted > LIMITS.stateBytes) {
       throw new ProblemError('session_limit_reached', {
-        detail: `The session’s state takes ${String(wanted)} bytes; the worker has ${String(LIMITS.stateBytes - held)} left.`,
-        remedy,
+        detail: `The session’s state takes ${String(wanted)} bytes; the worker has ${String(LIMITS.stateBytes - held + freed)} left.`,
+        remedy: MAKE_ROOM,
       });
     }
   }
 
-  #add(id: SessionId, definition: SessionDefinition, createdAt: number, store: OwnedStore): TrainingSession {
+  #add(id: SessionId, record: SessionRecord, store: OwnedStore): TrainingSession {
     const { storage, log: policy, reportFailure } = this.#options;
     const log = storage.isDurable ? new StepLog(store, id, policy, reportFailure) : null;
-    const session = new TrainingSession(id, definition, createdAt, this.#resources, log);
+    const { now } = this.#resources;
+    const parts = new PendingParts(id, { storage: store, budget: this.#partsBudget, now, reportFailure });
+    const session = new TrainingSession(id, record, this.#resources, log, parts);
     this.#sessions.set(id, session);
     return session;
   }
@@ -382,7 +414,7 @@ export class SessionRegistry {
     // Somebody else may have found it meanwhile.
     const held = this.#sessions.get(id);
     if (held !== undefined || record === null) return held ?? null;
-    return this.#add(id, record.definition, Date.parse(record.createdAt), store);
+    return this.#add(id, record, store);
   }
 }
 

@@ -3,7 +3,9 @@
  *
  * A step is applied once: the sequence number says which step it is, the digest of its body whether it is the same one again.
  */
+import { isDeepStrictEqual } from 'node:util';
 import { ProblemError } from '../../shared/errors.ts';
+import { changedDefinition, type SessionChanges } from '../../shared/session-changes.ts';
 import {
   sessionMoved,
   sessionNotFound,
@@ -12,19 +14,25 @@ import {
   type SessionId,
   type StepMetrics,
 } from '../../shared/session.ts';
+import type { StepParts } from '../../shared/step-parts.ts';
 import type { AppliedStep, Compute } from '../engine/compute.ts';
 import type { ComputeQueue } from '../engine/queue.ts';
 import type { Answer } from '../training/trainer.ts';
 import type { SavedCheckpoint } from '../training/trainers.ts';
 import { recover, type RecoveredState, type RecoveryReport, type RetainedReply } from './recovery.ts';
+import type { EndReason } from '../../shared/session-events.ts';
+import { SessionEvents, type EventListener } from './session-events.ts';
 import { SharedJob } from './shared-job.ts';
-import type { StartingPoint, StepLog } from './step-log.ts';
+import type { CommittedParts, PendingParts } from './step-parts.ts';
+import type { SessionRecord, StartingPoint, StepLog } from './step-log.ts';
 
-/** The body of a step with its SHA-256, in hexadecimal. */
+/** The body of a step with its SHA-256, in hexadecimal; or a union with what its parts' digests make. */
 export interface StepBody {
   /** Not the caller's any more once the step is computed. */
   readonly bytes: Uint8Array<ArrayBuffer>;
   readonly digest: string;
+  /** Of which parts it is the union, if of any. */
+  readonly committed?: CommittedParts;
 }
 
 export interface SessionResources {
@@ -37,7 +45,10 @@ export interface SessionResources {
 
 export class TrainingSession {
   readonly id: SessionId;
-  readonly definition: SessionDefinition;
+  #definition: SessionDefinition;
+  /** As it was at first: what the log goes back to. */
+  readonly #initial: SessionDefinition;
+  #optimizerFromStep: number;
   readonly #resources: SessionResources;
   readonly #createdAt: number;
   #lastUsed: number;
@@ -56,6 +67,8 @@ export class TrainingSession {
   /** Settles when the last applied step is acknowledged, or is undone. */
   #acknowledging: Promise<void> = Promise.resolve();
   readonly #log: StepLog | null;
+  readonly #parts: PendingParts;
+  readonly #events = new SessionEvents();
   /** Steps in the queue, by number and digest: a copy waits with the first one and takes no place of its own. */
   readonly #waiting = new Map<string, SharedJob<Answer>>();
   /** Requests for steps, from their arrival to their answer, by what cancels them. */
@@ -64,23 +77,37 @@ export class TrainingSession {
   #isComputing = false;
 
   /**
-   * @param createdAt milliseconds since the epoch
+   * @param record what is stored, or is to be stored, of it
    * @param log keeps the session in storage; null where it lives in memory alone
+   * @param parts of the next step
    */
   constructor(
     id: SessionId,
-    definition: SessionDefinition,
-    createdAt: number,
+    { definition, initial, optimizerFromStep, createdAt }: SessionRecord,
     resources: SessionResources,
     log: StepLog | null,
+    parts: PendingParts,
   ) {
     this.id = id;
-    this.definition = definition;
+    this.#definition = definition;
+    this.#initial = initial ?? definition;
+    this.#optimizerFromStep = optimizerFromStep;
     this.#resources = resources;
     this.#log = log;
-    this.#createdAt = createdAt;
+    this.#parts = parts;
+    this.#createdAt = Date.parse(createdAt);
     this.#lastUsed = resources.now();
     this.#gone = sessionNotFound(id);
+  }
+
+  /** As it is now, with all changes. */
+  get definition(): SessionDefinition {
+    return this.#definition;
+  }
+
+  /** As it was when the session was created. */
+  get initialDefinition(): SessionDefinition {
+    return this.#initial;
   }
 
   get nextStep(): number {
@@ -105,11 +132,10 @@ export class TrainingSession {
   async #begin(start: StartingPoint | null): Promise<void> {
     if (this.#log === null) return this.#makeStateInMemory(start);
     try {
-      const createdAt = new Date(this.#createdAt).toISOString();
-      await this.#log.create({ definition: this.definition, createdAt }, start);
+      await this.#log.create(this.#record, start);
       await this.#recover(this.#log);
     } catch (error) {
-      this.close();
+      this.close('deleted');
       await this.deleteStored();
       throw error;
     }
@@ -121,7 +147,9 @@ export class TrainingSession {
       if (start === null) await compute.open(this.id, this.definition);
       else {
         const { step, metrics } = await compute.restore(this.id, start.file);
-        this.#recovered({ nextStep: step, metrics, lastReply: null });
+        const { definition } = this;
+        const history = metrics === null ? [] : [metrics];
+        this.#recovered({ definition, optimizerFromStep: null, nextStep: step, metrics, history, lastReply: null });
       }
       this.#isOpen = true;
     });
@@ -150,7 +178,8 @@ export class TrainingSession {
         return work();
       });
     try {
-      this.#recovered(await recover(this.id, this.definition, log, { compute, inTurn, report }));
+      this.#recovered(await recover(this.id, this.#initial, log, { compute, inTurn, report }));
+      await this.#parts.recover(this.#nextStep, this.#definition);
       this.#isOpen = true;
     } catch (error) {
       compute.close(this.id);
@@ -160,7 +189,11 @@ export class TrainingSession {
     if (this.#closed) compute.close(this.id);
   }
 
-  #recovered({ nextStep, metrics, lastReply }: RecoveredState): void {
+  #recovered({ definition, optimizerFromStep, nextStep, metrics, history, lastReply }: RecoveredState): void {
+    this.#events.recovered(history);
+    // The lifetime is no part of the state.
+    this.#definition = { ...definition, ttlSeconds: this.#definition.ttlSeconds };
+    this.#optimizerFromStep = optimizerFromStep ?? Math.min(this.#optimizerFromStep, nextStep);
     this.#nextStep = nextStep;
     this.#metrics = metrics;
     this.#lastReply = lastReply;
@@ -206,6 +239,7 @@ export class TrainingSession {
       id: this.id,
       ...this.definition,
       nextStep: this.#nextStep,
+      optimizerFromStep: this.#optimizerFromStep,
       durableStep: this.#log?.durableStep ?? null,
       metrics: this.#metrics,
       engine: this.#resources.compute.engine,
@@ -267,13 +301,7 @@ export class TrainingSession {
   cancel(n: number): void {
     if (this.#closed) throw this.#gone;
     if (n > this.#nextStep) throw this.#outOfOrder(n);
-    if (n < this.#nextStep) {
-      throw new ProblemError('step_applied', {
-        param: 'n',
-        detail: `Step ${String(n)} has been applied, which cannot be undone.`,
-        remedy: `Go on with step ${String(this.#nextStep)}.`,
-      });
-    }
+    if (n < this.#nextStep) throw this.#applied(n);
     if (this.#isComputing) {
       throw new ProblemError('step_in_progress', {
         param: 'n',
@@ -284,11 +312,135 @@ export class TrainingSession {
     for (const [request, step] of this.#stepRequests) if (step === n) request.abort(stepCancelled(n));
   }
 
+  /**
+   * Takes in part k of step n, the next one.
+   *
+   * @returns the parts that there are
+   * @throws ProblemError as `PendingParts.put`; `step_applied`, `step_out_of_order`, `session_rewound`
+   */
+  async putPart(n: number, k: number, body: Pick<StepBody, 'bytes' | 'digest'>): Promise<StepParts> {
+    const committed = this.#committedAs(n);
+    const assertNext = (): void => {
+      if (this.#committedAs(n) !== null) throw this.#applied(n);
+    };
+    if (committed === null) await this.#owning(() => this.#parts.put(n, k, body, this.#definition, assertNext));
+    else if (!committed.parts.some(({ part, digest }) => part === k && digest === body.digest)) throw this.#applied(n);
+    return this.#parts.describe(n);
+  }
+
+  /** The parts of step n, the next or the last one. @throws ProblemError as {@link putPart} */
+  parts(n: number): StepParts {
+    this.#committedAs(n);
+    return this.#parts.describe(n);
+  }
+
+  /** Bytes that a commit takes in memory. */
+  get partBytes(): number {
+    return this.#parts.bytes;
+  }
+
+  /** Takes away part k of step n, the next one. @param k null for all @throws ProblemError as {@link putPart} */
+  async removeParts(n: number, k: number | null): Promise<void> {
+    if (this.#committedAs(n) !== null) throw this.#applied(n);
+    await this.#owning(() => this.#parts.remove(n, k));
+  }
+
+  removeExpiredParts(now: number): void {
+    this.#parts.removeExpired(now);
+  }
+
+  /**
+   * Applies step n on the union of its parts, or answers it again.
+   *
+   * @param count of the parts
+   * @throws ProblemError as {@link step}; `PendingParts.union`
+   */
+  async commit(n: number, count: number, signal?: AbortSignal): Promise<Answer> {
+    const retained = this.#replyTo(n);
+    if (retained !== null) {
+      const committed = this.#parts.committedAs(n);
+      if (committed?.parts.length === count) return retained.answer;
+      const how = committed === null ? 'as a whole' : `with ${String(committed.parts.length)} parts`;
+      throw new ProblemError('step_conflict', {
+        param: 'parts',
+        detail: `Step ${String(n)} was applied ${how}; a step is never applied twice.`,
+        remedy: `Get its reply with GET, and go on with step ${String(this.#nextStep)}.`,
+      });
+    }
+    return this.#parts.frozen(async () => {
+      const union = await this.#owning(() => this.#parts.union(n, count, this.#definition));
+      return this.step(n, union, signal);
+    });
+  }
+
+  /** Of which parts step n was made if it was the last one; null if it is the next one. */
+  #committedAs(n: number): CommittedParts | null {
+    if (this.#closed) throw this.#gone;
+    if (n === this.#nextStep) return null;
+    if (n > this.#nextStep) throw this.#outOfOrder(n);
+    const committed = n === this.#nextStep - 1 ? this.#parts.committedAs(n) : null;
+    if (committed === null) throw this.#applied(n);
+    return committed;
+  }
+
+  #applied(n: number): ProblemError {
+    return new ProblemError('step_applied', {
+      param: 'n',
+      detail: `Step ${String(n)} has been applied, which cannot be undone.`,
+      remedy: `Go on with step ${String(this.#nextStep)}.`,
+    });
+  }
+
   /** The stored reply of step n. */
   storedReply(n: number): Answer {
     const reply = this.#replyTo(n);
     if (reply === null) throw this.#outOfOrder(n);
     return reply.answer;
+  }
+
+  /**
+   * Changes what can be changed, from the next step on: steps that wait already come first. The same changes again change nothing.
+   *
+   * @param admit refuses a definition that the worker has no room for
+   * @throws ProblemError as `changedDefinition`; `queue_full`, those of `Storage`, what `admit` throws; nothing has changed then
+   */
+  change(
+    changes: SessionChanges,
+    admit: (definition: SessionDefinition) => void,
+    signal?: AbortSignal,
+  ): Promise<Session> {
+    return this.#onDevice(async (compute) => {
+      const before = this.#definition;
+      const definition = changedDefinition(before, changes);
+      if (isDeepStrictEqual(definition, before)) return this.describe();
+      admit(definition);
+      const hasOtherOptions = !isDeepStrictEqual(definition.optimizer, before.optimizer);
+      const optimizerFromStep = hasOtherOptions ? this.#nextStep : this.#optimizerFromStep;
+      const record = { ...this.#record, definition, optimizerFromStep };
+      await this.#owning(async () => this.#log?.change(record, hasOtherOptions));
+      this.#definition = definition;
+      this.#optimizerFromStep = optimizerFromStep;
+      if (hasOtherOptions) await this.#redefine(compute);
+      return this.describe();
+    }, signal);
+  }
+
+  async #redefine(compute: Compute): Promise<void> {
+    try {
+      await compute.redefine(this.id, this.#definition);
+    } catch (error) {
+      this.#giveUpState();
+      throw error;
+    }
+  }
+
+  get #record(): SessionRecord {
+    return {
+      definition: this.#definition,
+      initial: this.#initial,
+      optimizerFromStep: this.#optimizerFromStep,
+      createdAt: new Date(this.#createdAt).toISOString(),
+    };
   }
 
   /** All parameters of a hosted model, as of the last step. @throws ProblemError `not_hosted`, `queue_full` */
@@ -327,14 +479,38 @@ export class TrainingSession {
     });
   }
 
+  get listeners(): number {
+    return this.#events.listeners;
+  }
+
+  /** Tells a listener what happens, as `SessionEvents.listen`. It does not keep the session from expiring. @returns ends it */
+  listen(after: number | null, listener: EventListener): () => void {
+    return this.#events.listen(after, this.#nextStep, listener);
+  }
+
+  /** Ends the streams of events of a session that goes on elsewhere, or later. */
+  endEvents(): void {
+    this.#events.end('stopped');
+  }
+
   /** @throws ProblemError `session_moved` if another worker has begun to use what is stored of the session */
   async assertOwned(): Promise<void> {
     await this.#log?.assertOwned();
   }
 
+  /** Uses what is stored; a session that another worker owns by now is closed. */
+  async #owning<Result>(work: () => Promise<Result>): Promise<Result> {
+    try {
+      return await work();
+    } catch (error) {
+      this.#closeIfMoved(error);
+      throw error;
+    }
+  }
+
   /** What another worker owns is nothing to go back to. */
   #closeIfMoved(error: unknown): void {
-    if (error instanceof ProblemError && error.code === 'session_moved') this.close(error);
+    if (error instanceof ProblemError && error.code === 'session_moved') this.close('stopped', error);
   }
 
   /** Resolves when a closed session does nothing on the device any more. */
@@ -347,27 +523,32 @@ export class TrainingSession {
     await this.#resources.queue.runAlways(this.id, async () => {
       await this.#acknowledging;
       await this.#log?.flush();
-      this.close(sessionMoved(this.id, 0));
+      this.close('stopped', sessionMoved(this.id, 0));
     });
   }
 
   /**
    * Frees the session's memory. Steps that still wait are refused.
    *
-   * @param gone why; unless given, because there is no such session any more
+   * @param reason what its listeners are told
+   * @param gone what its requests are told; unless given, that there is no such session any more
    */
-  close(gone?: ProblemError): void {
+  close(reason: EndReason, gone?: ProblemError): void {
     if (this.#closed) return;
     this.#closed = true;
+    this.#events.end(reason);
     if (gone !== undefined) this.#gone = gone;
     this.#lastReply = null;
+    this.#parts.close();
     this.#resources.compute.close(this.id);
   }
 
   /** Removes what is stored of a closed session. @throws ProblemError those of `Storage`; it may be called again */
   async deleteStored(): Promise<void> {
     await this.#acknowledging;
-    await this.#log?.delete();
+    // Of a session in storage the parts go with all the rest.
+    if (this.#log === null) await this.#parts.deleteStored();
+    else await this.#log.delete();
   }
 
   /** The reply to give without computing, or null if step n is the next one. */
@@ -398,7 +579,7 @@ export class TrainingSession {
    *
    * @returns its reply to come: the device need not wait until the step is in storage
    */
-  async #apply(n: number, { bytes, digest }: StepBody): Promise<{ readonly answer: Promise<Answer> }> {
+  async #apply(n: number, { bytes, digest, committed }: StepBody): Promise<{ readonly answer: Promise<Answer> }> {
     const retained = this.#answerFor(n, digest);
     if (retained !== null) return { answer: Promise.resolve(retained) };
     this.#assertOpen();
@@ -407,7 +588,8 @@ export class TrainingSession {
       const { compute } = this.#resources;
       // The state before the step: with the step itself in the log, its reply can be computed again.
       const snapshot = this.#log?.isSnapshotDue === true ? (await this.#save(compute)).bytes : null;
-      const answer = this.#acknowledge(n, digest, await compute.step(this.id, bytes), snapshot);
+      const applied = await compute.step(this.id, bytes);
+      const answer = this.#acknowledge(n, { digest, committed: committed ?? null }, applied, snapshot);
       const settled = (): void => {
         this.#isComputing = false;
       };
@@ -422,19 +604,18 @@ export class TrainingSession {
   /** Counts a step that the device has applied, once it may be. @throws ProblemError the storage's; the state is then given up */
   async #acknowledge(
     n: number,
-    digest: string,
+    { digest, committed }: { readonly digest: string; readonly committed: CommittedParts | null },
     { metrics, answer, body }: AppliedStep,
     snapshot: Uint8Array<ArrayBuffer> | null,
   ): Promise<Answer> {
     if (this.#log !== null) {
       try {
-        await this.#log.append(n, digest, body);
+        await this.#log.append(n, digest, body, committed === null ? null : this.#parts.changesOf(committed));
         // Nobody waits for it.
         if (snapshot !== null) void this.#log.writeSnapshot(n, snapshot);
       } catch (error) {
-        // The device is a step ahead of what is stored: the next request has the state computed anew.
-        this.#isOpen = false;
-        if (!this.#closed) this.#resources.compute.close(this.id);
+        // The device is a step ahead of what is stored.
+        this.#giveUpState();
         this.#closeIfMoved(error);
         throw error;
       }
@@ -443,9 +624,17 @@ export class TrainingSession {
     this.#nextStep = n + 1;
     this.#metrics = metrics;
     this.#isRewindable = false;
+    this.#events.record(metrics);
+    this.#parts.applied(committed);
     if (!this.#closed) this.#lastReply = { step: n, digest, answer };
     this.touch();
     return answer;
+  }
+
+  /** The next request has the state computed anew from what is stored. */
+  #giveUpState(): void {
+    this.#isOpen = false;
+    if (!this.#closed) this.#resources.compute.close(this.id);
   }
 
   /** A step that is ahead of the session: the client's mistake, or steps that the session has lost. */

@@ -4,18 +4,27 @@
  *
  *     sessions/<id>                  the record
  *     snapshots/<id>/<n>             the state before step n, as a checkpoint's file
+ *     options/<id>/<n>               the optimizer's options from step n on, where they have changed
  *     steps/<id>/<n>-<digest>        the body of step n
  */
 import * as z from 'zod';
 import { ProblemError } from '../../shared/errors.ts';
-import { sessionDefinitionSchema, type SessionId } from '../../shared/session.ts';
-import type { NewObject, ObjectStore, OwnedStore, Storage } from '../storage/storage.ts';
+import { sessionDefinitionSchema, type SessionDefinition, type SessionId } from '../../shared/session.ts';
+import type { Changes, NewObject, ObjectStore, OwnedStore, Storage } from '../storage/storage.ts';
 
 const RECORDS = 'sessions/';
 /** Bytes of steps that may be acknowledged before they are written, where that is allowed. */
 const BACKLOG_BYTES = 256_000_000;
 
-const sessionRecordSchema = z.strictObject({ definition: sessionDefinitionSchema, createdAt: z.iso.datetime() });
+const sessionRecordSchema = z.strictObject({
+  /** As it is, with all changes. */
+  definition: sessionDefinitionSchema,
+  /** As it was at first; null where it does not say, for what has never changed. */
+  initial: sessionDefinitionSchema.nullable().default(null),
+  /** The first step that the definition's options hold for. */
+  optimizerFromStep: z.int().min(0).default(0),
+  createdAt: z.iso.datetime(),
+});
 
 export type SessionRecord = z.output<typeof sessionRecordSchema>;
 
@@ -47,6 +56,8 @@ export interface LoggedStep {
 export interface SessionHistory {
   /** Steps taken at each snapshot, newest first. */
   readonly snapshots: readonly number[];
+  /** Steps from which on other options hold, in order. */
+  readonly options: readonly number[];
   /** By number; of a number with two bodies none. */
   readonly steps: ReadonlyMap<number, LoggedStep>;
   /** Steps that the session had taken at least. */
@@ -62,6 +73,8 @@ export class StepLog {
   readonly #reportFailure: (error: unknown) => void;
   /** Written, or being written, since the last snapshot. */
   #steps: LoggedStep[] = [];
+  /** Steps from which on other options hold, since the last snapshot. */
+  #options: number[] = [];
   /** Steps taken at the last snapshot; null before the first. */
   #snapshot: number | null = null;
   #writingSnapshot: Promise<void> | null = null;
@@ -95,8 +108,7 @@ export class StepLog {
 
   /** @param start null for the initial state */
   async create(record: SessionRecord, start: StartingPoint | null): Promise<void> {
-    const bytes = new TextEncoder().encode(JSON.stringify(record));
-    const puts: NewObject[] = [{ key: recordKey(this.#id), bytes, digest: null }];
+    const puts: NewObject[] = [document(recordKey(this.#id), record)];
     // The record last: it makes the session exist.
     if (start !== null) puts.unshift({ key: this.#snapshotKey(start.step), bytes: start.file, digest: null });
     await this.#storage.write({ puts, deletes: [] });
@@ -104,8 +116,9 @@ export class StepLog {
 
   async history(): Promise<SessionHistory> {
     await this.#writingSnapshot;
-    const [snapshotObjects, stepObjects] = await Promise.all([
+    const [snapshotObjects, optionObjects, stepObjects] = await Promise.all([
       this.#storage.list(this.#snapshotKey('')),
+      this.#storage.list(this.#optionsKey('')),
       this.#storage.list(this.#stepsPrefix),
     ]);
     const snapshots = snapshotObjects.map(({ key }) => Number(lastPart(key))).toSorted((a, b) => b - a);
@@ -119,7 +132,9 @@ export class StepLog {
       if (step !== undefined && same.length === 1) steps.set(n, step);
     }
     const end = all.reduce((last, { n }) => Math.max(last, n + 1), snapshots[0] ?? 0);
-    return { snapshots, steps, end, keys: [...snapshotObjects, ...stepObjects].map(({ key }) => key) };
+    const options = optionObjects.map(({ key }) => Number(lastPart(key)));
+    const keys = [...snapshotObjects, ...optionObjects, ...stepObjects].map(({ key }) => key);
+    return { snapshots, options, steps, end, keys };
   }
 
   /** @throws ProblemError `storage_damaged` */
@@ -132,13 +147,29 @@ export class StepLog {
     return (await this.#storage.read(this.#stepKey(step))) ?? missing(this.#stepKey(step));
   }
 
+  /** The definition with the options that hold from a step on. @throws ProblemError `storage_damaged` */
+  async readOptions(step: number, definition: SessionDefinition): Promise<SessionDefinition> {
+    const key = this.#optionsKey(step);
+    const bytes = (await this.#storage.read(key)) ?? missing(key);
+    const optimizer: unknown = JSON.parse(new TextDecoder().decode(bytes));
+    const parsed = sessionDefinitionSchema.safeParse({ ...definition, optimizer });
+    if (parsed.success) return parsed.data;
+    throw otherVersion(key, parsed.error);
+  }
+
   /**
    * Goes on after a recovery.
    *
    * @param snapshot the one that was recovered from; null for the initial state
    * @param end steps recovered: what else is stored is deleted, since it no longer belongs to the session
+   * @param optimizer the options with which the session goes on. Those that were to hold from a step on that is lost hold at once
    */
-  async resume(history: SessionHistory, snapshot: number | null, end: number): Promise<void> {
+  async resume(
+    history: SessionHistory,
+    snapshot: number | null,
+    end: number,
+    optimizer: SessionDefinition['optimizer'],
+  ): Promise<void> {
     this.#steps = [...history.steps.values()].filter(({ n }) => n >= (snapshot ?? 0) && n < end).toSorted((a, b) => a.n - b.n); // prettier-ignore
     this.#snapshot = snapshot;
     this.#hasHole = false;
@@ -146,19 +177,47 @@ export class StepLog {
     this.#durableStep = end;
     const kept = new Set(this.#steps.map((step) => this.#stepKey(step)));
     if (snapshot !== null) kept.add(this.#snapshotKey(snapshot));
+    this.#options = history.options.filter((n) => n >= (snapshot ?? 0) && n <= end);
+    for (const n of this.#options) kept.add(this.#optionsKey(n));
+    const puts: NewObject[] = [];
+    if (history.options.some((n) => n > end)) {
+      puts.push(document(this.#optionsKey(end), optimizer));
+      if (!this.#options.includes(end)) this.#options.push(end);
+      kept.add(this.#optionsKey(end));
+    }
     const deletes = history.keys.filter((key) => !kept.has(key));
-    if (deletes.length > 0) await this.#storage.write({ puts: [], deletes });
+    if (deletes.length + puts.length > 0) await this.#storage.write({ puts, deletes });
+  }
+
+  /**
+   * Writes a changed record.
+   *
+   * @param hasOtherOptions whether its optimizer's options are others than before, from `optimizerFromStep` on
+   * @throws ProblemError the storage's; nothing has changed then
+   */
+  async change(record: SessionRecord, hasOtherOptions: boolean): Promise<void> {
+    const { definition, optimizerFromStep: n } = record;
+    const puts = [document(recordKey(this.#id), record)];
+    if (hasOtherOptions) puts.unshift(document(this.#optionsKey(n), definition.optimizer));
+    await this.#storage.write({ puts, deletes: [] });
+    if (hasOtherOptions && !this.#options.includes(n)) this.#options.push(n);
   }
 
   /**
    * Writes a step that has been applied; resolves when it may be acknowledged.
    *
+   * @param digest of the body; or where the body is a union, what the parts' digests make
+   * @param beside what is to be written with it, before it and after
    * @throws ProblemError if it must not be: the storage's
    */
-  async append(n: number, digest: string, body: Uint8Array<ArrayBuffer>): Promise<void> {
+  async append(n: number, digest: string, body: Uint8Array<ArrayBuffer>, beside: Changes | null): Promise<void> {
     const step: LoggedStep = { n, digest, bytes: body.length };
     this.#steps.push(step);
-    const writing = this.#storage.write({ puts: [{ key: this.#stepKey(step), bytes: body, digest }], deletes: [] });
+    const object = { key: this.#stepKey(step), bytes: body, digest: beside === null ? digest : null };
+    const writing = this.#storage.write({
+      puts: [...(beside?.puts ?? []), object],
+      deletes: beside?.deletes ?? [],
+    });
     if (this.#policy.acknowledge === 'durable') {
       await writing;
       this.#becameDurable(n);
@@ -196,10 +255,12 @@ export class StepLog {
 
   async #replaceBySnapshot(n: number, file: Uint8Array<ArrayBuffer>): Promise<void> {
     const deletes = this.#steps.filter((step) => step.n < n).map((step) => this.#stepKey(step));
+    deletes.push(...this.#options.filter((from) => from <= n).map((from) => this.#optionsKey(from)));
     if (this.#snapshot !== null && this.#snapshot !== n) deletes.push(this.#snapshotKey(this.#snapshot));
     await this.#storage.write({ puts: [{ key: this.#snapshotKey(n), bytes: file, digest: null }], deletes });
     this.#snapshot = n;
     this.#steps = this.#steps.filter((step) => step.n >= n);
+    this.#options = this.#options.filter((from) => from > n);
     this.#hasHole = false;
     this.#durableStep = Math.max(this.#durableStep, n);
     this.#advance();
@@ -241,6 +302,10 @@ export class StepLog {
   #snapshotKey(step: number | ''): string {
     return `snapshots/${this.#id}/${step === '' ? '' : padded(step)}`;
   }
+
+  #optionsKey(step: number | ''): string {
+    return `options/${this.#id}/${step === '' ? '' : padded(step)}`;
+  }
 }
 
 /** Where the objects of sessions lie, beside their records. */
@@ -267,10 +332,18 @@ export async function readRecord(storage: ObjectStore, id: SessionId): Promise<S
   if (bytes === null) return null;
   const parsed = sessionRecordSchema.safeParse(JSON.parse(new TextDecoder().decode(bytes)));
   if (parsed.success) return parsed.data;
-  throw new ProblemError('storage_damaged', {
-    detail: `The record of session ${id} is not of this version’s form: ${parsed.error.message}.`,
+  throw otherVersion(`The record of session ${id}`, parsed.error);
+}
+
+function otherVersion(what: string, { message }: z.ZodError): ProblemError {
+  return new ProblemError('storage_damaged', {
+    detail: `${what} is not of this version’s form: ${message}.`,
     remedy: 'Run the worker’s version that wrote it.',
   });
+}
+
+function document(key: string, content: unknown): NewObject {
+  return { key, bytes: new TextEncoder().encode(JSON.stringify(content)), digest: null };
 }
 
 function recordKey(id: SessionId): string {

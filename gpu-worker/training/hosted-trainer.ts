@@ -9,7 +9,7 @@ import { allFinite, disposeReplaced, tensorsIn, type Engine } from '../tensor/en
 import { decodeHostedStep, decodePrediction, encodePrediction, encodeWeights } from './hosted-codec.ts';
 import { evaluate, hostedConfiguration, hostedStep, initialHostedState, type HostedState } from './hosted-step.ts';
 import { saveHosted } from './saved-hosted.ts';
-import type { Answer, StepOutcome, Trainer } from './trainer.ts';
+import { otherMode, type Answer, type StepOutcome, type Trainer } from './trainer.ts';
 import { mean } from '../../shared/checked-tensors.ts';
 
 /** @param initial null for the initial weights; else what an earlier trainer saved, from here on the trainer's own */
@@ -65,6 +65,11 @@ export function hostedTrainer(
       return saveHosted(engine, configuration.program, state);
     },
     settle,
+    redefined: (next) => {
+      if (next.mode !== 'hosted') throw otherMode(definition.mode, next.mode);
+      settle();
+      return hostedTrainer(engine, next, state);
+    },
     model: {
       predict,
       weights: () => ({

@@ -21,7 +21,7 @@ import { disposeReplaced, tensorsIn, type Engine } from '../tensor/engine.ts';
 import { decodeKernels, inverseVersions, kernelReplyTensors } from './kernel-codec.ts';
 import { encodeReply } from './reply-tensors.ts';
 import { saveKernel } from './saved-kernel.ts';
-import type { StepOutcome, Trainer } from './trainer.ts';
+import { otherMode, type StepOutcome, type Trainer } from './trainer.ts';
 import { mean } from '../../shared/checked-tensors.ts';
 
 /** @param initial null to start from nothing; else what an earlier trainer saved, from here on the trainer's own */
@@ -88,6 +88,11 @@ export function kernelTrainer(
       return saveKernel(engine, layers, state);
     },
     settle,
+    redefined: (next) => {
+      if (next.mode !== 'kernel') throw otherMode(definition.mode, next.mode);
+      settle();
+      return kernelTrainer(engine, next, state);
+    },
     model: null,
     close: () => {
       engine.dispose(tensorsIn(state, engine.isTensor));

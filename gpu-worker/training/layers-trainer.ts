@@ -1,10 +1,11 @@
 /** `layers` mode: the client runs the model, and sends what the optimizer needs of each pass. */
+import { at } from '../../shared/at.ts';
 import { replyForm, type LayersDefinition } from '../../shared/layers-definition.ts';
 import { hasInverseFactors } from '../../shared/policy-encoding.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import type { StepMetrics } from '../../shared/session.ts';
 import { inverseVersion } from '../optimizer/curvature/metric.ts';
-import { INITIAL_STATE } from '../optimizer/state.ts';
+import { INITIAL_STATE, type OptimizerState } from '../optimizer/state.ts';
 import {
   assertFinite,
   finiteLayers,
@@ -16,7 +17,7 @@ import { disposeReplaced, tensorsIn, type Engine } from '../tensor/engine.ts';
 import { decodeStep, replyTensors } from './layers-codec.ts';
 import { encodeReply } from './reply-tensors.ts';
 import { saveOptimizer } from './saved-optimizer.ts';
-import type { StepOutcome, Trainer } from './trainer.ts';
+import { otherMode, type StepOutcome, type Trainer } from './trainer.ts';
 import { mean } from '../../shared/checked-tensors.ts';
 
 /** @param initial INITIAL_STATE, or what an earlier trainer saved; from here on the trainer's own */
@@ -25,12 +26,12 @@ export function layersTrainer(engine: Engine, definition: LayersDefinition, init
   let state = initial;
 
   function step(bytes: Uint8Array): StepOutcome {
-    const decoded = decodeStep(bytes, definition, engine.precision, inverseVersions(definition, state.step - 1));
+    const decoded = decodeStep(bytes, definition, engine.precision, inverseVersions(definition, state));
     const next = engine.scope(() => {
       const { suspects, ...result } = uncheckedStep(engine, configuration, state, decoded.upload(engine));
       const tensors = replyTensors(engine, definition, result.reply, decoded.batch, {
         held: decoded.heldVersions,
-        newest: inverseVersions(definition, state.step),
+        newest: inverseVersions(definition, result.state),
       });
       const finite = finiteLayers(engine, suspects);
       engine.evaluate([result.state, result.terminalWeights, tensors, finite]);
@@ -66,6 +67,11 @@ export function layersTrainer(engine: Engine, definition: LayersDefinition, init
       return { step: state.step, state: { mode: 'layers', optimizer: numbers }, tensors };
     },
     settle,
+    redefined: (next) => {
+      if (next.mode !== 'layers') throw otherMode(definition.mode, next.mode);
+      settle();
+      return layersTrainer(engine, next, state);
+    },
     model: null,
     close: () => {
       engine.dispose(tensorsIn(state, engine.isTensor));
@@ -73,10 +79,10 @@ export function layersTrainer(engine: Engine, definition: LayersDefinition, init
   };
 }
 
-/** Versions of the inverses that a step uses, per layer; 0 for a layer whose metric has no factors. */
-function inverseVersions({ layers, optimizer: { metric } }: LayersDefinition, step: number): number[] {
+/** Versions of the inverses that the last step used, per layer; 0 for a layer whose metric has no factors. */
+function inverseVersions({ layers, optimizer }: LayersDefinition, { metrics }: OptimizerState): number[] {
   return layers.map((layer, t) =>
-    metric.kind === 'kronecker' && hasInverseFactors(layer, metric) ? inverseVersion(metric, t === 0, step) : 0,
+    metrics !== null && hasInverseFactors(layer, optimizer.metric) ? inverseVersion(at(metrics, t)) : 0,
   );
 }
 

@@ -8,6 +8,7 @@ import type { SavedOptimizer } from '../../shared/checkpoint.ts';
 import { blocksOf } from '../../shared/cost.ts';
 import type { Layer } from '../../shared/layer.ts';
 import type { NamedTensor } from '../../shared/safetensors.ts';
+import { inverseVersion } from '../optimizer/curvature/metric.ts';
 import type { MetricState, OptimizerState, PendingRefresh } from '../optimizer/state.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
 import { contradiction, PREDICTED_CHANGE, type SavedTensors } from './saved-tensors.ts';
@@ -58,6 +59,7 @@ export function saveOptimizer(
   const numbers = {
     metrics: state.metrics?.map((blocks) => blocks.map(({ kind }) => kind)) ?? null,
     pendingRefreshes: state.metrics?.map((blocks) => blocks.map(savedRefresh)) ?? null,
+    inverseVersions: state.metrics?.map(inverseVersion) ?? null,
     hasVelocities: state.velocities !== null,
     hasDisplacement: state.displacement !== null,
     hasPredictedChange: state.predictedChange !== null,
@@ -144,7 +146,9 @@ export function restoreOptimizer(
             const kind = at(metrics, t)[block];
             if (kind === undefined) throw contradiction(`metrics[${String(t)}] lacks block ${String(block)}`);
             const pending = numbers.pendingRefreshes?.[t]?.[block] ?? null;
-            return restoreMetric(layer, block, kind, pending, tensors);
+            // A checkpoint that does not say: no client can hold a newer one, since a step makes at most one.
+            const version = numbers.inverseVersions?.[t] ?? step + 1;
+            return restoreMetric(layer, block, kind, { pending, version }, tensors);
           }),
     velocities: numbers.hasVelocities ? matrices('velocity') : null,
     displacement: numbers.hasDisplacement ? matrices('displacement') : null,
@@ -155,11 +159,16 @@ export function restoreOptimizer(
   };
 }
 
+interface SavedRefreshes {
+  readonly pending: { readonly begun: number; readonly failed: boolean } | null;
+  readonly version: number;
+}
+
 function restoreMetric(
   layer: Layer,
   block: number,
   kind: MetricState['kind'],
-  pending: { readonly begun: number; readonly failed: boolean } | null,
+  { pending, version }: SavedRefreshes,
   tensors: SavedTensors,
 ): MetricState {
   const { inputs: n, outputs: c } = blocksOf(layer);
@@ -183,6 +192,7 @@ function restoreMetric(
         inverse: { input: take('inverse.input', [n, null]), output: take('inverse.output', [c, c]), weights: null },
         pending:
           pending === null ? null : { begun: pending.begun, outcome: restoreOutcome(pending.failed, n, c, take) },
+        version,
       };
     case 'ekfac': {
       const inputBasis = take('input_basis', [n, n]);

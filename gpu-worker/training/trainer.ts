@@ -1,7 +1,7 @@
 /** The training of one session on the device: its state, advanced step by step. */
 import type { SavedState } from '../../shared/checkpoint.ts';
 import type { NamedTensor } from '../../shared/safetensors.ts';
-import type { StepMetrics } from '../../shared/session.ts';
+import type { SessionDefinition, StepMetrics } from '../../shared/session.ts';
 
 /** An answer to the client. */
 export interface Answer {
@@ -34,10 +34,20 @@ export interface Trainer {
   readonly save: () => SavedTraining;
   /** Does what can wait until a step has been answered. The steps that follow are the same without it, and take longer. */
   readonly settle: () => void;
+  /**
+   * A trainer that goes on from this one's state with other options, as `changedDefinition` allows them; this one is not to be used
+   * any more, nor closed. What the last step left for later is done with the old options.
+   */
+  readonly redefined: (definition: SessionDefinition) => Trainer;
   /** Present in hosted mode. */
   readonly model: HostedModel | null;
   /** Frees the device's memory. */
   readonly close: () => void;
+}
+
+/** A state cannot go on in another mode. */
+export function otherMode(from: string, to: string): TypeError {
+  return new TypeError(`a session in mode "${from}" cannot go on in mode "${to}"`);
 }
 
 /** What can be asked of a model that the worker holds. */

@@ -58,6 +58,11 @@ export class Trainers {
     return this.#find(id).step(body);
   }
 
+  /** Goes on with other options from the next step on. @throws ProblemError `session_not_found` */
+  redefine(id: SessionId, definition: SessionDefinition): void {
+    this.#trainers.set(id, this.#find(id).redefined(definition));
+  }
+
   /** Does what the session's last step has left for later, if it is still open. */
   settle(id: SessionId): void {
     this.#trainers.get(id)?.settle();

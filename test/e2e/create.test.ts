@@ -293,7 +293,7 @@ describe('a path or method that is not there', () => {
 
   it.each([
     ['GET', '/v1/sessions'],
-    ['PATCH', '/v1/sessions/ses_0123456789abcdef0123456789abcdef'],
+    ['PUT', '/v1/sessions/ses_0123456789abcdef0123456789abcdef'],
     ['POST', '/v1/sessions/ses_0123456789abcdef0123456789abcdef/steps/0'],
   ])('%s %s: the resource exists, the method does not', async (method, path) => {
     expectProblem(await call(stack.url, method, path), { status: 405, code: 'method_not_allowed', mentions: [method] });

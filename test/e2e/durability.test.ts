@@ -2,26 +2,18 @@
  * Sessions that survive their worker: real processes, killed with SIGKILL while steps are on their way, started again on the same
  * folder, and compared with a run that nothing disturbed.
  */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as after } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import type { ServiceProcess } from '../../deploy/local/child.ts';
 import { startWorker } from '../../deploy/local/worker.ts';
-import { problemSchema, type Problem, type ProblemCode } from '../../shared/errors.ts';
 import { seededRandom } from '../../shared/random.ts';
-import {
-  newSessionId,
-  sessionDefinitionSchema,
-  sessionSchema,
-  type Session,
-  type SessionDefinitionInput,
-  type SessionId,
-} from '../../shared/session.ts';
+import type { SessionDefinitionInput } from '../../shared/session.ts';
 import { startS3Server, type S3Server } from '../integration/s3-server.ts';
-import { MODEL, randomStep } from '../conformance/bodies.ts';
-import { call, json, LAYERS, type Answer } from './support.ts';
+import { MODEL } from '../conformance/bodies.ts';
+import { call, LAYERS, type Answer } from './support.ts';
+import { bodiesOf, folder, portOf, problemOf, start, text, WorkerSession } from './worker-session.ts';
 
 const LAYERED: SessionDefinitionInput = { layers: LAYERS };
 const HOSTED: SessionDefinitionInput = {
@@ -31,76 +23,6 @@ const HOSTED: SessionDefinitionInput = {
   optimizer: { lookahead: { steps: 3 } },
 };
 const STEPS = 40;
-
-function folder(): string {
-  const path = mkdtempSync(join(tmpdir(), 'ddpnopt-'));
-  onTestFinished(() => {
-    rmSync(path, { recursive: true, force: true });
-  });
-  return path;
-}
-
-interface Settings {
-  readonly storage: string;
-  readonly port?: number;
-  readonly settings?: Readonly<Record<string, string>>;
-}
-
-async function start({ storage, port = 0, settings = {} }: Settings): Promise<ServiceProcess> {
-  const worker = await startWorker({ port, engine: 'reference', storage, settings });
-  onTestFinished(() => worker.kill());
-  return worker;
-}
-
-const portOf = ({ ready }: ServiceProcess): number => Number(new URL(ready.url).port);
-
-function bodiesOf(definition: SessionDefinitionInput, seed: number, count = STEPS): Uint8Array<ArrayBuffer>[] {
-  const random = seededRandom(seed);
-  const complete = sessionDefinitionSchema.parse(definition);
-  return Array.from({ length: count }, (_, n) => randomStep(complete, random, n));
-}
-
-/** A session at a worker, without an edge between. */
-class WorkerSession {
-  readonly url: string;
-  readonly id: SessionId;
-
-  constructor(url: string, id = newSessionId()) {
-    this.url = url;
-    this.id = id;
-  }
-
-  async create(order: unknown): Promise<void> {
-    const answer = await call(this.url, 'PUT', `/sessions/${this.id}`, { body: JSON.stringify(order) });
-    expect(answer.status).toBe(201);
-  }
-
-  step(n: number, body: Uint8Array<ArrayBuffer>): Promise<Answer> {
-    return call(this.url, 'PUT', `/sessions/${this.id}/steps/${n}`, { body });
-  }
-
-  async describe(): Promise<Session> {
-    const answer = await call(this.url, 'GET', `/sessions/${this.id}`);
-    expect(answer.status).toBe(200);
-    return sessionSchema.parse(json(answer));
-  }
-
-  /** All there is to know of the state that a client can ask for. */
-  async state(): Promise<{ readonly nextStep: number; readonly metrics: unknown; readonly weights: string }> {
-    const { nextStep, metrics, mode } = await this.describe();
-    const weights = mode === 'hosted' ? await call(this.url, 'GET', `/sessions/${this.id}/weights`) : null;
-    return { nextStep, metrics, weights: weights === null ? '' : text(weights) };
-  }
-}
-
-const text = ({ bytes }: Answer): string => Buffer.from(bytes).toString('base64');
-
-function problemOf(answer: Answer, code: ProblemCode, status: number): Problem {
-  const problem = problemSchema.parse(json(answer));
-  expect(problem).toMatchObject({ code, status });
-  expect(answer.status).toBe(status);
-  return problem;
-}
 
 /** The replies and the last state of a run that nothing disturbs. */
 async function unbrokenRun(definition: SessionDefinitionInput, bodies: readonly Uint8Array<ArrayBuffer>[]) {
@@ -130,7 +52,7 @@ describe('kill -9 in the middle of steps', () => {
     const { url } = worker.ready;
     const streams = await Promise.all(
       [LAYERED, HOSTED].map(async (definition, index) => {
-        const bodies = bodiesOf(definition, 10 * seed + index);
+        const bodies = bodiesOf(definition, 10 * seed + index, STEPS);
         const session = new WorkerSession(url);
         await session.create(definition);
         return { session, bodies, unbroken: await unbrokenRun(definition, bodies), acknowledged: 0 };

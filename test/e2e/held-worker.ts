@@ -33,7 +33,9 @@ export interface HeldWorker {
  * @param wantedPort 0 takes a free one
  */
 export async function startHeldWorker(
-  limits: Partial<Record<'bodyBytesInMemory' | 'undeliveredBytes' | 'stallMilliseconds', number>> = {},
+  limits: Partial<
+    Record<'bodyBytesInMemory' | 'undeliveredBytes' | 'stallMilliseconds' | 'heartbeatMilliseconds', number>
+  > = {},
   wantedPort = 0,
 ): Promise<HeldWorker> {
   const { undeliveredBytes, ...others } = { ...LIMITS, ...limits };

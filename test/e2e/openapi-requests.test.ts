@@ -7,6 +7,7 @@ import fc from 'fast-check';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
 import { encode, SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
+import { EVENT_STREAM_CONTENT_TYPE } from '../../shared/session-events.ts';
 import { tensorsOfJson } from '../../shared/json-tensors.ts';
 import { create, describeSession, type Answer } from './support.ts';
 import { fetchDocument, operationsOf, schemaAt, type Document, type Operation } from './openapi.ts';
@@ -193,7 +194,15 @@ async function send(method: string, { path, headers, body }: Request): Promise<A
     headers,
     ...(body === null ? {} : { body }),
   });
-  return { status: response.status, headers: response.headers, bytes: new Uint8Array(await response.arrayBuffer()) };
+  const { status, headers: answered } = response;
+  if (answered.get('content-type') === EVENT_STREAM_CONTENT_TYPE) {
+    // It goes on as long as the session.
+    const reader = (response.body as ReadableStream<Uint8Array>).getReader();
+    const { value } = await reader.read();
+    await reader.cancel();
+    return { status, headers: answered, bytes: value ?? new Uint8Array(0) };
+  }
+  return { status, headers: answered, bytes: new Uint8Array(await response.arrayBuffer()) };
 }
 
 /** What the document says of an answer must hold of it. */

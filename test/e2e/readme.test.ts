@@ -60,8 +60,8 @@ async function runShell(document: string): Promise<string[]> {
   );
 }
 
-it('the guide’s curl: solves a kernel, and takes a step', async () => {
-  const [solved, stepped] = await runShell('docs/guide.md');
+it('the guide’s curl: solves a kernel, takes a step, changes options, and estimates', async () => {
+  const [solved, stepped, changed, estimated] = await runShell('docs/guide.md');
   const { coefficients } = JSON.parse(solved!) as { coefficients: number[][] };
   expect(coefficients.map((row) => row.length)).toEqual([2]);
   expect(JSON.parse(stepped!)).toMatchObject({
@@ -69,4 +69,10 @@ it('the guide’s curl: solves a kernel, and takes a step', async () => {
     'layers.fc.update.bias': [expect.any(Number)],
     __metadata__: { metrics: { step: 0, batch: 2, loss: 1.25 } },
   });
+  expect(JSON.parse(changed!)).toMatchObject({
+    optimizer: { learningRate: { kind: 'constant', value: 1 }, metric: { kind: 'kronecker', damping: 0.1 } },
+    optimizerFromStep: 0,
+    ttlSeconds: 7200,
+  });
+  expect(JSON.parse(estimated!)).toMatchObject({ accepted: true, request: { bytes: expect.any(Number) as number } });
 });

@@ -13,6 +13,7 @@ import { Trainers } from '../../gpu-worker/training/trainers.ts';
 import type { Engine } from '../../gpu-worker/tensor/engine.ts';
 import { createReferenceEngine } from '../../gpu-worker/tensor/reference.ts';
 import type { ProblemError } from '../../shared/errors.ts';
+import { LIMITS } from '../../shared/limits.ts';
 import {
   newSessionId,
   sessionDefinitionSchema,
@@ -141,6 +142,40 @@ describe('expiry', () => {
     registry.removeExpired();
     await expect(waiting).rejects.toMatchObject({ code: 'session_not_found' });
     expect(engine.liveTensors).toBe(0);
+  });
+});
+
+describe('parts of a step', () => {
+  it('are dropped when nobody goes on with them, and what they take is free', async () => {
+    const { id } = await registry.create(newSessionId(), definition({ ttlSeconds: 86_400 }));
+    const session = await registry.get(id);
+    await session.putPart(0, 0, step(1));
+    now += seconds(LIMITS.partSeconds - 1);
+    await session.putPart(0, 1, step(2));
+    expect(session.parts(0)).toMatchObject({
+      parts: [{ part: 0 }, { part: 1 }],
+      expiresAt: new Date(now + seconds(LIMITS.partSeconds)).toISOString(),
+    });
+    now += seconds(LIMITS.partSeconds) - 1;
+    registry.removeExpired();
+    expect(session.parts(0).parts).toHaveLength(2);
+    now += 1;
+    registry.removeExpired();
+    expect(session.parts(0)).toMatchObject({ parts: [], expiresAt: null });
+    await expect.poll(() => storage.list('parts/')).toEqual([]);
+    // The numbers are free again.
+    await session.putPart(0, 0, step(3));
+    await session.commit(0, 1);
+    expect(session.nextStep).toBe(1);
+    await expect.poll(() => storage.list('parts/')).toEqual([]);
+  });
+
+  it('go with an expired session', async () => {
+    const { id } = await registry.create(newSessionId(), definition());
+    await (await registry.get(id)).putPart(0, 0, step(1));
+    now += seconds(60);
+    registry.removeExpired();
+    await expect.poll(() => storage.list('parts/')).toEqual([]);
   });
 });
 

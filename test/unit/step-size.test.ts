@@ -1,5 +1,6 @@
 /** A step that would take more than a worker can give is refused from its header. */
 import { describe, expect, it } from 'vitest';
+import { hostedDefinitionSchema, type HostedDefinitionInput } from '../../shared/hosted-definition.ts';
 import { passCost, PREDICTION_PASSES, trainingPasses } from '../../shared/cost.ts';
 import { LIMITS } from '../../shared/limits.ts';
 import type { SafetensorsHeader } from '../../shared/safetensors.ts';
@@ -58,6 +59,45 @@ describe('the batch', () => {
     }
     expect(check(most)()).toBe(most);
     expect(check(most + 1)).toThrow(expect.objectContaining({ code: 'step_too_large' }));
+  });
+
+  it('counts what is computed: factorisations up to their rows, iterations beyond, nothing without cross-sample terms', () => {
+    const layers = [
+      { kind: 'dense', name: 'a', outputs: 256 },
+      { kind: 'relu' },
+      { kind: 'dense', name: 'b', outputs: 256 },
+      { kind: 'relu' },
+      { kind: 'dense', name: 'c', outputs: 10 },
+    ] as const;
+    const model = { input: [784] as [number], layers: [...layers] };
+    const header: SafetensorsHeader = {
+      entries: [
+        { name: 'x', dtype: 'F32', shape: [2048, 784], begin: 0, end: 0 },
+        { name: 'y', dtype: 'F32', shape: [2048], begin: 0, end: 0 },
+      ],
+      metadata: {},
+      dataStart: 0,
+    };
+    const check = (optimizer: HostedDefinitionInput['optimizer']) => () =>
+      checkStepHeader(
+        header,
+        hostedDefinitionSchema.parse({ mode: 'hosted', model, loss: { kind: 'softmax-cross-entropy' }, optimizer }),
+      );
+    expect(check({})()).toBe(2048);
+    expect(check({ solver: { choleskyRows: 0, iterations: 100 } })()).toBe(2048);
+    expect(check({ batchCoupling: 'diagonal', solver: { choleskyRows: 2048 } })()).toBe(2048);
+    const tooLarge = (words: RegExp): unknown =>
+      expect.objectContaining({ code: 'step_too_large', message: expect.stringMatching(words) as string });
+    expect(check({ solver: { choleskyRows: 2048 } })).toThrow(tooLarge(/3 factorisations of 2048×2048/));
+    // A policy that is handed out always has its factors; an update has none.
+    const ten = definitionOf(10);
+    expect(() => checkStepHeader(headerOf(ten, 2048), ten)).toThrow(tooLarge(/10 factorisations of 2048×2048/));
+    const update = layersDefinitionSchema.parse({ layers: ten.layers, optimizer: { coupling: 'value' } });
+    expect(checkStepHeader(headerOf(update, 2048), update)).toBe(2048);
+    const slow = { ...update, optimizer: { ...update.optimizer, solver: { choleskyRows: 0, iterations: 1000 } } };
+    expect(() => checkStepHeader(headerOf(slow, 2048), slow)).toThrow(
+      tooLarge(/10 systems of 2048×2048.*1000 iterations/),
+    );
   });
 
   it('counts the one-hot rows of an embedding by the length of its sequences', () => {

@@ -127,13 +127,14 @@ function updateKronecker(
   if (previous === null) {
     const inverse = refreshedInverse(engine, metric, factors, step, frozen, null);
     if (!isGood(engine, factors, inverse)) throw noFactorization(layerName);
-    return { state: { kind: 'kronecker', ...factors, inverse, pending: null }, refreshFailed: false };
+    return { state: { kind: 'kronecker', ...factors, inverse, pending: null, version: 1 }, refreshFailed: false };
   }
   // The refresh whose turn it is ends before the next one begins; without a lag one does both.
-  let { inverse, pending } = previous;
+  let { inverse, pending, version } = previous;
   let refreshFailed = false;
   const end = (refresh: PendingRefresh): void => {
     const { outcome } = factorised(engine, metric, frozen, refresh, inverse);
+    version++;
     if (outcome.kind === 'inverse') inverse = outcome.inverse;
     else refreshFailed = true;
   };
@@ -146,7 +147,7 @@ function updateKronecker(
     if (metric.refreshLag === 0) end(refresh);
     else pending = refresh;
   }
-  return { state: { kind: 'kronecker', ...factors, inverse, pending }, refreshFailed };
+  return { state: { kind: 'kronecker', ...factors, inverse, pending, version }, refreshFailed };
 }
 
 /** Whether a refresh begins with this step: every `refreshEvery` steps, and when the input factor is frozen. */
@@ -231,17 +232,10 @@ export function preconditioner(metric: ControlMetric, state: MetricState, isFirs
   };
 }
 
-/**
- * How many times the inverses that a step uses have been made anew, if no refresh failed: a version of theirs. A failed refresh counts
- * as well, which repeats the inverses it kept.
- */
-export function inverseVersion(metric: KroneckerMetric, isFirstLayer: boolean, step: number): number {
-  if (step < 0) return 0;
-  const frozen = frozenFactor(metric, isFirstLayer);
-  // What began with a step is used from a lag later on; the first of all at once.
-  const begun = step - metric.refreshLag;
-  const freezes = frozen !== null && begun >= frozen.batches - 1 ? 1 : 0;
-  return 1 + Math.max(0, Math.floor(begun / metric.refreshEvery)) + freezes;
+/** The version of a layer's inverses; 0 before the first, and for a layer that has none. All its blocks are refreshed together. */
+export function inverseVersion(blocks: readonly MetricState[]): number {
+  const [first] = blocks;
+  return first?.kind === 'kronecker' ? first.version : 0;
 }
 
 /** P⁻¹ of one block. */

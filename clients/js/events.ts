@@ -1,0 +1,101 @@
+/** A session's steps as they happen, read from a stream of server-sent events. */
+import { EVENT_STREAM_CONTENT_TYPE, sessionEventSchema, type SessionEvent } from '../../shared/session-events.ts';
+import { ConnectionError, DdpnoptError } from './errors.ts';
+import type { RequestOptions, Transport } from './transport.ts';
+
+export interface EventOptions extends RequestOptions {
+  /** The last step that is known: those after it come first, as far as they are kept; -1 for all. Left out, events from now on. */
+  readonly after?: number;
+}
+
+/** A step's metrics; or steps whose metrics are not kept any more. */
+export type TrainingEvent = Exclude<SessionEvent, { event: 'end' }>;
+
+/** Attempts to connect again, one after the other, before it is given up. */
+const ATTEMPTS = 6;
+const FIRST_WAIT_MILLISECONDS = 200;
+
+/**
+ * Listens until the session ends, and connects again where the connection breaks.
+ *
+ * @throws DdpnoptError if the service refuses; ConnectionError if it cannot be reached; the signal's reason
+ */
+export async function* listen(
+  transport: Transport,
+  path: string,
+  { after, signal }: EventOptions,
+): AsyncGenerator<TrainingEvent, void> {
+  let last = after;
+  for (let failures = 0; ;) {
+    try {
+      const headers = last === undefined ? {} : { 'last-event-id': String(last) };
+      const answer = await transport.request('GET', path, signal === undefined ? {} : { signal }, undefined, headers);
+      for await (const event of readEvents(answer)) {
+        failures = 0;
+        if (event.event === 'end') {
+          if (event.data.reason === 'deleted' || event.data.reason === 'expired') return;
+          break;
+        }
+        last = event.event === 'step' ? event.data.step : event.data.to;
+        yield event;
+      }
+    } catch (error) {
+      if (signal?.aborted === true) throw signal.reason;
+      const isPassing = error instanceof ConnectionError || (error instanceof DdpnoptError && error.problem.retryable);
+      if (!isPassing || ++failures >= ATTEMPTS) throw error;
+    }
+    await pause(FIRST_WAIT_MILLISECONDS * 2 ** failures * (0.5 + Math.random()), signal);
+  }
+}
+
+/** The events of one answer. @throws ConnectionError if it breaks off, or is not of the service's form */
+async function* readEvents(answer: Response): AsyncGenerator<SessionEvent, void> {
+  if (answer.body === null || !(answer.headers.get('content-type') ?? '').startsWith(EVENT_STREAM_CONTENT_TYPE)) {
+    throw new ConnectionError('the answer is no stream of events');
+  }
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = '';
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      const blocks = (text + value).split('\n\n');
+      text = blocks.pop() ?? '';
+      for (const block of blocks) {
+        const event = parseEvent(block);
+        if (event !== null) yield event;
+      }
+    }
+  } catch (cause) {
+    if (cause instanceof ConnectionError) throw cause;
+    throw new ConnectionError('the stream of events broke off', { cause });
+  } finally {
+    // Whoever stops reading is not sent any more. The connection may be gone already.
+    await reader.cancel().catch(() => undefined);
+  }
+}
+
+/** Null for a comment. */
+function parseEvent(block: string): SessionEvent | null {
+  const fields = new Map(block.split('\n').map((line) => [line.split(':', 1)[0] ?? '', line.replace(/^[^:]*: ?/, '')]));
+  const event = fields.get('event');
+  if (event === undefined) return null;
+  const data: unknown = JSON.parse(fields.get('data') ?? 'null');
+  const parsed = sessionEventSchema.safeParse({ event, data });
+  if (parsed.success) return parsed.data;
+  throw new ConnectionError(`the event "${event}" is not of the service's form`, { cause: parsed.error });
+}
+
+function pause(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, milliseconds);
+    signal?.addEventListener(
+      'abort',
+      () => {
+        clearTimeout(timer);
+        reject(signal.reason as Error);
+      },
+      { once: true },
+    );
+  });
+}
