@@ -28,6 +28,7 @@ import {
 } from '../../edge/placement/placement.ts';
 import type { ProcessReady } from '../../shared/service-process.ts';
 import { createSigner, type Signer } from '../../shared/signature.ts';
+import { openPipe } from './pipe.ts';
 import { openSqliteSql, type SqliteSql } from './sqlite-sql.ts';
 
 const ASSETS = fileURLToPath(new URL('../../node_modules/swagger-ui-dist/', import.meta.url));
@@ -107,7 +108,7 @@ const platform: Platform = {
     const type = CONTENT_TYPES[path.extname(file)] ?? 'application/octet-stream';
     return new Response(await readFile(path.join(ASSETS, file)), { headers: { 'content-type': type } });
   },
-  pipe: () => new TransformStream<Uint8Array, Uint8Array>(),
+  pipe: openPipe,
 };
 
 const server = createAdaptorServer({ fetch: createApp(platform).fetch });
