@@ -87,7 +87,7 @@ module.exports = {
       'gpu-worker/training/trainer.ts',
       'shared/',
       '(crypto|http)',
-      ...modules('hono', '@hono/node-server'),
+      ...modules('hono', '@hono/node-server', 'prom-client'),
     ]),
     only('session', '^gpu-worker/session/', [
       'gpu-worker/(session|engine|storage)/',

@@ -166,7 +166,7 @@ async function call(
 ): Promise<Response> {
   const { signer } = c.get('platform');
   const length = typeof body === 'object' ? body.length : new TextEncoder().encode(body ?? '').length;
-  const signed = { method, path: new URL(url).pathname.replace(/\/$/, '') + path, length, lease, digest: '' };
+  const signed = { method, path: new URL(url).pathname.replace(/\/$/, '') + path, length, lease, tenant: '', digest: '' };
   const client = c.req.raw.signal;
   let response: Response;
   try {

@@ -7,10 +7,11 @@ import { sessionMoved } from '../../shared/session.ts';
 import type { Signer } from '../../shared/signature.ts';
 import { callRefused, SIGNED_CALL_HEADER, verifyCall } from '../../shared/signed-call.ts';
 import type { WorkerId } from '../../shared/worker-report.ts';
+import { WORKER_HEADER } from '../../shared/worker-protocol.ts';
 import type { SessionRegistry } from '../session/registry.ts';
 
-/** Where anybody may ask whether the worker is alive. */
-const OPEN_PATH = '/healthz';
+/** Where anybody may ask whether the worker is alive, and what it has counted. */
+const OPEN_PATHS: readonly string[] = ['/healthz', '/metrics'];
 
 /**
  * Lets through what is signed, after the sessions have been told in which epoch this worker owns the one concerned.
@@ -24,11 +25,13 @@ export function authentication(
 ): MiddlewareHandler<{ Bindings: HttpBindings }> {
   return async (c, next) => {
     const { method = 'GET', url: path = '/', headers } = c.env.incoming;
-    if (path === OPEN_PATH) return next();
+    if (OPEN_PATHS.includes(path)) return next();
     const token = c.req.header(SIGNED_CALL_HEADER.lease) ?? '';
     const length = Number(headers['content-length'] ?? 0);
     const now = Date.now();
-    await verifyCall({ method, path, length, lease: token, digest: '' }, (name) => c.req.header(name), signer, now);
+    const tenant = c.req.header(WORKER_HEADER.tenant) ?? '';
+    const call = { method, path, length, lease: token, tenant, digest: '' };
+    await verifyCall(call, (name) => c.req.header(name), signer, now);
     if (worker !== null && path.startsWith('/sessions/')) {
       const lease = await verifyLease(token, signer);
       if (lease === null || !`${path}/`.startsWith(`/sessions/${lease.session}/`)) {

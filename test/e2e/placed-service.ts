@@ -109,7 +109,7 @@ export async function signedCall(
 ): Promise<Answer> {
   const { digest = '', lease = '', body } = signed;
   const length = body?.length ?? 0;
-  const headers = await signCall({ method, path, length, lease, digest }, signer, Date.now());
+  const headers = await signCall({ method, path, length, lease, tenant: '', digest }, signer, Date.now());
   const response = await fetch(url + path, { method, headers, ...(body === undefined ? {} : { body }) });
   return { status: response.status, headers: response.headers, bytes: new Uint8Array(await response.arrayBuffer()) };
 }
