@@ -30,6 +30,12 @@ module.exports = {
       'the edge holds no tensor engine and runs in workerd: nothing of Node',
     ),
     only('client', '^clients/js/', ['clients/js/', 'shared/'], 'the client library runs in browsers too'),
+    only(
+      'cli',
+      '^clients/cli/',
+      ['clients/(cli|js)/', 'shared/', '(util)'],
+      'the command line is a client as others are',
+    ),
     only('training', '^clients/(train|datasets)/', ['clients/', 'shared/', 'node:', '(fs|url|zlib)']),
     only('demo', '^demo/', ['demo/', 'clients/', 'deploy/', 'node:'], 'through public interfaces only'),
     only(

@@ -65,6 +65,9 @@ export const apiKeyOrderSchema = z
   })
   .meta({ id: 'ApiKeyOrder' });
 
+/** What may be written: defaults left out. */
+export type ApiKeyOrder = z.input<typeof apiKeyOrderSchema>;
+
 export const newApiKeySchema = z
   .object({
     ...apiKeySchema.shape,
@@ -94,6 +97,9 @@ export const tenantLimitsSchema = z
   .meta({ id: 'TenantLimits' });
 
 export type TenantLimits = z.output<typeof tenantLimitsSchema>;
+
+/** What may be written: defaults left out. */
+export type TenantLimitsInput = z.input<typeof tenantLimitsSchema>;
 
 export const DEFAULT_LIMITS: TenantLimits = tenantLimitsSchema.parse({});
 

@@ -20,6 +20,7 @@ import { issueKey } from '../access/api-key.ts';
 import { asking } from '../access/key-ring.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { acceptBody } from '../middleware/content.ts';
+import { KEY_ORDERS, LIMITS_OF_A_TENANT } from './examples.ts';
 import { problemResponses } from './problem-responses.ts';
 import { JSON_TYPE } from './sessions.ts';
 import { USAGE_DELAY, usageAnswer, usageBetween } from './usage.ts';
@@ -50,7 +51,7 @@ const createKey = createRoute({
   summary: 'Create an API key',
   description: 'The answer is the only place where the key itself is ever shown.',
   middleware: [acceptDocument] as const,
-  request: { body: { required: true, content: { [JSON_TYPE]: { schema: apiKeyOrderSchema } } } },
+  request: { body: { required: true, content: { [JSON_TYPE]: { schema: apiKeyOrderSchema, examples: KEY_ORDERS } } } },
   responses: {
     201: { description: 'The key', content: { [JSON_TYPE]: { schema: newApiKeySchema } } },
     ...problemResponses(...DOCUMENT_PROBLEMS),
@@ -103,7 +104,7 @@ const putLimits = createRoute({
   middleware: [acceptDocument] as const,
   request: {
     params: tenantParameters,
-    body: { required: true, content: { [JSON_TYPE]: { schema: tenantLimitsSchema } } },
+    body: { required: true, content: { [JSON_TYPE]: { schema: tenantLimitsSchema, examples: LIMITS_OF_A_TENANT } } },
   },
   responses: {
     200: { description: 'The limits', content: limitsAnswer },
@@ -156,13 +157,15 @@ export function registerAdministration(app: OpenAPIHono<EdgeEnv>): void {
 
   app.openapi(getLimits, async (c) => {
     const { tenant } = parseDocument(z.object({ tenant: tenantSchema }), c.req.valid('param'));
-    return c.json(await asking(() => closed(c.get('access')).directory.limits(tenant)), 200);
+    const { directory } = closed(c.get('access'));
+    return c.json(await asking(() => directory.limits(tenant)), 200);
   });
 
   app.openapi(putLimits, async (c) => {
     const { tenant } = parseDocument(z.object({ tenant: tenantSchema }), c.req.valid('param'));
     const limits = c.req.valid('json');
-    await asking(() => closed(c.get('access')).directory.setLimits(tenant, limits));
+    const { directory } = closed(c.get('access'));
+    await asking(() => directory.setLimits(tenant, limits));
     return c.json(limits, 200);
   });
 
