@@ -1,7 +1,7 @@
 /** API keys, limits and usage of tenants, as the service describes them. */
 import * as z from 'zod';
 import { ProblemError } from './errors.ts';
-import { tenantSchema } from './tenant.ts';
+import { tenantSchema, type Tenant } from './tenant.ts';
 
 /** What a key may be used for. */
 export const SCOPES = {
@@ -148,6 +148,32 @@ export const usageQuerySchema = z.object({
 });
 
 export type UsageQuery = z.output<typeof usageQuerySchema>;
+
+export function sessionQuotaExceeded(tenant: Tenant, held: number): ProblemError {
+  return new ProblemError('quota_exceeded', {
+    detail: `Tenant ${tenant} holds ${String(held)} sessions, which is all it may.`,
+    remedy: 'Delete sessions that are done (GET /v1/sessions lists them), or have the tenant’s limits raised.',
+  });
+}
+
+/** A worker that has registered, as the operator sees it. */
+const registeredWorkerSchema = z
+  .object({
+    id: z.string().meta({ description: 'Of the process: a worker that is started again is another one' }),
+    url: z.string().meta({ description: 'Where the edge reaches it' }),
+    state: z.enum(['usable', 'draining', 'lost']),
+    engine: z.string(),
+    sessions: z.int(),
+    capacity: z.int().meta({ description: 'Sessions that it can hold' }),
+    queued: z.int().meta({ description: 'Jobs that wait for its device' }),
+    bytes: z.int().meta({ description: 'Of the states of its sessions' }),
+    heardAt: z.iso.datetime().meta({ description: 'When its last heartbeat came' }),
+  })
+  .meta({ id: 'RegisteredWorker' });
+
+export type RegisteredWorker = z.output<typeof registeredWorkerSchema>;
+
+export const workerListSchema = z.object({ workers: z.array(registeredWorkerSchema) }).meta({ id: 'WorkerList' });
 
 export function keyNotFound(id: string): ProblemError {
   return new ProblemError('key_not_found', {

@@ -19,6 +19,7 @@ export type SessionSummary = z.output<typeof sessionSummarySchema>;
 export const sessionListSchema = z
   .object({
     sessions: z.array(sessionSummarySchema).meta({ description: 'Newest first' }),
+    total: z.int().meta({ description: 'Sessions on all pages together' }),
     next: z
       .string()
       .nullable()
@@ -58,5 +59,20 @@ export function pageOf(sessions: readonly SessionSummary[], { limit, after }: Se
     .toSorted((a, b) => (positionOf(a) < positionOf(b) ? 1 : -1));
   const page = following.slice(0, limit);
   const last = page.at(-1);
-  return { sessions: page, next: following.length > limit && last !== undefined ? positionOf(last) : null };
+  return {
+    sessions: page,
+    total: sessions.length,
+    next: following.length > limit && last !== undefined ? positionOf(last) : null,
+  };
+}
+
+/** One page of what several workers hold, each of which has answered the same query. */
+export function mergePages(lists: readonly SessionList[], query: SessionListQuery): SessionList {
+  // A session on its way from one worker to another may be on both.
+  const sessions = new Map(lists.flatMap((list) => list.sessions).map((session) => [session.id, session]));
+  const page = pageOf([...sessions.values()], query);
+  const total = lists.reduce((sum, list) => sum + list.total, 0);
+  const last = page.sessions.at(-1);
+  const hasMore = page.next !== null || lists.some(({ next }) => next !== null);
+  return { ...page, total, next: hasMore && last !== undefined ? positionOf(last) : null };
 }

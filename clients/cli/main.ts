@@ -1,12 +1,12 @@
 #!/usr/bin/env node
-/** ddpnopt: keys, limits, sessions and usage from the command line. */
+/** ddpnopt: keys, limits, workers, sessions and usage from the command line. */
 import { parseArgs } from 'node:util';
 import { ConnectionError, DdpnoptError } from '../js/errors.ts';
 import { Transport } from '../js/transport.ts';
 import { UsageError, type Command } from './command.ts';
 import { helpOf, overview, usageOf } from './help.ts';
-import { OPERATOR_COMMANDS } from './keys.ts';
-import { TENANT_COMMANDS } from './sessions.ts';
+import { OPERATOR_COMMANDS } from './operator.ts';
+import { TENANT_COMMANDS } from './tenant.ts';
 
 const COMMANDS: readonly Command[] = [...OPERATOR_COMMANDS, ...TENANT_COMMANDS];
 const DEFAULT_URL = 'http://127.0.0.1:8787';

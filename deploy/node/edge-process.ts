@@ -149,7 +149,11 @@ try {
   process.exit(1);
 }
 
+let isStopping = false;
+
 function stop(): void {
+  if (isStopping) return;
+  isStopping = true;
   if (process.connected) process.disconnect();
   server.close(() => {
     void Promise.all([...waiting].map((work) => work())).then(() => {

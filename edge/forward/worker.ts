@@ -160,6 +160,14 @@ export async function callAnyWorker(c: Context<EdgeEnv>, path: string, init: Wor
   }
 }
 
+/** As {@link callAnyWorker}, of every worker that has sessions. */
+export async function callEveryWorker(c: Context<EdgeEnv>, path: string, init: WorkerRequest): Promise<Response[]> {
+  const { directory } = c.get('platform').placement;
+  if (directory === null) return [await callAnyWorker(c, path, init)];
+  const workers = (await directory.workers()).filter(({ isUsable }) => isUsable);
+  return Promise.all(workers.map(({ url }) => call(c, url, path, init, '')));
+}
+
 /** @param lease signed; empty for what concerns no session, or where sessions have one worker for good */
 async function call(
   c: Context<EdgeEnv>,

@@ -1,4 +1,4 @@
-/** /v1/admin: API keys, tenants’ limits and everybody’s usage, for keys with the scope `admin`. */
+/** /v1/admin: API keys, tenants’ limits, everybody’s usage, and workers, for keys with the scope `admin`. */
 import { createRoute, type OpenAPIHono } from '@hono/zod-openapi';
 import * as z from 'zod';
 import {
@@ -9,7 +9,9 @@ import {
   newApiKeySchema,
   tenantLimitsSchema,
   usageQuerySchema,
+  workerListSchema,
   type ApiKey,
+  type RegisteredWorker,
 } from '../../shared/access.ts';
 import { ProblemError } from '../../shared/errors.ts';
 import { LIMITS } from '../../shared/limits.ts';
@@ -20,6 +22,7 @@ import { issueKey } from '../access/api-key.ts';
 import { asking } from '../access/key-ring.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { acceptBody } from '../middleware/content.ts';
+import type { KnownWorker } from '../placement/placement-directory.ts';
 import { KEY_ORDERS, LIMITS_OF_A_TENANT } from './examples.ts';
 import { problemResponses } from './problem-responses.ts';
 import { JSON_TYPE } from './sessions.ts';
@@ -125,6 +128,18 @@ const getUsage = createRoute({
   },
 });
 
+const listWorkers = createRoute({
+  method: 'get',
+  tags: ['Administration'],
+  path: '/v1/admin/workers',
+  summary: 'List the workers that have registered',
+  description: 'None where the edge has one worker for good.',
+  responses: {
+    200: { description: 'They', content: { [JSON_TYPE]: { schema: workerListSchema } } },
+    ...problemResponses(),
+  },
+});
+
 export function registerAdministration(app: OpenAPIHono<EdgeEnv>): void {
   app.openapi(createKey, async (c) => {
     const access = closed(c.get('access'));
@@ -173,6 +188,18 @@ export function registerAdministration(app: OpenAPIHono<EdgeEnv>): void {
     const { tenant = null, ...query } = c.req.valid('query');
     return c.json({ days: await usageBetween(c.get('access'), tenant, query) }, 200);
   });
+
+  app.openapi(listWorkers, async (c) => {
+    const { directory } = c.get('platform').placement;
+    const workers = directory === null ? [] : await directory.workers();
+    return c.json({ workers: workers.map(describeWorker) }, 200);
+  });
+}
+
+function describeWorker({ isUsable, isDraining, heard, ...worker }: KnownWorker): RegisteredWorker {
+  const { id, url, engine, sessions, capacity, queued, bytes } = worker;
+  const state = isDraining ? 'draining' : isUsable ? 'usable' : 'lost';
+  return { id, url, state, engine, sessions, capacity, queued, bytes, heardAt: new Date(heard).toISOString() };
 }
 
 /** Without access control nobody would ask for the keys. @throws ProblemError `access_not_configured` */

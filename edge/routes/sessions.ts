@@ -2,16 +2,23 @@
 import { createRoute, type OpenAPIHono } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import * as z from 'zod';
+import { sessionQuotaExceeded } from '../../shared/access.ts';
 import { LIMITS } from '../../shared/limits.ts';
 import { MERGE_PATCH_CONTENT_TYPE, sessionChangesSchema } from '../../shared/session-changes.ts';
 import { parseSessionOrder, sessionOrderSchema } from '../../shared/session-order.ts';
-import { sessionListQuerySchema, sessionListSchema } from '../../shared/session-list.ts';
+import {
+  mergePages,
+  sessionListQuerySchema,
+  sessionListSchema,
+  type SessionList,
+  type SessionListQuery,
+} from '../../shared/session-list.ts';
 import { newSessionId, parseSessionId, sessionSchema } from '../../shared/session.ts';
 import { WORKER_HEADER } from '../../shared/worker-protocol.ts';
 import { tenantOf } from '../middleware/access.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { forgetDefinition, rememberDefinition } from '../forward/session-definitions.ts';
-import { callAnyWorker, callWorker, readDocument } from '../forward/worker.ts';
+import { callEveryWorker, callWorker, readDocument } from '../forward/worker.ts';
 import { acceptBody } from '../middleware/content.ts';
 import { SESSION_CHANGES, SESSION_ORDERS } from './examples.ts';
 import { problemResponses, SESSION_PROBLEMS } from './problem-responses.ts';
@@ -149,7 +156,7 @@ export function registerSessions(app: OpenAPIHono<EdgeEnv>): void {
       const response = await callWorker(c, id, '', {
         method: 'PUT',
         body: JSON.stringify(c.req.valid('json')),
-        headers: { 'content-type': JSON_TYPE, ...sessionQuota(c) },
+        headers: { 'content-type': JSON_TYPE, ...(await sessionQuota(c)) },
       });
       const session = await readDocument(sessionSchema, response);
       rememberDefinition(c, session);
@@ -159,8 +166,7 @@ export function registerSessions(app: OpenAPIHono<EdgeEnv>): void {
   );
 
   app.openapi(listSessions, async (c) => {
-    const answer = await callAnyWorker(c, `/sessions${new URL(c.req.url).search}`, { method: 'GET' });
-    return c.json(await readDocument(sessionListSchema, answer), 200);
+    return c.json(await listOf(c, c.req.valid('query')), 200);
   });
 
   app.openapi(getSession, async (c) => {
@@ -188,11 +194,25 @@ export function registerSessions(app: OpenAPIHono<EdgeEnv>): void {
   });
 }
 
-/** Sessions that the key’s tenant may hold: the worker counts them. */
-function sessionQuota(c: Context<EdgeEnv>): Record<string, string> {
+/** The tenant's sessions, on whichever workers they are. */
+async function listOf(c: Context<EdgeEnv>, query: SessionListQuery): Promise<SessionList> {
+  const { limit, after } = query;
+  const search = new URLSearchParams({ limit: String(limit), ...(after === undefined ? {} : { after }) });
+  const answers = await callEveryWorker(c, `/sessions?${search.toString()}`, { method: 'GET' });
+  return mergePages(await Promise.all(answers.map((answer) => readDocument(sessionListSchema, answer))), query);
+}
+
+/** How many sessions the tenant may hold: a worker counts its own, the edge those of several. @throws ProblemError `quota_exceeded` */
+async function sessionQuota(c: Context<EdgeEnv>): Promise<Record<string, string>> {
   if (c.get('principal')?.key == null) return {};
-  const { sessions } = c.get('access').usage.limitsOf(tenantOf(c));
-  return sessions === null ? {} : { [WORKER_HEADER.sessionQuota]: String(sessions) };
+  const tenant = tenantOf(c);
+  const { sessions: quota } = c.get('access').usage.limitsOf(tenant);
+  if (quota === null) return {};
+  if (c.get('platform').placement.directory !== null) {
+    const { total } = await listOf(c, { limit: 1 });
+    if (total >= quota) throw sessionQuotaExceeded(tenant, total);
+  }
+  return { [WORKER_HEADER.sessionQuota]: String(quota) };
 }
 
 /** Says of a document that is no order what is wrong, in the words of the form that it is of. */

@@ -55,7 +55,7 @@ export interface WorkerLimits {
   readonly heartbeatMilliseconds: number;
 }
 
-interface WorkerEnv {
+export interface WorkerEnv {
   readonly Bindings: HttpBindings;
   readonly Variables: RecordVariables & {
     /** Whose request it is. */

@@ -1,5 +1,4 @@
 /** Who may call the worker: the edge, which signs its calls, and about a session only with a lease that names this worker. */
-import type { HttpBindings } from '@hono/node-server';
 import type { MiddlewareHandler } from 'hono';
 import { verifyLease } from '../../shared/lease.ts';
 import { LIMITS } from '../../shared/limits.ts';
@@ -9,6 +8,7 @@ import { callRefused, SIGNED_CALL_HEADER, verifyCall } from '../../shared/signed
 import type { WorkerId } from '../../shared/worker-report.ts';
 import { WORKER_HEADER } from '../../shared/worker-protocol.ts';
 import type { SessionRegistry } from '../session/registry.ts';
+import type { WorkerEnv } from './app.ts';
 
 /** Where anybody may ask whether the worker is alive, and what it has counted. */
 const OPEN_PATHS: readonly string[] = ['/healthz', '/metrics'];
@@ -22,7 +22,7 @@ export function authentication(
   signer: Signer,
   worker: WorkerId | null,
   sessions: Pick<SessionRegistry, 'own'>,
-): MiddlewareHandler<{ Bindings: HttpBindings }> {
+): MiddlewareHandler<WorkerEnv> {
   return async (c, next) => {
     const { method = 'GET', url: path = '/', headers } = c.env.incoming;
     if (OPEN_PATHS.includes(path)) return next();

@@ -1,5 +1,6 @@
 /** The sessions of a worker: bounded in number, kept in storage where that is durable, removed when idle. */
 import { isDeepStrictEqual } from 'node:util';
+import { sessionQuotaExceeded } from '../../shared/access.ts';
 import {
   checkpointNotFound,
   newCheckpointId,
@@ -408,11 +409,7 @@ export class SessionRegistry {
 
   #assertQuota(tenant: Tenant, quota: number): void {
     const held = [...this.#sessions.values()].filter((session) => session.tenant === tenant).length;
-    if (held < quota) return;
-    throw new ProblemError('quota_exceeded', {
-      detail: `Tenant ${tenant} holds ${String(held)} sessions, which is all it may.`,
-      remedy: 'Delete sessions that are done (GET /v1/sessions lists them), or have the tenant’s limits raised.',
-    });
+    if (held >= quota) throw sessionQuotaExceeded(tenant, held);
   }
 
   #assertRoomFor(definition: SessionDefinition): void {

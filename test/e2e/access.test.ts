@@ -1,13 +1,24 @@
 /** Access to the service: keys, scopes, tenants, limits and usage, through the edge in workerd and under Node. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { ServiceProcess } from '../../deploy/local/child.ts';
 import { EDGE_RUNTIMES, startEdge, type EdgeRuntime } from '../../deploy/local/edge.ts';
 import { startWorker } from '../../deploy/local/worker.ts';
-import { apiKeyListSchema, newApiKeySchema, usageListSchema, type NewApiKey, type Scope } from '../../shared/access.ts';
+import {
+  apiKeyListSchema,
+  newApiKeySchema,
+  usageListSchema,
+  workerListSchema,
+  type NewApiKey,
+  type Scope,
+} from '../../shared/access.ts';
 import { checkpointSchema } from '../../shared/checkpoint.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { sessionListSchema } from '../../shared/session-list.ts';
 import { sessionSchema, type Session } from '../../shared/session.ts';
+import { startPlacedService, type PlacedService } from './placed-service.ts';
 import { expectProblem, json, LAYERS, rawRequest, stepBody, stepBodyWith, type Answer } from './support.ts';
 
 const ADMIN_KEY = 'operator-0123456789abcdef0123456789abcdef';
@@ -472,4 +483,55 @@ it('does not bind beyond loopback without access control', async () => {
   const settings = { DDPNOPT_HOST: '0.0.0.0' };
   const starting = startEdge({ port: 0, workerUrl: worker.ready.url, runtime: 'node', settings });
   await expect(starting).rejects.toThrow(/exit code 2.*DDPNOPT_ADMIN_KEY/s);
+});
+
+describe.each(EDGE_RUNTIMES)('with several workers, the edge in %s', (runtime: EdgeRuntime) => {
+  let service: PlacedService;
+  let url: string;
+  let storage: string;
+  beforeAll(async () => {
+    storage = mkdtempSync(join(tmpdir(), 'ddpnopt-access-'));
+    service = await startPlacedService(runtime, { storage, settings: {} }, 1, 3000, { DDPNOPT_ADMIN_KEY: ADMIN_KEY });
+    ({ url } = service);
+  });
+  afterAll(async () => {
+    await service.stop();
+    rmSync(storage, { recursive: true });
+  });
+
+  it('keeps tenants apart and moves nobody’s session because another asks for it', async () => {
+    const ours = await newKey(url, { tenant: 'ours' });
+    const theirs = await newKey(url, { tenant: 'theirs' });
+    const { id } = await newSessionAs(ours.key, url);
+    const step = (key: string, n: number): Promise<Answer> =>
+      callAs(key, url, 'PUT', `/v1/sessions/${id}/steps/${n}`, stepBody(n));
+    expect((await step(ours.key, 0)).status).toBe(200);
+    const problem = expectProblem(await step(theirs.key, 1), { status: 404, code: 'session_not_found' });
+    const never = `ses_${'0'.repeat(32)}`;
+    const other = expectProblem(await callAs(theirs.key, url, 'GET', `/v1/sessions/${never}`), {
+      status: 404,
+      code: 'session_not_found',
+    });
+    // Word for word what is said of a session that there never was.
+    expect(problem.detail.replace(id, never)).toBe(other.detail);
+    expect(problem.remedy).toBe(other.remedy);
+    expect((await step(ours.key, 1)).status).toBe(200);
+    expect(await sessionsOf(ours.key, url)).toEqual([id]);
+    expect(await sessionsOf(theirs.key, url)).toEqual([]);
+    const listed = await callAs(ADMIN_KEY, url, 'GET', '/v1/admin/workers');
+    const { workers } = workerListSchema.parse(json(listed));
+    expect(workers).toMatchObject([{ state: 'usable', engine: 'reference', sessions: expect.any(Number) as number }]);
+  });
+
+  it('counts the sessions of a tenant on all of them', async () => {
+    const limits = { sessions: 1 };
+    expect((await callAs(ADMIN_KEY, url, 'PUT', '/v1/admin/tenants/few/limits', limits)).status).toBe(200);
+    const { key } = await newKey(url, { tenant: 'few' });
+    await newSessionAs(key, url);
+    expectProblem(await callAs(key, url, 'POST', '/v1/sessions', { layers: LAYERS }), {
+      status: 429,
+      code: 'quota_exceeded',
+      mentions: ['1 sessions'],
+    });
+  });
 });

@@ -69,6 +69,7 @@ it('makes, lists and revokes keys', async () => {
   expect(table).toMatch(new RegExp(`^${made.id} +cli +laptop +active +never +sessions:read,`, 'm'));
   expect(table).not.toContain(made.key.slice(-64));
 
+  expect(await succeed(['workers', 'list'])).toMatch(/^ID +STATE +ENGINE /);
   await succeed(['keys', 'revoke', made.id]);
   const { keys } = apiKeyListSchema.parse(await document(['keys', 'list', '--tenant', 'cli']));
   expect(keys.find(({ id }) => id === made.id)!.revokedAt).not.toBeNull();

@@ -80,6 +80,7 @@ describe('/openapi.json', () => {
       'get /v1/admin/keys',
       'get /v1/admin/tenants/{tenant}/limits',
       'get /v1/admin/usage',
+      'get /v1/admin/workers',
       'get /v1/capabilities',
       'get /v1/checkpoints/{id}',
       'get /v1/sessions',

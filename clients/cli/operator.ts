@@ -1,9 +1,10 @@
-/** ddpnopt keys and ddpnopt limits: what the operator does. */
+/** ddpnopt keys, limits and workers: what the operator does. */
 import {
   apiKeyListSchema,
   newApiKeySchema,
   SCOPES,
   tenantLimitsSchema,
+  workerListSchema,
   type ApiKey,
   type TenantLimits,
 } from '../../shared/access.ts';
@@ -178,4 +179,33 @@ const limitsSet: Command = {
   },
 };
 
-export const OPERATOR_COMMANDS: readonly Command[] = [keysCreate, keysList, keysRevoke, limitsShow, limitsSet];
+const workersList: Command = {
+  name: 'workers list',
+  summary: 'List the workers that have registered with the edge',
+  arguments: [],
+  options: {},
+  examples: ['ddpnopt workers list'],
+  run: async ({ service }) => {
+    const answer = await service.request('GET', 'v1/admin/workers', {});
+    const document = await complete(async () => workerListSchema.parse(await answer.json()));
+    const rows = document.workers.map(({ id, state, engine, sessions, capacity, queued, heardAt, url }) => [
+      id,
+      state,
+      engine,
+      `${String(sessions)}/${String(capacity)}`,
+      String(queued),
+      heardAt,
+      url,
+    ]);
+    return { document, text: table(['ID', 'STATE', 'ENGINE', 'SESSIONS', 'QUEUED', 'HEARD', 'URL'], rows) };
+  },
+};
+
+export const OPERATOR_COMMANDS: readonly Command[] = [
+  keysCreate,
+  keysList,
+  keysRevoke,
+  limitsShow,
+  limitsSet,
+  workersList,
+];
