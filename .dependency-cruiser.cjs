@@ -93,7 +93,7 @@ module.exports = {
       'gpu-worker/training/trainer.ts',
       'shared/',
       '(crypto|http)',
-      ...modules('hono', '@hono/node-server', 'prom-client'),
+      ...modules('hono', '@hono/node-server', 'prom-client', '@opentelemetry/[a-z-]+'),
     ]),
     only('session', '^gpu-worker/session/', [
       'gpu-worker/(session|engine|storage)/',

@@ -16,6 +16,7 @@
  * DDPNOPT_ACKNOWLEDGE      steps are answered once they are `durable`, or once they are `applied`, which a crash may undo
  * DDPNOPT_SNAPSHOT_STEPS   steps in a session's log after which a snapshot of its state takes their place
  * DDPNOPT_SNAPSHOT_BYTES   the same in bytes of their bodies
+ * OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME   where traces are sent by OTLP/HTTP, and as whose; nowhere unless given
  * DDPNOPT_LOG_LEVEL        info: a line for every request; warn, the default: for those that the service failed
  * DDPNOPT_RETENTION_SECONDS how long the state of an expired session is kept
  */
@@ -37,6 +38,7 @@ import { createWorkerApp } from './server/app.ts';
 import { authentication } from './server/authentication.ts';
 import { WorkerMetrics } from './server/metrics.ts';
 import { Registration } from './server/registration.ts';
+import { openTracing } from './server/tracing.ts';
 import { SessionRegistry } from './session/registry.ts';
 import { UndeliveredAnswers } from './session/undelivered-answers.ts';
 import { openS3Storage, type S3Options } from './storage/s3.ts';
@@ -74,6 +76,8 @@ const environmentSchema = z.object({
   AWS_REGION: z.string().default('us-east-1'),
   AWS_ACCESS_KEY_ID: z.string().optional(),
   AWS_SECRET_ACCESS_KEY: z.string().optional(),
+  OTEL_EXPORTER_OTLP_ENDPOINT: z.url({ protocol: /^https?$/ }).optional(),
+  OTEL_SERVICE_NAME: z.string().min(1).default('ddpnopt-worker'),
   DDPNOPT_LOG_LEVEL: logLevelSchema,
   DDPNOPT_RETENTION_SECONDS: z.coerce.number().int().min(0).default(604_800),
 });
@@ -180,6 +184,8 @@ const metrics: WorkerMetrics = new WorkerMetrics(() => performance.now(), {
   stateBytes: () => sessions.bytes,
 });
 const storage = countingWrites(await openStorage());
+const { OTEL_EXPORTER_OTLP_ENDPOINT: traceEndpoint, OTEL_SERVICE_NAME: serviceName } = configuration;
+const tracing = traceEndpoint === undefined ? null : openTracing({ endpoint: traceEndpoint, serviceName });
 const limitedCompute = undelivered.limiting(compute);
 const sessions = new SessionRegistry(
   {
@@ -222,7 +228,8 @@ const app = createWorkerApp({
   engineName: compute.engine,
   authentication: signer === null ? undefined : authentication(signer, workerId, sessions),
   metrics,
-  log: (record) => {
+  log: (record, headers) => {
+    tracing?.record(record, headers);
     if (isLogged(configuration.DDPNOPT_LOG_LEVEL, record.status)) {
       process.stderr.write(`${JSON.stringify({ event: 'request', side: 'worker', ...record })}\n`);
     }
@@ -348,7 +355,7 @@ function close(): void {
   if (process.connected) process.disconnect();
   sessions.endEvents();
   // Requests that are being answered may finish; then nothing needs the thread.
-  server.close(() => void stopComputing().then(storage.close));
+  server.close(() => void stopComputing().then(() => Promise.all([storage.close(), tracing?.close()])));
   server.closeIdleConnections();
 }
 process.once('SIGTERM', stop);

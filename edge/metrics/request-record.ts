@@ -19,4 +19,6 @@ export interface RequestRecord {
   readonly step?: number;
   /** Of a problem. */
   readonly code?: string;
+  /** Of the trace that the client began. */
+  readonly traceId?: string;
 }

@@ -4,6 +4,7 @@ import { routePath } from 'hono/route';
 import { JSON_CONTENT_TYPE } from '../../shared/json-tensors.ts';
 import { mediaType, PROBLEM_CONTENT_TYPE } from '../../shared/errors.ts';
 import { isLogged } from '../../shared/log-level.ts';
+import { traceIdOf } from '../../shared/trace-context.ts';
 import type { EdgeEnv } from '../environment.ts';
 import type { EdgeMetrics } from '../metrics/edge-metrics.ts';
 import type { RequestRecord } from '../metrics/request-record.ts';
@@ -40,6 +41,7 @@ function recordOf(c: Context<EdgeEnv>, milliseconds: number, bytesOut: number): 
   const [, session] = /^\/v1\/sessions\/(ses_[0-9a-f]{32})(?:\/|$)/.exec(c.req.path) ?? [];
   const [, step] = /\/steps\/(\d{1,15})(?:\/|$)/.exec(c.req.path) ?? [];
   const code = c.get('problemCode');
+  const traceId = traceIdOf(c.req.raw.headers);
   const route = routePath(c, -1);
   return {
     requestId: c.get('requestId'),
@@ -55,5 +57,6 @@ function recordOf(c: Context<EdgeEnv>, milliseconds: number, bytesOut: number): 
     ...(session === undefined ? {} : { session }),
     ...(step === undefined ? {} : { step: Number(step) }),
     ...(code === undefined ? {} : { code }),
+    ...(traceId === undefined ? {} : { traceId }),
   };
 }

@@ -34,8 +34,8 @@ export interface WorkerServices {
   /** Refuses calls that are not the edge's; unless given, whoever can reach the worker is the edge. */
   readonly authentication?: MiddlewareHandler<WorkerEnv> | undefined;
   readonly metrics: WorkerMetrics;
-  /** Takes the record of every request that was answered. */
-  readonly log: (record: RequestRecord) => void;
+  /** Takes the record of every request that was answered, and its headers. */
+  readonly log: (record: RequestRecord, headers: Headers) => void;
   /** Reports a defect: something thrown that is no answer to the client. */
   readonly reportDefect: (error: unknown, requestId: string) => void;
 }
@@ -98,9 +98,9 @@ export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
   });
 
   app.use(
-    recordRequests(metrics.elapsed, (record) => {
+    recordRequests(metrics.elapsed, (record, headers) => {
       metrics.answered(record);
-      log(record);
+      log(record, headers);
     }),
   );
   if (authentication !== undefined) app.use(authentication);

@@ -2,6 +2,7 @@
 import type { Context, MiddlewareHandler } from 'hono';
 import { routePath } from 'hono/route';
 import { LOCAL_TENANT } from '../../shared/tenant.ts';
+import { traceIdOf } from '../../shared/trace-context.ts';
 import { WORKER_HEADER } from '../../shared/worker-protocol.ts';
 
 export interface RequestRecord {
@@ -19,6 +20,8 @@ export interface RequestRecord {
   readonly step?: number;
   /** Of a problem. */
   readonly code?: string;
+  /** Of the trace that the client began. */
+  readonly traceId?: string;
 }
 
 /** What a handler adds to its request's record. */
@@ -29,12 +32,12 @@ export interface RecordVariables {
 /** Reports every request when its answer is made. @param elapsed milliseconds */
 export function recordRequests(
   elapsed: () => number,
-  report: (record: RequestRecord) => void,
+  report: (record: RequestRecord, headers: Headers) => void,
 ): MiddlewareHandler<{ Variables: RecordVariables }> {
   return async (c, next) => {
     const begun = elapsed();
     await next();
-    report(recordOf(c, elapsed() - begun));
+    report(recordOf(c, elapsed() - begun), c.req.raw.headers);
   };
 }
 
@@ -44,6 +47,7 @@ function recordOf(c: Context<{ Variables: RecordVariables }>, milliseconds: numb
   const session = c.req.param('id');
   const step = c.req.param('n');
   const code = c.get('problemCode');
+  const traceId = traceIdOf(c.req.raw.headers);
   return {
     requestId: c.req.header(WORKER_HEADER.requestId) ?? 'none',
     method: c.req.method,
@@ -56,5 +60,6 @@ function recordOf(c: Context<{ Variables: RecordVariables }>, milliseconds: numb
     ...(session?.startsWith('ses_') === true ? { session } : {}),
     ...(step !== undefined && /^\d{1,15}$/.test(step) ? { step: Number(step) } : {}),
     ...(code === undefined ? {} : { code }),
+    ...(traceId === undefined ? {} : { traceId }),
   };
 }

@@ -479,6 +479,36 @@ describe.each(EDGE_RUNTIMES)('without access control, the edge in %s', (runtime:
   });
 });
 
+describe.each(EDGE_RUNTIMES)('after a restart, the edge in %s', (runtime: EdgeRuntime) => {
+  it('knows its keys and limits, and what was counted until it was told to stop', async () => {
+    const state = mkdtempSync(join(tmpdir(), 'ddpnopt-access-'));
+    const settings = { DDPNOPT_ADMIN_KEY: ADMIN_KEY, DDPNOPT_EDGE_STATE: state };
+    const start = (): Promise<ServiceProcess> => startEdge({ port: 0, workerUrl: worker.ready.url, runtime, settings });
+    let edge = await start();
+    try {
+      const tenant = `restart-${runtime}`;
+      const { url } = edge.ready;
+      expect((await callAs(ADMIN_KEY, url, 'PUT', `/v1/admin/tenants/${tenant}/limits`, { burst: 7 })).status).toBe(
+        200,
+      );
+      const { key } = await newKey(url, { tenant });
+      const { id } = await newSessionAs(key, url);
+      expect((await callAs(key, url, 'PUT', `/v1/sessions/${id}/steps/0`, stepBody(1))).status).toBe(200);
+      // Workerd cannot be told to finish: there what was counted is reported by being asked for.
+      if (runtime === 'workerd') expect((await usageOf(key, url)).steps).toBe(1);
+      await edge.stop();
+      edge = await start();
+      const answer = await callAs(key, edge.ready.url, 'GET', `/v1/sessions/${id}`);
+      expect(answer.status).toBe(200);
+      expect(answer.headers.get('ratelimit-policy')).toContain('"requests";q=7');
+      expect((await usageOf(key, edge.ready.url)).steps).toBe(1);
+    } finally {
+      await edge.stop();
+      rmSync(state, { recursive: true });
+    }
+  });
+});
+
 it('does not bind beyond loopback without access control', async () => {
   const settings = { DDPNOPT_HOST: '0.0.0.0' };
   const starting = startEdge({ port: 0, workerUrl: worker.ready.url, runtime: 'node', settings });
