@@ -185,7 +185,16 @@ const metrics: WorkerMetrics = new WorkerMetrics(() => performance.now(), {
 });
 const storage = countingWrites(await openStorage());
 const { OTEL_EXPORTER_OTLP_ENDPOINT: traceEndpoint, OTEL_SERVICE_NAME: serviceName } = configuration;
-const tracing = traceEndpoint === undefined ? null : openTracing({ endpoint: traceEndpoint, serviceName });
+const tracing =
+  traceEndpoint === undefined
+    ? null
+    : openTracing({
+        endpoint: traceEndpoint,
+        serviceName,
+        reportFailure: (error) => {
+          report({ event: 'traces_lost', error });
+        },
+      });
 const limitedCompute = undelivered.limiting(compute);
 const sessions = new SessionRegistry(
   {

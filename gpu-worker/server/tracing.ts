@@ -11,12 +11,14 @@ export interface TraceExport {
   /** Base URL of an OTLP/HTTP receiver; the exporter adds /v1/traces. */
   readonly endpoint: string;
   readonly serviceName: string;
+  /** Told if the last spans cannot be sent. */
+  readonly reportFailure: (error: unknown) => void;
 }
 
 export interface Tracing {
   /** Takes in a request that was answered just now. @param headers of the request */
   readonly record: (record: RequestRecord, headers: Headers) => void;
-  /** Sends what has not been sent. */
+  /** Sends what has not been sent. Never rejects: a failure is reported. */
   readonly close: () => Promise<void>;
 }
 
@@ -29,7 +31,7 @@ const ofHeaders: TextMapGetter<Headers> = {
 };
 
 /** Spans are sent in batches, every few seconds; a receiver that is away costs them, and nothing else. */
-export function openTracing({ endpoint, serviceName }: TraceExport): Tracing {
+export function openTracing({ endpoint, serviceName, reportFailure }: TraceExport): Tracing {
   const exporter = new OTLPTraceExporter({
     url: `${endpoint.replace(/\/+$/, '')}/v1/traces`,
     timeoutMillis: EXPORT_MILLISECONDS,
@@ -67,6 +69,6 @@ export function openTracing({ endpoint, serviceName }: TraceExport): Tracing {
       if (status >= 500) span.setStatus({ code: SpanStatusCode.ERROR });
       span.end(end);
     },
-    close: () => provider.shutdown(),
+    close: () => provider.shutdown().catch(reportFailure),
   };
 }

@@ -10,7 +10,14 @@ import { newWorkerId } from '../../shared/worker-report.ts';
 const signer = createSigner('one secret of edge and workers');
 const stranger = createSigner('another secret, of somebody else');
 const NOW = Date.UTC(2030, 0, 1);
-const CALL: SignedCall = { method: 'PUT', path: '/sessions/a/steps/1', length: 10, lease: 'lease', tenant: 'a', digest: '' };
+const CALL: SignedCall = {
+  method: 'PUT',
+  path: '/sessions/a/steps/1',
+  length: 10,
+  lease: 'lease',
+  tenant: 'a',
+  digest: '',
+};
 const WINDOW = 1000 * LIMITS.clockSkewSeconds;
 
 async function verdict(call: SignedCall, headers: Record<string, string>, now = NOW): Promise<string> {
