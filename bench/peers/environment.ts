@@ -14,11 +14,28 @@ export const INSTALLED = fileURLToPath(new URL('installed.txt', FOLDER));
 
 /** Whether the environment is there, with what the requirements ask for now. */
 export function peersInstalled(): boolean {
+  return isCopy(INSTALLED, REQUIREMENTS);
+}
+
+function isCopy(copy: string, original: string): boolean {
   try {
-    return readFileSync(INSTALLED, 'utf8') === readFileSync(REQUIREMENTS, 'utf8');
+    return readFileSync(copy, 'utf8') === readFileSync(original, 'utf8');
   } catch {
     return false;
   }
 }
 
 export const MISSING = 'The PyTorch peers are not installed; run `npm run bench:peers:install`.';
+
+/** What the Python client's tests take besides, in the same environment. */
+export const CLIENT_REQUIREMENTS = fileURLToPath(
+  new URL('../../clients/python/requirements-development.txt', import.meta.url),
+);
+/** A copy of them, written once they are all installed. */
+export const CLIENT_INSTALLED = fileURLToPath(new URL('client-installed.txt', FOLDER));
+
+export function clientInstalled(): boolean {
+  return peersInstalled() && isCopy(CLIENT_INSTALLED, CLIENT_REQUIREMENTS);
+}
+
+export const CLIENT_MISSING = 'The Python client’s environment is not there; run `npm run bench:peers:install`.';

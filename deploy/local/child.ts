@@ -62,8 +62,8 @@ export async function startProcess(
   });
   const first = await Promise.race([ready, ended]);
   const { pid } = child;
-  if (typeof first === 'string' || pid === undefined)
-    throw new Error(`the ${name} did not start (${String(first)}): ${errors.trim()}`);
+  if (typeof first === 'string') throw new Error(`the ${name} did not start (${first}): ${errors.trim()}`);
+  if (pid === undefined) throw new Error(`the ${name} has no process`);
 
   const stop = async (): Promise<void> => {
     child.kill('SIGTERM');

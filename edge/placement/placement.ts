@@ -67,14 +67,18 @@ export function registeredWorkers(directory: AsyncDirectory, signer: Signer, now
 
   async function ask(session: SessionId, failed: FailedLease | null): Promise<Route> {
     const placed = await reached(directory.lease(session, failed));
-    routes.delete(session);
-    if (placed === null) throw noWorker('No worker that could take the session is registered and answers.');
+    if (placed === null) {
+      routes.delete(session);
+      throw noWorker('No worker that could take the session is registered and answers.');
+    }
     const { lease, url } = placed;
     const token = await signLease(lease, signer);
     const route: Route = { url, lease: { token, epoch: lease.epoch, expires: lease.expires } };
     // Somebody else may have asked meanwhile, and later.
     const known = routes.get(session);
     if (known?.lease != null && known.lease.epoch > lease.epoch) return known;
+    // The longest not asked for is forgotten first.
+    routes.delete(session);
     routes.set(session, route);
     const [oldest] = routes.keys();
     if (routes.size > REMEMBERED_ROUTES && oldest !== undefined) routes.delete(oldest);

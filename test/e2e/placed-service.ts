@@ -31,20 +31,23 @@ export interface PlacedService {
   readonly known: () => Promise<KnownWorker[]>;
   /** The one worker that holds a session. */
   readonly owner: () => Promise<ServiceProcess>;
-  readonly restartEdge: () => Promise<void>;
+  readonly restartEdge: (memory: 'kept' | 'lost') => Promise<void>;
   readonly stop: () => Promise<void>;
 }
 
-/** @param heartbeat milliseconds */
+/** @param heartbeat milliseconds; three that are missing make a worker count as lost, which a busy machine must not */
 export async function startPlacedService(
   runtime: EdgeRuntime,
   store: WorkerStore,
   count: number,
-  heartbeat = 250,
+  heartbeat = 3000,
 ): Promise<PlacedService> {
   const state = mkdtempSync(join(tmpdir(), 'ddpnopt-edge-'));
-  const settings = { DDPNOPT_WORKER_SECRET: SECRET, DDPNOPT_EDGE_STATE: state };
-  let edge = await startEdge({ port: 0, workerUrl: '', runtime, settings });
+  const edgeAt = (port: number): Promise<ServiceProcess> => {
+    const settings = { DDPNOPT_WORKER_SECRET: SECRET, DDPNOPT_EDGE_STATE: state };
+    return startEdge({ port, workerUrl: '', runtime, settings });
+  };
+  let edge = await edgeAt(0);
   const { url } = edge.ready;
   const workers: ServiceProcess[] = [];
   const addWorker = async (changed: Readonly<Record<string, string>> = {}): Promise<ServiceProcess> => {
@@ -85,9 +88,10 @@ export async function startPlacedService(
       expect(owners).toHaveLength(1);
       return owners[0]!;
     },
-    restartEdge: async () => {
+    restartEdge: async (memory) => {
       await edge.kill();
-      edge = await startEdge({ port: Number(new URL(url).port), workerUrl: '', runtime, settings });
+      if (memory === 'lost') rmSync(state, { recursive: true });
+      edge = await edgeAt(Number(new URL(url).port));
     },
     stop: async () => {
       await Promise.all([...workers.map((worker) => worker.kill()), edge.kill()]);

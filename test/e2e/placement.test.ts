@@ -85,14 +85,21 @@ const STORES: Record<'bucket' | 'folder', () => Promise<WorkerStore>> = {
   },
 };
 
-async function start(runtime: EdgeRuntime, store: keyof typeof STORES, count: number): Promise<PlacedService> {
+async function start(
+  runtime: EdgeRuntime,
+  store: keyof typeof STORES,
+  count: number,
+  heartbeat?: number,
+): Promise<PlacedService> {
   const { storage, settings } = await STORES[store]();
-  const service = await startPlacedService(runtime, { storage, settings }, count);
+  const service = await startPlacedService(runtime, { storage, settings }, count, heartbeat);
   onTestFinished(() => service.stop());
   return service;
 }
 
 const TIMEOUT = 60_000;
+/** Milliseconds, where a worker is to count as lost soon. */
+const BRIEF_HEARTBEAT = 500;
 
 describe.each(['workerd', 'node'] as const)('an edge in %s', { timeout: TIMEOUT }, (runtime) => {
   let folder: string;
@@ -200,7 +207,7 @@ describe.each(['workerd', 'node'] as const)('an edge in %s', { timeout: TIMEOUT 
     expect((await putStep(url, id, 0, body!)).status).toBe(200);
     await workers[0]!.kill();
     // The edge's memory survives it.
-    await restartEdge();
+    await restartEdge('kept');
     expect((await known()).map((worker) => worker.url)).toEqual([workers[0]!.ready.url]);
     expectProblem(await putStep(url, id, 1, next!), { status: 503, code: 'worker_unavailable' });
     // Another one on the same store finds the session.
@@ -236,7 +243,7 @@ describe.each([
   });
 
   it('a worker that hangs and wakes up after its session has moved can neither apply nor acknowledge a step', async () => {
-    const { url, owner, workers, known, addWorker } = await start(runtime, store, 2);
+    const { url, owner, workers, known, addWorker } = await start(runtime, store, 2, BRIEF_HEARTBEAT);
     const bodies = bodiesOf(LAYERED, 13, 12);
     const replies = await unbrokenRun(LAYERED, bodies);
     const { id } = await newSession(url, LAYERED);
@@ -265,17 +272,25 @@ describe.each([
 });
 
 it(
-  'a lost worker’s session that nobody asks for is taken over, so that it expires in order',
+  'a lost worker’s session that nobody asks for is taken over, so that it expires in order; also by a directory that has lost its memory',
   { timeout: TIMEOUT },
   async () => {
-    const { url, owner, workers } = await start('node', 'folder', 2);
-    await newSession(url, LAYERED);
+    const { url, owner, workers, known, restartEdge } = await start('node', 'folder', 2, BRIEF_HEARTBEAT);
+    const { id } = await newSession(url, LAYERED);
     const lost = await owner();
     await lost.kill();
     const heir = workers.find((worker) => worker !== lost)!;
     const sessions = async () =>
       ((await (await fetch(`${heir.ready.url}/healthz`)).json()) as { sessions: number }).sessions;
     await expect.poll(sessions, { timeout: 10_000 }).toBe(1);
+
+    // The directory begins anew with the first epoch, and learns from the worker that there have been others.
+    await restartEdge('lost');
+    await expect
+      .poll(async () => (await known()).map((worker) => worker.url), { timeout: 10_000 })
+      .toEqual([heir.ready.url]);
+    expect(await describeSession(url, id)).toMatchObject({ nextStep: 0 });
+    expect((await putStep(url, id, 0, bodiesOf(LAYERED, 16, 1)[0]!)).status).toBe(200);
   },
 );
 

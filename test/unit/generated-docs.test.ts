@@ -2,6 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { expect, it } from 'vitest';
 import { renderOptions } from '../../docs/generate/options.ts';
+import { renderClientBytes, type ClientBytesResults } from '../../bench/client-bytes/report.ts';
 import { renderEngines, type EngineResults } from '../../bench/engine/report.ts';
 import { renderKernelSolve, type KernelSolveResults } from '../../bench/kernel-solve/report.ts';
 import { renderLearningRates, type LearningRateResults } from '../../bench/learning-rate/report.ts';
@@ -35,6 +36,11 @@ it('docs/results/kernel-solve.md is made from kernel-solve.json', async () => {
 it('docs/results/transport.md is made from transport.json', async () => {
   const stored = JSON.parse(await readFile(new URL('transport.json', FOLDER), 'utf8')) as TransportResults;
   expect(await readFile(new URL('transport.md', FOLDER), 'utf8')).toBe(renderTransport(stored));
+});
+
+it('docs/results/client-bytes.md is made from client-bytes.json', async () => {
+  const stored = JSON.parse(await readFile(new URL('client-bytes.json', FOLDER), 'utf8')) as ClientBytesResults;
+  expect(await readFile(new URL('client-bytes.md', FOLDER), 'utf8')).toBe(renderClientBytes(stored));
 });
 
 it('docs/results/engine.md is made from engine.json', async () => {

@@ -1,0 +1,34 @@
+/**
+ * npm run bench:client-bytes: what the Python client sends and receives in a step, mode by mode. Writes
+ * docs/results/client-bytes.json and, from it, docs/results/client-bytes.md.
+ */
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { startStack } from '../../deploy/local/stack.ts';
+import { CLIENT_MISSING, clientInstalled, PYTHON } from '../peers/environment.ts';
+import { provenance } from '../provenance.ts';
+import { renderClientBytes, type ClientBytesMeasurement, type ClientBytesResults } from './report.ts';
+
+const FOLDER = new URL('../../docs/results/', import.meta.url);
+const SCRIPT = fileURLToPath(new URL('./measure.py', import.meta.url));
+const CLIENT = fileURLToPath(new URL('../../clients/python/src', import.meta.url));
+
+if (!clientInstalled()) throw new Error(CLIENT_MISSING);
+const stack = await startStack({ engine: process.env['DDPNOPT_ENGINE'] });
+let measurement: ClientBytesMeasurement;
+try {
+  const env = { ...process.env, DDPNOPT_URL: stack.url, PYTHONPATH: CLIENT };
+  measurement = JSON.parse(execFileSync(PYTHON, [SCRIPT], { env, encoding: 'utf8' })) as ClientBytesMeasurement;
+} finally {
+  await stack.stop();
+}
+const results: ClientBytesResults = {
+  command: 'npm run bench:client-bytes',
+  ...provenance(stack.engine),
+  ...measurement,
+};
+mkdirSync(FOLDER, { recursive: true });
+writeFileSync(new URL('client-bytes.json', FOLDER), `${JSON.stringify(results, null, 2)}\n`);
+writeFileSync(new URL('client-bytes.md', FOLDER), renderClientBytes(results));
+process.stdout.write(renderClientBytes(results));

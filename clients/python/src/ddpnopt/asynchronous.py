@@ -1,0 +1,242 @@
+"""The asynchronous client: as the synchronous one, with `await`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, TypeVar
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpnopt import steps
+from ddpnopt.connection import DEFAULT_TIMEOUT, as_answer, client_arguments, no_answer, request_arguments
+from ddpnopt.errors import NoAnswerError
+from ddpnopt.exchange import Answer, Operation, Request, Result, Wait
+from ddpnopt.policy import Inverses
+from ddpnopt.progress import progress
+from ddpnopt.retries import Retries
+from ddpnopt.steps import Document, Prediction, ReplayLimits, SessionState, StepReply
+from ddpnopt.wire import NarrowType
+
+Item = TypeVar("Item")
+
+
+class AsyncClient:
+    """A client of the service for asyncio.
+
+    Every method may raise `ProblemError` (the service refuses), `NoAnswerError` (no answer came, after the retries) and
+    `UnexpectedAnswerError` (something else answered).
+
+    Args:
+        url: where the service is; else the environment's DDPNOPT_URL, else http://127.0.0.1:8787.
+        api_key: is sent as `Authorization: Bearer …`; else the environment's DDPNOPT_API_KEY, else none is sent.
+        timeout: seconds to connect, and that may pass between two bytes of an answer; or httpx's own kind of timeout.
+        retries: when requests are sent again.
+        replay: how many of its last steps a session keeps, to send them again after the service has lost steps.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout: float | httpx.Timeout = DEFAULT_TIMEOUT,
+        retries: Retries | None = None,
+        replay: ReplayLimits | None = None,
+    ) -> None:
+        self._retries = retries or Retries()
+        self._replay = replay or ReplayLimits()
+        self._http = httpx.AsyncClient(**client_arguments(url, api_key, timeout))
+
+    @property
+    def url(self) -> str:
+        """Where the service is."""
+        return str(self._http.base_url)
+
+    async def capabilities(self) -> Document:
+        """What the service can do: modes, layers, options, limits, versions of the API."""
+        return await self.run(steps.capabilities(self._retries))
+
+    async def create_session(self, definition: Mapping[str, Any]) -> AsyncSession:
+        """Creates a session.
+
+        Args:
+            definition: the document of `POST /v1/sessions`, see docs/options.md; `mode` is `layers` unless it says otherwise.
+        """
+        return AsyncSession(self, await self.run(steps.create_session(definition, self._retries, self._replay)))
+
+    async def open_session(self, id: str) -> AsyncSession:  # noqa: A002
+        """Takes up a session that exists, at the step where the service stands."""
+        return AsyncSession(self, await self.run(steps.open_session(id, self._retries, self._replay)))
+
+    async def resume_session(self, checkpoint: str, *, ttl_seconds: int | None = None) -> AsyncSession:
+        """Creates a session that goes on where a checkpoint was made; `next_step` says with which step."""
+        order: Document = {"fromCheckpoint": checkpoint}
+        if ttl_seconds is not None:
+            order["ttlSeconds"] = ttl_seconds
+        return AsyncSession(self, await self.run(steps.create_session(order, self._retries, self._replay)))
+
+    async def solve_kernels(self, losses: Any, grams: Any, **settings: Any) -> dict[str, NDArray[Any]]:
+        """`POST /v1/kernel/solve`: solves the systems of one batch without a session.
+
+        Args:
+            losses: of each sample, [B].
+            grams: N_t = J_t P_t⁻¹ J_tᵀ of every layer in the order of the forward pass, without the learning rate, [layers, B, B].
+            settings: `learningRate`, `coupling`, `reply`, `lossFloor`, `lossCeiling`.
+
+        Returns:
+            `coefficients` [layers, B], or with reply `factors` `chol` [layers, B(B + 1)/2] and `target` [B].
+        """
+        return await self.run(steps.solve_kernels(losses, grams, settings, self._retries))
+
+    async def download_checkpoint(self, id: str) -> bytes:  # noqa: A002
+        """A checkpoint's safetensors file."""
+        return await self.run(steps.download_checkpoint(id, self._retries))
+
+    async def import_checkpoint(self, file: bytes) -> Document:
+        """Brings a downloaded file into the service; says the checkpoint's `id` there."""
+        return await self.run(steps.import_checkpoint(file, self._retries))
+
+    async def delete_checkpoint(self, id: str) -> None:  # noqa: A002
+        """Deletes a checkpoint; sessions made of it go on."""
+        await self.run(steps.delete_checkpoint(id, self._retries))
+
+    async def close(self) -> None:
+        """Closes the connections. Sessions stay."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def run(self, operation: Operation[Result]) -> Result:
+        """Sends what an operation asks for, until it has its result."""
+        try:
+            effect = next(operation)
+            while True:
+                if isinstance(effect, Wait):
+                    await asyncio.sleep(effect.seconds)
+                    effect = operation.send(None)
+                    continue
+                try:
+                    answer = await self._send(effect)
+                except NoAnswerError as error:
+                    effect = operation.throw(error)
+                else:
+                    effect = operation.send(answer)
+        except StopIteration as stop:
+            result: Result = stop.value
+            return result
+        finally:
+            # Whatever interrupts it: the session is then ready for its next step.
+            operation.close()
+
+    async def _send(self, request: Request) -> Answer:
+        try:
+            return as_answer(await self._http.request(**request_arguments(request)))
+        except httpx.TransportError as error:
+            raise no_answer(request, error) from error
+
+
+class AsyncSession:
+    """A session at the service, in any mode, and the number of its next step."""
+
+    def __init__(self, client: AsyncClient, state: SessionState) -> None:
+        self._client = client
+        self._state = state
+
+    @property
+    def id(self) -> str:
+        """Its identifier."""
+        return self._state.id
+
+    @property
+    def mode(self) -> str:
+        """`layers`, `kernel` or `hosted`."""
+        return self._state.mode
+
+    @property
+    def description(self) -> Document:
+        """As the service described it when it was created or opened, defaults filled in."""
+        return self._state.description
+
+    @property
+    def next_step(self) -> int:
+        """The number of the next step."""
+        return self._state.next_step
+
+    @property
+    def inverses(self) -> Mapping[str, Inverses]:
+        """The newest inverse factors that have come, by layer name."""
+        return self._state.inverses
+
+    def keep_inverses(self, inverses: Mapping[str, Inverses]) -> None:
+        """Takes over inverse factors that were held before the session was resumed, so that they do not come again."""
+        self._state.inverses.update(inverses)
+
+    @property
+    def history(self) -> list[Document]:
+        """Metrics of every step taken here: those of the service, and `bytesSent`, `bytesReceived` and `seconds`."""
+        return self._state.history
+
+    def history_arrays(self) -> dict[str, NDArray[np.float64]]:
+        """The history as one array per metric, ready to plot; NaN where a step has none."""
+        return steps.history_arrays(self._state.history)
+
+    def progress(self, batches: Iterable[Item], description: str | None = None) -> Iterator[Item]:
+        """Goes through the batches, with a bar that shows the loss where tqdm is installed."""
+        return progress(batches, lambda: self.history, description)
+
+    async def step(self, tensors: Mapping[str, Any], *, send_as: NarrowType | None = None) -> StepReply:
+        """Takes the next step.
+
+        After a `ProblemError` the step has not been applied: correct it and call again. After a `NoAnswerError` it may have
+        been: call again with the same tensors, and it is applied once; or `resynchronise` to give it up.
+
+        Args:
+            tensors: by the names of `PUT …/steps/{n}`: `losses`, `layers.<name>.input` and so on, or `x` and `y`. Arrays of NumPy
+                or PyTorch, or whatever `numpy.asarray` takes. `metric_versions` is added where needed.
+            send_as: element type for the large ones; `int8` only in sessions with `"transport": {"int8": true}`.
+        """
+        return await self._client.run(self._state.step(tensors, send_as))
+
+    async def describe(self) -> Document:
+        """The session as the service sees it."""
+        return await self._client.run(self._state.describe())
+
+    async def change_hyper_parameters(self, changes: Mapping[str, Any]) -> Document:
+        """`PATCH`: changes hyper-parameters from the next step on; gives the session as it is then."""
+        return await self._client.run(self._state.change_hyper_parameters(changes))
+
+    async def resynchronise(self) -> None:
+        """Goes on at the step the service expects, after one whose outcome is unknown."""
+        await self._client.run(self._state.resynchronise())
+
+    async def cancel_step(self) -> None:
+        """From another task: takes the step that is under way out of the queue; `step` then raises `step_cancelled`."""
+        await self._client.run(self._state.cancel_step())
+
+    async def make_checkpoint(self) -> Document:
+        """Makes a checkpoint as of the last step, which outlives the session; says its `id`."""
+        return await self._client.run(self._state.make_checkpoint())
+
+    async def checkpoints(self) -> list[Document]:
+        """The session's checkpoints, oldest first."""
+        return await self._client.run(self._state.checkpoints())
+
+    async def weights(self) -> dict[str, NDArray[Any]]:
+        """Mode `hosted`: the parameters by name, `layers.<layer>.<parameter>`, as of the last step."""
+        return await self._client.run(self._state.weights())
+
+    async def predict(self, x: Any, y: Any = None, *, send_as: NarrowType | None = None) -> Prediction:
+        """Mode `hosted`: what the model answers, in evaluation mode; with `y` its mean loss, too."""
+        return await self._client.run(self._state.predict(x, y, send_as))
+
+    async def delete(self) -> None:
+        """Deletes the session. Its checkpoints stay."""
+        await self._client.run(self._state.delete())

@@ -1,0 +1,326 @@
+"""The plain client against the service: sessions in every mode, synchronous and asynchronous."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import ddpnopt
+from ddpnopt.connection import API_VERSION
+
+HOSTED: dict[str, Any] = {
+    "mode": "hosted",
+    "model": {"input": [2], "layers": [{"kind": "dense", "name": "line", "outputs": 1}]},
+    "loss": {"kind": "mse"},
+}
+X = np.array([[1, 0], [0, 1], [1, 1]], np.float32)
+Y = np.array([[3], [-2], [1]], np.float32)
+
+WIDTHS = (5, 7, 3)
+LAYERS = [{"name": f"fc{t}", "kind": "dense", "inputs": n, "outputs": c} for t, (n, c) in enumerate(pairwise(WIDTHS))]
+
+
+class Perceptron:
+    """A multilayer perceptron in NumPy: tanh between the layers, softmax cross-entropy at the end."""
+
+    def __init__(self) -> None:
+        generator = np.random.default_rng(3)
+        self.x = generator.standard_normal((12, WIDTHS[0])).astype(np.float32)
+        self.labels = generator.integers(0, WIDTHS[-1], 12)
+        self.weights = [generator.standard_normal((n, c)) / np.sqrt(n) for n, c in pairwise(WIDTHS)]
+        self.biases = [np.zeros(c) for c in WIDTHS[1:]]
+
+    def losses(self, logits: NDArray[Any]) -> NDArray[Any]:
+        shifted = logits - logits.max(1, keepdims=True)
+        return np.asarray(np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(shifted)), self.labels])
+
+    def passes(self) -> tuple[dict[str, NDArray[Any]], list[NDArray[Any]], list[NDArray[Any]]]:
+        """What a step carries; pre-activations; output gradients."""
+        inputs, outputs, x = [], [], np.asarray(self.x, np.float64)
+        for t, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            inputs.append(x)
+            outputs.append(x @ weight + bias)
+            x = np.tanh(outputs[-1]) if t < len(self.weights) - 1 else outputs[-1]
+        probabilities = np.exp(x - x.max(1, keepdims=True))
+        probabilities /= probabilities.sum(1, keepdims=True)
+        gradient = probabilities - np.eye(WIDTHS[-1])[self.labels]
+        gradients: list[NDArray[Any]] = []
+        for t in reversed(range(len(self.weights))):
+            gradients.insert(0, gradient)
+            if t > 0:
+                gradient = (gradient @ self.weights[t].T) * (1 - inputs[t] ** 2)
+        tensors: dict[str, NDArray[Any]] = {"losses": self.losses(x)}
+        for t in range(len(self.weights)):
+            tensors[f"layers.fc{t}.input"] = inputs[t]
+            tensors[f"layers.fc{t}.output_grad"] = gradients[t]
+        return tensors, outputs, gradients
+
+    def loss(self) -> float:
+        return float(self.passes()[0]["losses"].mean())
+
+    def apply_policies(self, reply: ddpnopt.StepReply, outputs: list[NDArray[Any]], gradients: list[NDArray[Any]]) -> None:
+        """The second forward pass."""
+        x = np.asarray(self.x, np.float64)
+        for t in range(len(self.weights)):
+            s = ((x @ self.weights[t] + self.biases[t] - outputs[t]) * gradients[t]).sum(1)
+            change = reply.policy(f"fc{t}").change(s)
+            self.weights[t] = self.weights[t] + change["weight"]
+            self.biases[t] = self.biases[t] + change["bias"]
+            x = np.tanh(x @ self.weights[t] + self.biases[t])
+
+
+def test_hosted(client: ddpnopt.Client) -> None:
+    session = client.create_session(HOSTED)
+    assert (session.mode, session.next_step) == ("hosted", 0)
+    before = session.predict(X, Y)
+    weights = session.weights()
+    np.testing.assert_allclose(before.outputs, X @ weights["layers.line.weight"] + weights["layers.line.bias"], rtol=1e-5)
+    assert before.loss is not None
+    reply = session.step({"x": X, "y": Y})
+    assert reply.metrics["loss"] == pytest.approx(before.loss, rel=1e-5)
+    assert reply.metrics["lossAfter"] < before.loss
+    assert session.predict(X).loss is None
+    again = client.open_session(session.id)
+    assert again.next_step == 1
+    again.step({"x": X, "y": Y}, send_as="f16")
+    with pytest.raises(ddpnopt.ProblemError, match=r"layers\.line") as raised:
+        session.step({"x": X, "layers.line.input": X})
+    assert raised.value.code == "unknown_tensor"
+    # The second client's step, which this one has not seen, is in the way of another batch.
+    with pytest.raises(ddpnopt.ProblemError) as raised:
+        session.step({"x": X[:2], "y": Y[:2]})
+    assert raised.value.code == "step_conflict"
+    session.resynchronise()
+    assert session.next_step == 2
+    session.delete()
+    with pytest.raises(ddpnopt.SessionNotFoundError) as missing:
+        session.describe()
+    assert missing.value.remedy != "" and missing.value.request_id is not None
+
+
+def test_the_service_speaks_the_clients_version(client: ddpnopt.Client) -> None:
+    assert API_VERSION in client.capabilities()["apiVersions"]
+
+
+def test_history(client: ddpnopt.Client) -> None:
+    session = client.create_session(HOSTED | {"optimizer": {"coupling": "value"}})
+    for _ in session.progress(range(3), "three steps"):
+        session.step({"x": X, "y": Y})
+    arrays = session.history_arrays()
+    assert arrays["step"].tolist() == [0, 1, 2]
+    assert arrays["loss"][2] < arrays["loss"][0]
+    assert np.isnan(arrays["lossAfter"]).all()
+    assert (arrays["bytesSent"] > 0).all() and (arrays["bytesReceived"] > 0).all() and (arrays["seconds"] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("metric", "encoding"),
+    [("kronecker", "sample-factors"), ("kronecker", "inverse-factors"), ("identity", "auto"), ("adam", "auto")],
+)
+def test_layers_with_feedback(client: ddpnopt.Client, metric: str, encoding: str) -> None:
+    optimizer = {"metric": {"kind": metric}, "learningRate": {"kind": "leverage"}}
+    session = client.create_session({"layers": LAYERS, "optimizer": optimizer, "policyEncoding": encoding})
+    network = Perceptron()
+    losses = []
+    for _ in range(5):
+        tensors, outputs, gradients = network.passes()
+        reply = session.step(tensors)
+        losses.append(reply.metrics["loss"])
+        network.apply_policies(reply, outputs, gradients)
+    assert network.loss() < 0.2 * losses[0]
+    has_inverses = encoding == "inverse-factors"
+    assert sorted(session.inverses) == (["fc0", "fc1"] if has_inverses else [])
+    if has_inverses:
+        # They come again only when they have changed.
+        assert not any("inverse" in name for name in reply.tensors)
+
+
+def test_both_encodings_are_the_same_step(exact_url: str) -> None:
+    changed = []
+    with ddpnopt.Client(exact_url) as client:
+        for encoding in ("sample-factors", "inverse-factors"):
+            session = client.create_session({"layers": LAYERS, "policyEncoding": encoding})
+            network = Perceptron()
+            for _ in range(3):
+                tensors, outputs, gradients = network.passes()
+                network.apply_policies(session.step(tensors), outputs, gradients)
+            changed.append(np.concatenate([weight.ravel() for weight in network.weights]))
+    # Sample factors are multiplied with κ in float32.
+    np.testing.assert_allclose(changed[0], changed[1], rtol=1e-4, atol=1e-5)
+
+
+def test_layers_with_updates(client: ddpnopt.Client) -> None:
+    session = client.create_session({"layers": LAYERS, "optimizer": {"coupling": "gauss-newton-step"}})
+    network = Perceptron()
+    first = network.loss()
+    for _ in range(4):
+        reply = session.step(network.passes()[0], send_as="bf16")
+        for t in range(2):
+            change = reply.update(f"fc{t}")
+            network.weights[t] = network.weights[t] + change["weight"]
+            network.biases[t] = network.biases[t] + change["bias"]
+    assert network.loss() < 0.2 * first
+    with pytest.raises(ValueError, match="there is no layer fc9"):
+        reply.update("fc9")
+
+
+def test_kernel(client: ddpnopt.Client) -> None:
+    """With P = I the step is that of mode `layers` with metric identity."""
+    network, twin = Perceptron(), Perceptron()
+    rate = {"learningRate": {"kind": "constant", "value": 0.3}, "coupling": "value"}
+    session = client.create_session({"mode": "kernel", "layers": [{"name": "fc0"}, {"name": "fc1"}], "optimizer": rate})
+    other = client.create_session({"layers": LAYERS, "optimizer": {**rate, "metric": {"kind": "identity"}}})
+    for _ in range(2):
+        tensors, _, _ = network.passes()
+        sent = {"losses": tensors["losses"]}
+        samples = []
+        for t in range(2):
+            a = np.hstack([tensors[f"layers.fc{t}.input"], np.ones((12, 1))])
+            g = tensors[f"layers.fc{t}.output_grad"]
+            samples.append((a, g))
+            sent[f"layers.fc{t}.gram"] = ddpnopt.pack_symmetric((a @ a.T) * (g @ g.T))
+        reply = session.step(sent)
+        expected = other.step(twin.passes()[0])
+        for t, (a, g) in enumerate(samples):
+            learning_rate, coefficients = reply.coefficients(f"fc{t}")
+            change = -learning_rate * a.T @ (coefficients.solve(None)[:, None] * g)
+            update = expected.update(f"fc{t}")
+            np.testing.assert_allclose(change, np.vstack([update["weight"], update["bias"]]), rtol=1e-3, atol=1e-5)
+            network.weights[t] = network.weights[t] + change[:-1]
+            network.biases[t] = network.biases[t] + change[-1]
+            twin.weights[t] = twin.weights[t] + update["weight"]
+            twin.biases[t] = twin.biases[t] + update["bias"]
+
+
+def test_solving_kernels_without_a_session(client: ddpnopt.Client) -> None:
+    losses, kernel = np.array([0.7, 1.2]), np.array([[1, 0.5], [0.5, 2]])
+    solved = client.solve_kernels(losses, kernel[None], learningRate=2, lossFloor=0.5)
+    h = np.clip(1 / (2 * losses), 0.5, 100)
+    expected = np.linalg.solve(2 * np.diag(1 / h) + 2 * kernel, 1 / h)
+    np.testing.assert_allclose(solved["coefficients"], expected[None], rtol=1e-6)
+    with pytest.raises(ValueError, match="B, B"):
+        client.solve_kernels(losses, kernel)
+
+
+def test_checkpoints(client: ddpnopt.Client) -> None:
+    session = client.create_session(HOSTED)
+    session.step({"x": X, "y": Y})
+    checkpoint = session.make_checkpoint()
+    assert [each["id"] for each in session.checkpoints()] == [checkpoint["id"]]
+    file = client.download_checkpoint(checkpoint["id"])
+    imported = client.import_checkpoint(file)
+    expected = session.step({"x": X, "y": Y}).metrics
+    for name in (checkpoint["id"], imported["id"]):
+        resumed = client.resume_session(name, ttl_seconds=60)
+        assert resumed.next_step == 1
+        assert resumed.step({"x": X, "y": Y}).metrics == expected
+        client.delete_checkpoint(name)
+    with pytest.raises(ddpnopt.ProblemError) as raised:
+        client.download_checkpoint(checkpoint["id"])
+    assert raised.value.code == "checkpoint_not_found"
+
+
+def test_asynchronously(url: str) -> None:
+    async def train() -> list[float]:
+        async with ddpnopt.AsyncClient(url) as client:
+            sessions = await asyncio.gather(*(client.create_session(HOSTED) for _ in range(3)))
+            replies = await asyncio.gather(*(session.step({"x": X, "y": Y}) for session in sessions))
+            session = sessions[0]
+            assert (await session.predict(X, Y)).loss == pytest.approx(replies[0].metrics["lossAfter"], rel=1e-3, abs=1e-6)
+            checkpoint = await session.make_checkpoint()
+            resumed = await client.resume_session(checkpoint["id"])
+            assert sorted(await resumed.weights()) == ["layers.line.bias", "layers.line.weight"]
+            assert (await client.open_session(session.id)).next_step == 1
+            await client.import_checkpoint(await client.download_checkpoint(checkpoint["id"]))
+            await client.delete_checkpoint(checkpoint["id"])
+            solved = await client.solve_kernels(np.ones(2), np.eye(2)[None])
+            assert solved["coefficients"].shape == (1, 2)
+            await session.cancel_step()
+            assert "modes" in await client.capabilities()
+            assert await session.checkpoints() == []
+            assert (await session.describe())["nextStep"] == 1
+            await asyncio.gather(*(session.delete() for session in [*sessions, resumed]))
+            with pytest.raises(ddpnopt.SessionNotFoundError):
+                await session.step({"x": X, "y": Y})
+            return [reply.metrics["loss"] for reply in replies]
+
+    losses = asyncio.run(train())
+    assert losses == [losses[0]] * 3
+
+
+def test_one_step_at_a_time(client: ddpnopt.Client) -> None:
+    session = client.create_session(HOSTED)
+    operation = session._state.step({"x": X, "y": Y}, None)
+    next(operation)
+    with pytest.raises(RuntimeError, match="is taking a step"):
+        session.step({"x": X, "y": Y})
+    operation.close()
+    assert session.step({"x": X, "y": Y}).metrics["step"] == 0
+
+
+def test_a_rewound_session_is_sent_its_steps_again(exact_url: str, control_url: str) -> None:
+    generator = np.random.default_rng(8)
+    steps = [{"x": generator.standard_normal((3, 2)).astype(np.float32), "y": Y} for _ in range(8)]
+    limits = ddpnopt.ReplayLimits(steps=1)
+    with ddpnopt.Client(exact_url) as client, ddpnopt.Client(exact_url, replay=limits) as forgetful_client:
+        whole, session, forgetful = (each.create_session(HOSTED) for each in (client, client, forgetful_client))
+        expected = [whole.step(step).metrics for step in steps]
+        weights = whole.weights()["layers.line.weight"]
+        for step in steps[:6]:
+            session.step(step)
+            forgetful.step(step)
+        # The step that the worker will find damaged in its storage.
+        control = http.client.HTTPConnection(control_url)
+        control.request("POST", "/", steps[3]["x"].tobytes())
+        assert control.getresponse().status == 204
+        control.close()
+        assert session.describe()["nextStep"] == 3
+        assert [session.step(step).metrics for step in steps[6:]] == expected[6:]
+        np.testing.assert_array_equal(session.weights()["layers.line.weight"], weights)
+        with pytest.raises(ddpnopt.SessionRewoundError) as raised:
+            forgetful.step(steps[6])
+        assert raised.value.resume_from == 3
+        forgetful.resynchronise()
+        assert forgetful.next_step == 3
+
+
+def test_the_api_key_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server of the test's own: what a request carries, the service does not tell."""
+    seen: list[str | None] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers.get("authorization"))
+            assert self.headers.get("ddpnopt-version") == API_VERSION
+            self.send_response(401)
+            self.send_header("content-type", "application/problem+json")
+            self.send_header("content-length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            return
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("DDPNOPT_API_KEY", "from-environment")
+        monkeypatch.setenv("DDPNOPT_URL", address)
+        for client in (ddpnopt.Client(), ddpnopt.Client(address, api_key="given")):
+            with client, pytest.raises(ddpnopt.AuthenticationError):
+                client.open_session("ses_0")
+        monkeypatch.delenv("DDPNOPT_API_KEY")
+        with ddpnopt.Client() as client, pytest.raises(ddpnopt.AuthenticationError):
+            client.open_session("ses_0")
+        server.shutdown()
+        thread.join()
+    assert seen == ["Bearer from-environment", "Bearer given", None]
