@@ -63,6 +63,11 @@ export class HostedTrainingSession extends ClientSession<HostedSession> {
     return this.commitParts(parts, async (answer) => stepMetricsSchema.parse(await answer.json()), options);
   }
 
+  /** The metrics of a step that another client has committed. @throws DdpnoptError `step_out_of_order` as long as it has not */
+  reply(options: RequestOptions = {}): Promise<StepMetrics> {
+    return this.takeReply(async (answer) => stepMetricsSchema.parse(await answer.json()), options);
+  }
+
   /** The parameters by name, `layers.<layer>.<parameter>`, as of the last step. @throws DdpnoptError, ConnectionError */
   async weights(options: RequestOptions = {}): Promise<ReadonlyMap<string, DownloadedTensor>> {
     const answer = await this.transport.request('GET', `${this.path}/weights`, options);

@@ -4,12 +4,13 @@ import { factoredLayers, kernelStepTensors, type KernelStepTensor } from '../../
 import { sentColumns } from '../../shared/optimizer.ts';
 import { encode, type NamedTensor, type TensorValues } from '../../shared/safetensors.ts';
 import type { KernelSession, StepMetrics } from '../../shared/session.ts';
+import type { StepParts } from '../../shared/step-parts.ts';
 import { TENSOR } from '../../shared/tensor-names.ts';
 import { packSymmetric, unpackSymmetric } from '../../shared/triangle.ts';
 import { readCoefficients, solveCoefficients, type PolicyCoefficients } from './coefficients.ts';
 import { ReplyTensors } from './reply-tensors.ts';
 import { ClientSession } from './session.ts';
-import type { StepOptions } from './transport.ts';
+import type { RequestOptions, StepOptions } from './transport.ts';
 
 /** What one batch's passes yield for one layer; row-major. R = B·r rows, r per sample; r = 1 with terminal curvature "gradient". */
 export interface KernelInput {
@@ -99,12 +100,30 @@ export class KernelTrainingSession extends ClientSession<KernelSession> {
    * @throws DdpnoptError, ConnectionError; RangeError if something is missing
    */
   step(input: KernelStepInput, options: StepOptions = {}): Promise<KernelStepReply> {
-    return this.takeStep(
-      () => encode(this.#tensorsOf(input, options)),
-      async (answer, bytesSent) => this.#readReply(new Uint8Array(await answer.arrayBuffer()), bytesSent),
-      options,
-    );
+    return this.takeStep(() => encode(this.#tensorsOf(input, options)), this.#replyReader, options);
   }
+
+  /**
+   * Sends a mini-batch as part k of the next step, with batch coupling "diagonal"; the parts make up one batch in the order of k.
+   *
+   * @throws DdpnoptError `parts_unsupported` with other batch couplings; ConnectionError; RangeError as {@link step}
+   */
+  sendPart(k: number, input: KernelStepInput, options: StepOptions = {}): Promise<StepParts> {
+    return this.putPart(k, encode(this.#tensorsOf(input, options)), options);
+  }
+
+  /** Takes the step whose parts 0 to `parts` − 1 have been sent. @throws DdpnoptError `parts_missing`; ConnectionError */
+  commit(parts: number, options: RequestOptions = {}): Promise<KernelStepReply> {
+    return this.commitParts(parts, this.#replyReader, options);
+  }
+
+  /** The reply of a step that another client has committed. @throws DdpnoptError `step_out_of_order` as long as it has not */
+  reply(options: RequestOptions = {}): Promise<KernelStepReply> {
+    return this.takeReply(this.#replyReader, options);
+  }
+
+  readonly #replyReader = async (answer: Response, bytesSent: number): Promise<KernelStepReply> =>
+    this.#readReply(new Uint8Array(await answer.arrayBuffer()), bytesSent);
 
   #tensorsOf(input: KernelStepInput, { sendAs }: StepOptions): NamedTensor[] {
     const batch = input.losses.length;

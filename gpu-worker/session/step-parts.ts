@@ -245,13 +245,19 @@ export class PendingParts {
         stale.push(key);
         continue;
       }
-      const header = readHeader(bytes);
-      const shared = await digestsOf(sharedTensors(definition), header, bytes);
-      budget.take(size);
-      const part = Number(k);
-      const samples = checkPartHeader(header, definition);
-      this.#parts.set(part, { part, samples, header, digest, bytes: size, shared, written: Promise.resolve() });
-      this.#lastArrival = now();
+      try {
+        const header = readHeader(bytes);
+        const samples = checkPartHeader(header, definition);
+        const shared = await digestsOf(sharedTensors(definition), header, bytes);
+        budget.take(size);
+        const part = Number(k);
+        this.#parts.set(part, { part, samples, header, digest, bytes: size, shared, written: Promise.resolve() });
+        this.#lastArrival = now();
+      } catch (error) {
+        if (!(error instanceof ProblemError) || error.retryable) throw error;
+        // Options that have changed since do not take such parts: they could not be committed.
+        stale.push(key);
+      }
     }
     if (stale.length > 0) await storage.write({ puts: [], deletes: stale });
   }

@@ -88,6 +88,14 @@ it.each([
     await restart();
     expect((await parts(5)).parts).toEqual([]);
     await putPart(5, 0, half(last!, 0));
+    // A part that the options do not take any more is no obstacle to the session.
+    const decay = { optimizer: { weightDecay: { kind: 'decoupled', rate: 0.1 } } };
+    expect((await call(session.url, 'PATCH', `/sessions/${session.id}`, { body: JSON.stringify(decay) })).status).toBe(
+      200,
+    );
+    await restart();
+    expect(await session.describe()).toMatchObject({ nextStep: 5, optimizerFromStep: 5 });
+    expect((await parts(5)).parts).toEqual([]);
     expect((await call(session.url, 'DELETE', `/sessions/${session.id}`)).status).toBe(204);
   },
 );

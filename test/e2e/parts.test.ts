@@ -335,6 +335,34 @@ describe('refused, and changing nothing', () => {
 });
 
 describe('the client library', () => {
+  it('puts parts together in hosted and in kernel mode, too', async () => {
+    const client = new DdpnoptClient({ url: stack.url });
+    const model = { input: [2] as [number], layers: [{ kind: 'dense' as const, name: 'a', outputs: 2 }] };
+    const hosted = await client.createHostedSession({ model, loss: { kind: 'softmax-cross-entropy' } });
+    const watcher = await client.openHostedSession(hosted.session.id);
+    await hosted.sendPart(0, { x: Float32Array.of(1, 2), y: [0] });
+    await watcher.sendPart(1, { x: Float32Array.of(3, 4, 5, 6), y: [1, 0] });
+    const metrics = await hosted.commit(2);
+    expect(metrics).toMatchObject({ step: 0, batch: 3 });
+    expect(await watcher.reply()).toEqual(metrics);
+
+    const kernels = await client.createKernelSession({
+      layers: [{ name: 'a' }],
+      optimizer: { batchCoupling: 'diagonal', coupling: 'value' },
+    });
+    const other = await client.openKernelSession(kernels.session.id);
+    const part = (value: number) => ({
+      losses: Float32Array.of(value),
+      layers: { a: { gramDiagonal: Float32Array.of(value) } },
+    });
+    await kernels.sendPart(0, part(1));
+    await other.sendPart(1, part(2));
+    const reply = await kernels.commit(2);
+    if (reply.kind !== 'coefficients') throw new Error('the coupling asks for coefficients');
+    expect(reply.changes.get('a')!.coefficients).toHaveLength(2);
+    expect((await other.reply()).metrics).toEqual(reply.metrics);
+  });
+
   it('sends parts from two clients; both get the reply', async () => {
     const first = await new DdpnoptClient({ url: stack.url }).createSession({
       layers: [...LAYERS],
