@@ -40,9 +40,21 @@ module.exports = {
     only('demo', '^demo/', ['demo/', 'clients/', 'deploy/', 'node:'], 'through public interfaces only'),
     only(
       'bench',
-      '^bench/(?!engine/|peers/|scaling/|training-time/)',
+      '^bench/(?!engine/|peers/|scaling/|service/|training-time/)',
       ['bench/', 'clients/', 'deploy/', '(fs|os|path|url|child_process|crypto|zlib)'],
       'through public interfaces only',
+    ),
+    only(
+      'bench-service',
+      '^bench/service/',
+      [
+        'bench/',
+        'deploy/',
+        'shared/',
+        '(child_process|crypto|events|fs|fs/promises|http|os|path|readline|stream|url)',
+        ...modules('esbuild', 'zod'),
+      ],
+      'the edge as it is bundled, and requests without a client library',
     ),
     only(
       'bench-engine',

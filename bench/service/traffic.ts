@@ -21,7 +21,7 @@ export function openConnections(count: number): Agent {
 }
 
 /** @throws Error if it is not answered with a success */
-export function send({ url, method, body, headers }: Target, agent: Agent): Promise<void> {
+function send({ url, method, body, headers }: Target, agent: Agent): Promise<void> {
   return new Promise((resolve, reject) => {
     const outgoing = request(
       url,
