@@ -15,7 +15,7 @@ export function openPipe(): {
         source = controller;
       },
       pull: () => {
-        wanted.resolve();
+        wanted.resolve(undefined);
       },
       cancel: (reason) => {
         wanted.reject(reason);
@@ -24,7 +24,9 @@ export function openPipe(): {
     { highWaterMark: 0 },
   );
   const writable = new WritableStream<Uint8Array>({
-    start: ({ signal }) => {
+    start: (controller) => {
+      // Node has it, its types do not.
+      const { signal } = controller as WritableStreamDefaultController & { readonly signal: AbortSignal };
       signal.addEventListener('abort', () => {
         wanted.reject(signal.reason);
       });
@@ -44,8 +46,8 @@ export function openPipe(): {
   return { readable, writable };
 }
 
-function turn(): PromiseWithResolvers<void> {
-  const resolvers = Promise.withResolvers<void>();
+function turn(): PromiseWithResolvers<undefined> {
+  const resolvers = Promise.withResolvers<undefined>();
   // The pipe may end while nobody writes.
   resolvers.promise.catch(() => undefined);
   return resolvers;
