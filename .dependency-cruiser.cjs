@@ -30,6 +30,12 @@ module.exports = {
       'the edge holds no tensor engine and runs in workerd: nothing of Node',
     ),
     only('client', '^clients/js/', ['clients/js/', 'shared/'], 'the client library runs in browsers too'),
+    only(
+      'cli',
+      '^clients/cli/',
+      ['clients/(cli|js)/', 'shared/', '(util)'],
+      'the command line is a client as others are',
+    ),
     only('training', '^clients/(train|datasets)/', ['clients/', 'shared/', 'node:', '(fs|url|zlib)']),
     only('demo', '^demo/', ['demo/', 'clients/', 'deploy/', 'node:'], 'through public interfaces only'),
     only(
@@ -87,7 +93,7 @@ module.exports = {
       'gpu-worker/training/trainer.ts',
       'shared/',
       '(crypto|http)',
-      ...modules('hono', '@hono/node-server'),
+      ...modules('hono', '@hono/node-server', 'prom-client', '@opentelemetry/[a-z-]+'),
     ]),
     only('session', '^gpu-worker/session/', [
       'gpu-worker/(session|engine|storage)/',

@@ -1,11 +1,14 @@
 /** What the edge reaches on Cloudflare. */
+import { waitUntil } from 'cloudflare:workers';
+import { logLevelSchema } from '../shared/log-level.ts';
 import { createSigner } from '../shared/signature.ts';
+import { durableDirectory } from './access/access-object.ts';
 import type { Platform } from './environment.ts';
 import { originsOf } from './middleware/cross-origin.ts';
 import { registeredWorkers, singleWorker, type AsyncDirectory } from './placement/placement.ts';
 
-/** Bindings and variables, with the secret that `wrangler secret put WORKER_SECRET` sets. */
-type Bindings = Env & { readonly WORKER_SECRET?: string };
+/** Bindings and variables, with the secrets that `wrangler secret put` sets. */
+type Bindings = Env & { readonly WORKER_SECRET?: string; readonly DDPNOPT_ADMIN_KEY?: string };
 
 /** @throws Error if the configuration says of no worker where it is, nor how one may register */
 export function cloudflarePlatform(env: Bindings): Platform {
@@ -17,6 +20,18 @@ export function cloudflarePlatform(env: Bindings): Platform {
     placement:
       url !== '' || signer === null ? singleWorker(url) : registeredWorkers(placementObject(env), signer, Date.now),
     signer,
+    access: {
+      directory: durableDirectory(env.ACCESS),
+      adminKey: env.DDPNOPT_ADMIN_KEY === undefined || env.DDPNOPT_ADMIN_KEY === '' ? null : env.DDPNOPT_ADMIN_KEY,
+      later: (milliseconds, work) => {
+        waitUntil(scheduler.wait(milliseconds).then(work));
+      },
+    },
+    logLevel: logLevelSchema.parse(env.DDPNOPT_LOG_LEVEL),
+    log: (line, status) => {
+      if (status < 500) console.log(JSON.stringify(line));
+      else console.error(JSON.stringify(line));
+    },
     // The host is not looked at.
     asset: (path) => env.ASSETS.fetch(new URL(path, 'https://assets.invalid')),
     pipe: (length) => new FixedLengthStream(length),

@@ -1,6 +1,10 @@
 /** What a request handler at the edge can reach. */
 import type { RequestIdVariables } from 'hono/request-id';
+import type { ProblemCode } from '../shared/errors.ts';
+import type { LogLevel } from '../shared/log-level.ts';
 import type { Signer } from '../shared/signature.ts';
+import type { AccessControl, AccessSettings } from './access/access-control.ts';
+import type { Principal } from './access/principal.ts';
 import type { Placement } from './placement/placement.ts';
 
 /** What differs between Cloudflare and Node. */
@@ -10,6 +14,11 @@ export interface Platform {
   readonly allowedOrigins: readonly string[];
   /** Signs calls to workers, and checks those that come from them; null where no secret is configured. */
   readonly signer: Signer | null;
+  /** Where keys are looked up and usage is reported to, and the operator's key. */
+  readonly access: Omit<AccessSettings, 'reportFailure'>;
+  readonly logLevel: LogLevel;
+  /** Writes a line. @param status of the answer that it is about */
+  readonly log: (line: object, status: number) => void;
   /** Static files, by path. */
   readonly asset: (path: string) => Promise<Response>;
   /** A pipe for a body of known length, as the platform's fetch sends one with its Content-Length. */
@@ -20,5 +29,13 @@ export interface Platform {
 }
 
 export interface EdgeEnv {
-  readonly Variables: RequestIdVariables & { readonly platform: Platform };
+  readonly Variables: RequestIdVariables & {
+    readonly platform: Platform;
+    readonly access: AccessControl;
+    /** Who makes the request, where access is controlled. */
+    principal?: Principal;
+    /** What the worker has reported for this request. */
+    reported: { steps: number; computeSeconds: number };
+    problemCode?: ProblemCode;
+  };
 }

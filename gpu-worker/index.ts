@@ -16,6 +16,8 @@
  * DDPNOPT_ACKNOWLEDGE      steps are answered once they are `durable`, or once they are `applied`, which a crash may undo
  * DDPNOPT_SNAPSHOT_STEPS   steps in a session's log after which a snapshot of its state takes their place
  * DDPNOPT_SNAPSHOT_BYTES   the same in bytes of their bodies
+ * OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME   where traces are sent by OTLP/HTTP, and as whose; nowhere unless given
+ * DDPNOPT_LOG_LEVEL        info: a line for every request; warn, the default: for those that the service failed
  * DDPNOPT_RETENTION_SECONDS how long the state of an expired session is kept
  */
 import { once } from 'node:events';
@@ -26,6 +28,7 @@ import { join } from 'node:path';
 import { getRequestListener } from '@hono/node-server';
 import * as z from 'zod';
 import { LIMITS } from '../shared/limits.ts';
+import { isLogged, logLevelSchema } from '../shared/log-level.ts';
 import type { ProcessReady } from '../shared/service-process.ts';
 import { createSigner } from '../shared/signature.ts';
 import { newWorkerId } from '../shared/worker-report.ts';
@@ -33,7 +36,9 @@ import { startComputeThread, type ComputeThread } from './engine/compute-thread.
 import { ComputeQueue } from './engine/queue.ts';
 import { createWorkerApp } from './server/app.ts';
 import { authentication } from './server/authentication.ts';
+import { WorkerMetrics } from './server/metrics.ts';
 import { Registration } from './server/registration.ts';
+import { openTracing } from './server/tracing.ts';
 import { SessionRegistry } from './session/registry.ts';
 import { UndeliveredAnswers } from './session/undelivered-answers.ts';
 import { openS3Storage, type S3Options } from './storage/s3.ts';
@@ -71,6 +76,9 @@ const environmentSchema = z.object({
   AWS_REGION: z.string().default('us-east-1'),
   AWS_ACCESS_KEY_ID: z.string().optional(),
   AWS_SECRET_ACCESS_KEY: z.string().optional(),
+  OTEL_EXPORTER_OTLP_ENDPOINT: z.url({ protocol: /^https?$/ }).optional(),
+  OTEL_SERVICE_NAME: z.string().min(1).default('ddpnopt-worker'),
+  DDPNOPT_LOG_LEVEL: logLevelSchema,
   DDPNOPT_RETENTION_SECONDS: z.coerce.number().int().min(0).default(604_800),
 });
 
@@ -108,6 +116,25 @@ async function openStorage(): Promise<Storage> {
     );
     process.exit(1);
   }
+}
+
+function countingWrites(storage: Storage): Storage {
+  const counted =
+    (write: Storage['write']): Storage['write'] =>
+    async (changes) => {
+      try {
+        await write(changes);
+        metrics.stored('ok');
+      } catch (error) {
+        metrics.stored('failed');
+        throw error;
+      }
+    };
+  const own: Storage['own'] = (ownership) => {
+    const store = storage.own(ownership);
+    return { ...store, write: counted(store.write) };
+  };
+  return { ...storage, write: counted(storage.write), own };
 }
 
 /** @throws Error if something is missing */
@@ -151,13 +178,30 @@ let isStopping = false;
 const { compute, failed, stop: stopComputing } = await startComputing(configuration.DDPNOPT_ENGINE ?? null);
 const queue = new ComputeQueue(QUEUE_LIMITS);
 const undelivered = new UndeliveredAnswers(LIMITS.undeliveredBytes);
-const storage = await openStorage();
+const metrics: WorkerMetrics = new WorkerMetrics(() => performance.now(), {
+  sessions: () => sessions.size,
+  queue: () => queue.length,
+  stateBytes: () => sessions.bytes,
+});
+const storage = countingWrites(await openStorage());
+const { OTEL_EXPORTER_OTLP_ENDPOINT: traceEndpoint, OTEL_SERVICE_NAME: serviceName } = configuration;
+const tracing =
+  traceEndpoint === undefined
+    ? null
+    : openTracing({
+        endpoint: traceEndpoint,
+        serviceName,
+        reportFailure: (error) => {
+          report({ event: 'traces_lost', error });
+        },
+      });
 const limitedCompute = undelivered.limiting(compute);
 const sessions = new SessionRegistry(
   {
     compute: limitedCompute,
     queue,
     now: Date.now,
+    meter: metrics,
     report: (recovery) => {
       process.stderr.write(`${JSON.stringify(recovery)}\n`);
     },
@@ -184,9 +228,21 @@ const app = createWorkerApp({
   undelivered,
   limits: LIMITS,
   // Each is a turn of its own: there is no order to keep among them.
-  solve: (options, body) => queue.run(`solve ${String(solves++)}`, () => limitedCompute.solve(options, body)),
+  solve: (options, body) =>
+    queue.run(`solve ${String(solves++)}`, async () => {
+      const begun = metrics.elapsed();
+      const answer = await limitedCompute.solve(options, body);
+      return { answer, computeSeconds: (metrics.elapsed() - begun) / 1000 };
+    }),
   engineName: compute.engine,
   authentication: signer === null ? undefined : authentication(signer, workerId, sessions),
+  metrics,
+  log: (record, headers) => {
+    tracing?.record(record, headers);
+    if (isLogged(configuration.DDPNOPT_LOG_LEVEL, record.status)) {
+      process.stderr.write(`${JSON.stringify({ event: 'request', side: 'worker', ...record })}\n`);
+    }
+  },
   reportDefect: (error, requestId) => {
     report({ event: 'defect', requestId, error });
     // A trap in the engine's WebAssembly leaves its heap in an unknown state.
@@ -308,7 +364,7 @@ function close(): void {
   if (process.connected) process.disconnect();
   sessions.endEvents();
   // Requests that are being answered may finish; then nothing needs the thread.
-  server.close(() => void stopComputing().then(storage.close));
+  server.close(() => void stopComputing().then(() => Promise.all([storage.close(), tracing?.close()])));
   server.closeIdleConnections();
 }
 process.once('SIGTERM', stop);

@@ -6,7 +6,7 @@
 import * as z from 'zod';
 
 interface ProblemKind {
-  readonly status: 400 | 401 | 404 | 405 | 409 | 410 | 411 | 412 | 413 | 415 | 422 | 429 | 500 | 502 | 503 | 507;
+  readonly status: 400 | 401 | 403 | 404 | 405 | 409 | 410 | 411 | 412 | 413 | 415 | 422 | 429 | 500 | 502 | 503 | 507;
   readonly title: string;
   /** Whether the same request may succeed later without a change. */
   readonly retryable: boolean;
@@ -17,6 +17,17 @@ export const PROBLEMS = {
   unsupported_api_version: { status: 400, title: 'The API has no such version', retryable: false },
   truncated_body: { status: 400, title: 'The body is shorter than announced', retryable: true },
   client_disconnected: { status: 400, title: 'The client went away before its turn came', retryable: true },
+  unauthenticated: { status: 401, title: 'The request has no valid API key', retryable: false },
+  forbidden: { status: 403, title: 'The API key does not allow this', retryable: false },
+  access_not_configured: {
+    status: 403,
+    title: 'The service has no access control and is not on loopback',
+    retryable: false,
+  },
+  rate_limited: { status: 429, title: 'Too many requests in a short time', retryable: true },
+  quota_exceeded: { status: 429, title: 'The tenant has used up what it may', retryable: true },
+  access_unavailable: { status: 503, title: 'Keys cannot be checked', retryable: true },
+  key_not_found: { status: 404, title: 'No such API key', retryable: false },
   route_not_found: { status: 404, title: 'No such resource', retryable: false },
   session_not_found: { status: 404, title: 'No such session', retryable: false },
   session_expired: { status: 410, title: 'The session has expired', retryable: false },
@@ -65,6 +76,7 @@ export const PROBLEMS = {
   worker_unavailable: { status: 503, title: 'The worker does not answer', retryable: true },
   worker_protocol: { status: 502, title: 'The worker answered something unexpected', retryable: false },
   call_refused: { status: 401, title: 'The call is not one of this service', retryable: false },
+  other_tenant: { status: 404, title: 'The session is another tenant’s', retryable: false },
   session_moved: { status: 503, title: 'The session has moved to another worker', retryable: true },
   storage_full: { status: 507, title: 'The worker’s storage is full', retryable: true },
   storage_unavailable: { status: 503, title: 'The worker’s storage fails', retryable: true },
@@ -103,6 +115,7 @@ export const problemSchema = z
       .optional()
       .meta({ description: 'With session_rewound: the first step to send again; the session has the steps before it' }),
     epoch: z.int().optional().meta({ description: 'With session_moved: how often the session has changed hands' }),
+    retryAfter: z.int().optional().meta({ description: 'As the header Retry-After: seconds, where more than one' }),
   })
   .meta({ id: 'Problem', description: 'RFC 9457 problem document' });
 
@@ -123,6 +136,8 @@ export interface ProblemDetails {
   readonly resumeFrom?: number;
   /** With `session_moved`: the latest epoch that the session’s store knows of. */
   readonly epoch?: number;
+  /** Seconds after which the same request may succeed, where more than one. */
+  readonly retryAfter?: number;
 }
 
 /** A text may quote what the client sent, which may be of any length. */
@@ -156,6 +171,11 @@ export class ProblemError extends Error {
     return PROBLEMS[this.code].retryable;
   }
 
+  /** The header Retry-After; null if the request need not be sent again. */
+  get retryAfter(): string | null {
+    return this.retryable ? String(this.details.retryAfter ?? RETRY_AFTER_SECONDS) : null;
+  }
+
   toProblem(requestId: string): Problem {
     const { title, status, retryable } = PROBLEMS[this.code];
     return {
@@ -184,8 +204,8 @@ export function internalProblem(cause: unknown): ProblemError {
   );
 }
 
-/** Retry-After of retryable problems. */
-export const RETRY_AFTER_SECONDS = '1';
+/** Retry-After of retryable problems that do not say better. */
+const RETRY_AFTER_SECONDS = 1;
 
 export const PROBLEM_CONTENT_TYPE = 'application/problem+json';
 

@@ -78,6 +78,10 @@ export const LIMITS = {
    * WebAssembly can address.
    */
   stepBytes: 2_000_000_000,
+  /** Seconds for which an isolate of the edge remembers a key: a revocation takes effect within them. */
+  keyCacheSeconds: 10,
+  /** Seconds after which an isolate of the edge reports what it has counted: quotas hold to what other isolates take meanwhile. */
+  usageFlushSeconds: 5,
   /** Seconds an idle session is kept. */
   ttlSeconds: { minimum: 10, default: 3600, maximum: 86_400 },
   /** Seconds that the clocks of edge and workers may differ. */

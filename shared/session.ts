@@ -79,6 +79,15 @@ export function sessionMoved(id: string, epoch: number): ProblemError {
   });
 }
 
+/** What a worker tells the edge, which answers it as {@link sessionNotFound}: the session itself stays where it is. */
+export function otherTenant(id: SessionId): ProblemError {
+  return new ProblemError('other_tenant', {
+    param: 'id',
+    detail: `Session ${id} is another tenant’s.`,
+    remedy: 'Answer that there is no such session.',
+  });
+}
+
 export function notHosted(id: SessionId): ProblemError {
   return new ProblemError('not_hosted', {
     detail: `Session ${id} is not in mode "hosted": the client holds the model and its weights.`,

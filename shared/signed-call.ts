@@ -20,12 +20,14 @@ export interface SignedCall {
   readonly length: number;
   /** The session's lease, as `signLease` writes it; empty where no session is concerned. */
   readonly lease: string;
+  /** Whose request it is; empty where it is nobody's. */
+  readonly tenant: string;
   /** SHA-256 of the body in hexadecimal; empty where it streams. */
   readonly digest: string;
 }
 
-function textOf({ method, path, length, lease, digest }: SignedCall, timestamp: string): string {
-  return ['ddpnopt-call', method, path, timestamp, lease, length, digest].join('\n');
+function textOf({ method, path, length, lease, tenant, digest }: SignedCall, timestamp: string): string {
+  return ['ddpnopt-call', method, path, timestamp, lease, length, tenant, digest].join('\n');
 }
 
 /** @param now milliseconds since the Unix epoch. @returns the headers to send with the call */

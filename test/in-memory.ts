@@ -41,16 +41,22 @@ export function openMemory(): Promise<Storage> {
   return openSqliteStorage({ file: IN_MEMORY, maximumBytes: 1e8, survives: 'process', isShared: false });
 }
 
+export const UNOBSERVED: SessionResources['meter'] = {
+  elapsed: () => performance.now(),
+  waited: () => undefined,
+  stepped: () => undefined,
+};
+
 /** Sessions that nothing is to be reported of. */
 export function registryOf(
-  resources: Omit<SessionResources, 'report'>,
+  resources: Omit<SessionResources, 'report' | 'meter'> & Partial<Pick<SessionResources, 'meter'>>,
   options: Pick<RegistryOptions, 'limit' | 'storage'> & Partial<RegistryOptions>,
 ): SessionRegistry {
   const unexpected = (what: unknown): never => {
     throw new Error('there is nothing to report', { cause: what });
   };
   return new SessionRegistry(
-    { ...resources, report: unexpected },
+    { meter: UNOBSERVED, ...resources, report: unexpected },
     {
       log: { snapshotSteps: 100, snapshotBytes: 1e8, acknowledge: 'durable' },
       retention: 0,

@@ -17,13 +17,16 @@ import { complete, Transport, type RequestOptions } from './transport.ts';
 export interface ClientOptions {
   /** Where the service is, for example http://127.0.0.1:8787. */
   readonly url: string | URL;
+  /** The API key, `ddpnopt_…`, where the service asks for one. */
+  readonly apiKey?: string | undefined;
 }
 
 export class DdpnoptClient {
   readonly #transport: Transport;
 
-  constructor({ url }: ClientOptions) {
-    this.#transport = new Transport(url);
+  /** @throws TypeError for an address or a key that cannot be one */
+  constructor({ url, apiKey }: ClientOptions) {
+    this.#transport = new Transport(url, apiKey);
   }
 
   /** Creates a session for a model that the caller runs. @throws DdpnoptError, ConnectionError, TypeError for another mode */

@@ -25,8 +25,14 @@ export interface RequestBody {
 
 export class Transport {
   readonly #base: URL;
+  readonly #authorization: Readonly<Record<string, string>>;
 
-  constructor(url: string | URL) {
+  /** @throws TypeError for a key that cannot be one */
+  constructor(url: string | URL, apiKey?: string) {
+    // The text itself is not repeated: it may be a key with something around it.
+    if (apiKey !== undefined && !/^[\x21-\x7e]+$/.test(apiKey))
+      throw new TypeError('the API key has characters that no key has');
+    this.#authorization = apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` };
     // With a closing slash, so that paths are resolved below it.
     this.#base = new URL(String(url).replace(/\/*$/, '/'));
   }
@@ -46,6 +52,7 @@ export class Transport {
         headers: {
           ...headers,
           [API_VERSION_HEADER]: LATEST_API_VERSION,
+          ...this.#authorization,
           ...(body === undefined ? {} : { 'content-type': body.contentType }),
         },
         ...(body === undefined ? {} : { body: body.content }),

@@ -7,11 +7,14 @@
  * DDPNOPT_WORKER_URL       where the one worker is; empty where workers register themselves
  * DDPNOPT_WORKER_SECRET    shared with the workers; without one the worker is on this machine alone
  * DDPNOPT_EDGE_STATE       folder that Durable Objects survive in; unless given they end with the process
+ * DDPNOPT_ADMIN_KEY        the operator's key, 32 or more characters: with it every request needs a key; loopback alone without
+ * DDPNOPT_LOG_LEVEL        info: a line for every request; warn, the default: for those that the service failed
  */
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import { convertV4MiniflareOptions, Log, LogLevel, Miniflare } from 'miniflare';
 import { unstable_getMiniflareWorkerOptions as readWorkerOptions } from 'wrangler';
+import { logLevelSchema } from '../../shared/log-level.ts';
 import type { ProcessReady } from '../../shared/service-process.ts';
 
 const CONFIGURATION = fileURLToPath(new URL('../../wrangler.toml', import.meta.url));
@@ -22,6 +25,8 @@ const vars = workerOptions['bindings'] as Record<string, string>;
 const workerUrl = process.env['DDPNOPT_WORKER_URL'];
 const secret = process.env['DDPNOPT_WORKER_SECRET'];
 const stateFolder = process.env['DDPNOPT_EDGE_STATE'];
+const adminKey = process.env['DDPNOPT_ADMIN_KEY'];
+const logLevel = logLevelSchema.parse(process.env['DDPNOPT_LOG_LEVEL']);
 const port = Number(process.env['DDPNOPT_PORT'] ?? 8787);
 const bundle = await build({
   entryPoints: [main],
@@ -41,6 +46,10 @@ const miniflare = new Miniflare(
     port,
     log: new Log(LogLevel.ERROR),
     ...(stateFolder === undefined ? {} : { resourcePersistencePath: stateFolder }),
+    // What the edge logs is one line of JSON each.
+    handleStructuredLogs: ({ message }) => {
+      process.stderr.write(`${message}\n`);
+    },
     workers: [
       {
         ...workerOptions,
@@ -50,6 +59,8 @@ const miniflare = new Miniflare(
           ...vars,
           ...(workerUrl === undefined ? {} : { WORKER_URL: workerUrl }),
           ...(secret === undefined ? {} : { WORKER_SECRET: secret }),
+          ...(adminKey === undefined ? {} : { DDPNOPT_ADMIN_KEY: adminKey }),
+          DDPNOPT_LOG_LEVEL: logLevel,
         },
       },
     ],

@@ -5,6 +5,8 @@
  * DDPNOPT_WORKER_PORT      port of the worker, 8788 by default
  * DDPNOPT_EDGE             what the edge runs in: workerd, as on Cloudflare, by default; or node
  * DDPNOPT_ENGINE           tensor engine of the worker: tensorflow, wasm or reference; the best one there is by default
+ * DDPNOPT_EDGE_STATE       folder that API keys and usage survive in; edge in DDPNOPT_STORAGE by default, where that is a folder
+ * DDPNOPT_ADMIN_KEY        the operator's key: with it every request needs a key (docs/access.md)
  * DDPNOPT_STORAGE          folder, or s3://bucket/prefix, that sessions and checkpoints survive in; .ddpnopt by default, "memory" for none
  */
 import { join, resolve } from 'node:path';
@@ -19,6 +21,7 @@ const environmentSchema = z.object({
   DDPNOPT_WORKER_PORT: port.default(8788),
   DDPNOPT_EDGE: z.enum(EDGE_RUNTIMES).default('workerd'),
   DDPNOPT_ENGINE: z.string().optional(),
+  DDPNOPT_EDGE_STATE: z.string().min(1).optional(),
   DDPNOPT_STORAGE: z.string().min(1).default('.ddpnopt'),
 });
 const IN_MEMORY = 'memory';
@@ -37,7 +40,8 @@ try {
   const { DDPNOPT_EDGE: edge, DDPNOPT_STORAGE: folder } = environment.data;
   const storage = folder === IN_MEMORY ? undefined : folder.startsWith('s3://') ? folder : resolve(folder);
   // In a bucket there is no place for it.
-  const edgeState = storage === undefined || storage.startsWith('s3://') ? undefined : join(storage, 'edge');
+  const beside = storage === undefined || storage.startsWith('s3://') ? undefined : join(storage, 'edge');
+  const edgeState = environment.data.DDPNOPT_EDGE_STATE ?? beside;
   const stack = await startStack({ edgePort, workerPort, edge, edgeState, engine, storage });
   process.stdout.write(
     `DDPNOpt serves at ${stack.url}, ${describeEngine(stack)}\n` +

@@ -7,6 +7,8 @@
  * DDPNOPT_WORKER_URL       where the one worker is; empty where workers register themselves
  * DDPNOPT_WORKER_SECRET    shared with the workers; without one the worker is on this machine alone
  * DDPNOPT_EDGE_STATE       folder that the edge’s memory survives in; unless given it ends with the process
+ * DDPNOPT_ADMIN_KEY        the operator's key, 32 or more characters: with it every request needs a key; loopback alone without
+ * DDPNOPT_LOG_LEVEL        info: a line for every request; warn, the default: for those that the service failed
  */
 import { once } from 'node:events';
 import { mkdirSync } from 'node:fs';
@@ -16,6 +18,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { createAdaptorServer } from '@hono/node-server';
 import * as z from 'zod';
+import { localDirectory } from '../../edge/access/access-directory.ts';
 import { createApp } from '../../edge/app.ts';
 import type { Platform } from '../../edge/environment.ts';
 import { originsOf } from '../../edge/middleware/cross-origin.ts';
@@ -26,12 +29,15 @@ import {
   type AsyncDirectory,
   type Placement,
 } from '../../edge/placement/placement.ts';
+import { logLevelSchema } from '../../shared/log-level.ts';
 import type { ProcessReady } from '../../shared/service-process.ts';
 import { createSigner, type Signer } from '../../shared/signature.ts';
+import { openPipe } from './pipe.ts';
 import { openSqliteSql, type SqliteSql } from './sqlite-sql.ts';
 
 const ASSETS = fileURLToPath(new URL('../../node_modules/swagger-ui-dist/', import.meta.url));
 const STATE_FILE = 'edge.sqlite';
+const LOOPBACK_HOSTS = ['127.0.0.1', '::1', 'localhost'];
 const CONTENT_TYPES: Readonly<Record<string, string>> = {
   '.css': 'text/css; charset=utf-8',
   '.js': 'text/javascript',
@@ -46,6 +52,8 @@ const environment = z
     DDPNOPT_WORKER_URL: z.union([z.literal(''), z.url()]).default('http://127.0.0.1:8788'),
     DDPNOPT_WORKER_SECRET: z.string().min(16, 'at least 16 characters').optional(),
     DDPNOPT_EDGE_STATE: z.string().min(1).optional(),
+    DDPNOPT_ADMIN_KEY: z.string().min(32).optional(),
+    DDPNOPT_LOG_LEVEL: logLevelSchema,
   })
   .safeParse(process.env);
 if (!environment.success) {
@@ -53,8 +61,15 @@ if (!environment.success) {
   process.exit(2);
 }
 const { DDPNOPT_PORT: wantedPort, DDPNOPT_HOST: host, DDPNOPT_WORKER_URL: workerUrl } = environment.data;
-const { DDPNOPT_ALLOWED_ORIGINS: allowedOrigins } = environment.data;
+const { DDPNOPT_ALLOWED_ORIGINS: allowedOrigins, DDPNOPT_LOG_LEVEL: logLevel } = environment.data;
 const { DDPNOPT_WORKER_SECRET: secret, DDPNOPT_EDGE_STATE: stateFolder } = environment.data;
+const { DDPNOPT_ADMIN_KEY: adminKey } = environment.data;
+if (adminKey === undefined && !LOOPBACK_HOSTS.includes(host)) {
+  process.stderr.write(
+    `DDPNOPT_HOST=${host} reaches beyond this machine, and there is no access control; set DDPNOPT_ADMIN_KEY to 32 or more random characters, or bind to 127.0.0.1\n`,
+  );
+  process.exit(2);
+}
 
 const signer = secret === undefined ? null : createSigner(secret);
 const state = openState(stateFolder);
@@ -98,16 +113,31 @@ function directoryHere(directory: PlacementDirectory): AsyncDirectory {
   };
 }
 
+/** What is to be done a while later, or when the process stops. */
+const waiting = new Set<() => Promise<void>>();
+
+function later(milliseconds: number, work: () => Promise<void>): void {
+  waiting.add(work);
+  setTimeout(() => {
+    if (waiting.delete(work)) void work();
+  }, milliseconds).unref();
+}
+
 const platform: Platform = {
   placement: placementOf(signer),
   signer,
   allowedOrigins: originsOf(allowedOrigins),
+  access: { directory: localDirectory(state), adminKey: adminKey ?? null, later },
+  logLevel,
+  log: (line) => {
+    process.stderr.write(`${JSON.stringify(line)}\n`);
+  },
   // The application names the files itself.
   asset: async (file) => {
     const type = CONTENT_TYPES[path.extname(file)] ?? 'application/octet-stream';
     return new Response(await readFile(path.join(ASSETS, file)), { headers: { 'content-type': type } });
   },
-  pipe: () => new TransformStream<Uint8Array, Uint8Array>(),
+  pipe: openPipe,
 };
 
 const server = createAdaptorServer({ fetch: createApp(platform).fetch });
@@ -120,10 +150,16 @@ try {
   process.exit(1);
 }
 
+let isStopping = false;
+
 function stop(): void {
+  if (isStopping) return;
+  isStopping = true;
   if (process.connected) process.disconnect();
   server.close(() => {
-    state.close();
+    void Promise.all([...waiting].map((work) => work())).then(() => {
+      state.close();
+    });
   });
 }
 process.once('SIGTERM', stop);

@@ -6,16 +6,22 @@ import type { Context } from 'hono';
 import { sessionSchema, type Session, type SessionId } from '../../shared/session.ts';
 import type { StepDefinition } from '../../shared/step.ts';
 import { ProblemError } from '../../shared/errors.ts';
+import { tenantOf } from '../middleware/access.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { callWorker, readDocument } from './worker.ts';
 
 const REMEMBERED_SESSIONS = 1000;
-const remembered = new Map<SessionId, StepDefinition>();
+const remembered = new Map<string, StepDefinition>();
 
-export function rememberDefinition(session: Session): void {
-  const { id } = session;
-  remembered.delete(id);
-  remembered.set(id, stepDefinition(session));
+/** Under its tenant: to another’s request it is as if there were no such session. */
+function keyOf(c: Context<EdgeEnv>, id: SessionId): string {
+  return `${tenantOf(c)} ${id}`;
+}
+
+export function rememberDefinition(c: Context<EdgeEnv>, session: Session): void {
+  const key = keyOf(c, session.id);
+  remembered.delete(key);
+  remembered.set(key, stepDefinition(session));
   const [oldest] = remembered.keys();
   if (remembered.size > REMEMBERED_SESSIONS && oldest !== undefined) remembered.delete(oldest);
 }
@@ -37,8 +43,8 @@ function stepDefinition(session: Session): StepDefinition {
   }
 }
 
-export function forgetDefinition(id: SessionId): void {
-  remembered.delete(id);
+export function forgetDefinition(c: Context<EdgeEnv>, id: SessionId): void {
+  remembered.delete(keyOf(c, id));
 }
 
 /**
@@ -51,7 +57,7 @@ export async function checkWithDefinition(
   id: SessionId,
   check: (definition: StepDefinition) => void,
 ): Promise<void> {
-  const known = remembered.get(id);
+  const known = remembered.get(keyOf(c, id));
   if (known !== undefined) {
     try {
       check(known);
@@ -66,6 +72,6 @@ export async function checkWithDefinition(
 /** The session's definition as its worker has it. The errors are those of `callWorker`. */
 async function definitionOf(c: Context<EdgeEnv>, id: SessionId): Promise<StepDefinition> {
   const session = await readDocument(sessionSchema, await callWorker(c, id, '', { method: 'GET' }));
-  rememberDefinition(session);
+  rememberDefinition(c, session);
   return session;
 }

@@ -77,10 +77,14 @@ export class StreamedBody {
    */
   async forward<Result>(consume: (body: SizedStream) => Promise<Result>): Promise<Result> {
     const { readable, writable } = this.#pipe(this.#length);
-    const [consumed, sent] = await Promise.allSettled([
-      consume({ stream: readable, length: this.#length, isTruncated: () => this.#isTruncated }),
-      this.#sendTo(writable),
-    ]);
+    const writer = writable.getWriter();
+    const consuming = consume({ stream: readable, length: this.#length, isTruncated: () => this.#isTruncated });
+    // Node's fetch that finds no connection leaves the stream as it is: what is to be written would wait for ever.
+    const stopped = consuming.then(
+      () => undefined,
+      (error: unknown) => writer.abort(error),
+    );
+    const [consumed, sent] = await Promise.allSettled([consuming, this.#sendTo(writer), stopped]);
     if (consumed.status === 'fulfilled') return consumed.value;
     // The consumer fails when the client stops sending, but also by itself: what the client did decides.
     if (sent.status === 'rejected' && sent.reason instanceof ProblemError) throw sent.reason;
@@ -88,8 +92,7 @@ export class StreamedBody {
   }
 
   /** Copies the body. @throws ProblemError `truncated_body` if the client stops sending */
-  async #sendTo(writable: WritableStream<Uint8Array>): Promise<void> {
-    const writer = writable.getWriter();
+  async #sendTo(writer: WritableStreamDefaultWriter<Uint8Array>): Promise<void> {
     const reader = chunkReader(this.#stream);
     try {
       await writer.write(this.#read);

@@ -6,9 +6,11 @@ import { isProblem, ProblemError, problemSchema, type ProblemCode } from '../../
 import { JSON_CONTENT_TYPE, jsonOfTensors } from '../../shared/json-tensors.ts';
 import { LIMITS } from '../../shared/limits.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
-import { sessionMoved, type SessionId } from '../../shared/session.ts';
+import { sessionMoved, sessionNotFound, type SessionId } from '../../shared/session.ts';
 import { signCall } from '../../shared/signed-call.ts';
+import { WORKER_HEADER } from '../../shared/worker-protocol.ts';
 import type { EdgeEnv } from '../environment.ts';
+import { tenantOf } from '../middleware/access.ts';
 import type { FailedLease } from '../placement/placement-directory.ts';
 import type { Route } from '../placement/placement.ts';
 import type { SizedStream } from './streamed-body.ts';
@@ -45,6 +47,8 @@ export async function callWorker(
       if (init.method === 'DELETE' && path === '') await placement.release(session, route);
       return response;
     } catch (error) {
+      // There is one, and it stays where it is.
+      if (error instanceof ProblemError && error.code === 'other_tenant') throw sessionNotFound(session);
       if (error instanceof ProblemError && NO_SESSION.has(error.code)) await placement.release(session, route);
       const failure = failureOf(error);
       if (failure === null || hasClientGone(c, init)) throw error;
@@ -70,6 +74,7 @@ const NO_SESSION: ReadonlySet<ProblemCode> = new Set([
   'session_not_found',
   'session_expired',
   'session_limit_reached',
+  'quota_exceeded',
   'checkpoint_not_found',
 ]);
 
@@ -155,6 +160,14 @@ export async function callAnyWorker(c: Context<EdgeEnv>, path: string, init: Wor
   }
 }
 
+/** As {@link callAnyWorker}, of every worker that has sessions. */
+export async function callEveryWorker(c: Context<EdgeEnv>, path: string, init: WorkerRequest): Promise<Response[]> {
+  const { directory } = c.get('platform').placement;
+  if (directory === null) return [await callAnyWorker(c, path, init)];
+  const workers = (await directory.workers()).filter(({ isUsable }) => isUsable);
+  return Promise.all(workers.map(({ url }) => call(c, url, path, init, '')));
+}
+
 /** @param lease signed; empty for what concerns no session, or where sessions have one worker for good */
 async function call(
   c: Context<EdgeEnv>,
@@ -166,7 +179,8 @@ async function call(
 ): Promise<Response> {
   const { signer } = c.get('platform');
   const length = typeof body === 'object' ? body.length : new TextEncoder().encode(body ?? '').length;
-  const signed = { method, path: new URL(url).pathname.replace(/\/$/, '') + path, length, lease, digest: '' };
+  const tenant = tenantOf(c);
+  const signed = { method, path: new URL(url).pathname.replace(/\/$/, '') + path, length, lease, tenant, digest: '' };
   const client = c.req.raw.signal;
   let response: Response;
   try {
@@ -176,7 +190,9 @@ async function call(
         ...headers,
         // Under Node what streams is sent in chunks unless its length is said.
         ...(typeof body === 'object' ? { 'content-length': String(length) } : {}),
-        'x-request-id': c.get('requestId'),
+        [WORKER_HEADER.requestId]: c.get('requestId'),
+        [WORKER_HEADER.tenant]: tenant,
+        ...traceContext(c),
         ...(signer === null ? {} : await signCall(signed, signer, Date.now())),
       },
       ...(typeof body === 'object' ? { body: body.stream, duplex: 'half' } : body === undefined ? {} : { body }),
@@ -186,15 +202,29 @@ async function call(
     if (moved?.aborted === true && moved.reason instanceof ProblemError) throw moved.reason;
     throw unavailable('no connection', cause);
   }
+  takeReport(c, response.headers);
   if (response.ok) return response;
   throw await problemOf(response);
+}
+
+/** The client’s trace, which goes on at the worker. https://www.w3.org/TR/trace-context/ */
+function traceContext(c: Context<EdgeEnv>): Record<string, string> {
+  const headers = ['traceparent', 'tracestate'].map((name) => [name, c.req.header(name)] as const);
+  return Object.fromEntries(headers.filter((header): header is readonly [string, string] => header[1] !== undefined));
+}
+
+/** Adds what a worker says it has computed to what this request has taken. */
+function takeReport(c: Context<EdgeEnv>, headers: Headers): void {
+  const reported = c.get('reported');
+  reported.steps += Number(headers.get(WORKER_HEADER.steps) ?? 0);
+  reported.computeSeconds += Number(headers.get(WORKER_HEADER.computeSeconds) ?? 0);
 }
 
 async function problemOf(response: Response): Promise<ProblemError> {
   if (isProblem(response)) {
     const parsed = problemSchema.safeParse(await readJson(response));
     if (parsed.success) {
-      const { code, detail, remedy, param, expectedStep, resumeFrom, missingParts, epoch } = parsed.data;
+      const { code, detail, remedy, param, expectedStep, resumeFrom, missingParts, retryAfter, epoch } = parsed.data;
       if (code === 'call_refused') return refused(detail);
       return new ProblemError(code, {
         detail,
@@ -204,6 +234,7 @@ async function problemOf(response: Response): Promise<ProblemError> {
         ...(resumeFrom === undefined ? {} : { resumeFrom }),
         ...(missingParts === undefined ? {} : { missingParts }),
         ...(epoch === undefined ? {} : { epoch }),
+        ...(retryAfter === undefined ? {} : { retryAfter }),
       });
     }
   }

@@ -1,7 +1,7 @@
 /** Every failure leaves the edge as an RFC 9457 problem document. */
 import type { Context, Hono } from 'hono';
 import { HTTPException } from 'hono/http-exception';
-import { internalProblem, PROBLEM_CONTENT_TYPE, ProblemError, RETRY_AFTER_SECONDS } from '../../shared/errors.ts';
+import { internalProblem, PROBLEM_CONTENT_TYPE, ProblemError } from '../../shared/errors.ts';
 import { LIMITS } from '../../shared/limits.ts';
 import type { EdgeEnv } from '../environment.ts';
 
@@ -11,10 +11,11 @@ export async function answerProblem(error: Error, c: Context<EdgeEnv>): Promise<
   const problem = asProblem(error);
   // What arrives as `internal` from the worker is logged there.
   if (!(error instanceof ProblemError) && problem.code === 'internal') {
-    console.error(JSON.stringify({ event: 'defect', requestId, error: error.stack ?? error.message }));
+    c.get('platform').log({ event: 'defect', requestId, error: error.stack ?? error.message }, problem.status);
   }
+  c.set('problemCode', problem.code);
   const headers = new Headers({ 'content-type': PROBLEM_CONTENT_TYPE });
-  if (problem.retryable) headers.set('retry-after', RETRY_AFTER_SECONDS);
+  if (problem.retryAfter !== null) headers.set('retry-after', problem.retryAfter);
   return c.newResponse(JSON.stringify(problem.toProblem(requestId)), { status: problem.status, headers });
 }
 

@@ -111,11 +111,18 @@ export function registeredWorkers(directory: AsyncDirectory, signer: Signer, now
   };
 }
 
-/** What the directory answers. @throws ProblemError `worker_unavailable` if it does not */
+/**
+ * What the directory answers. A Durable Object that cannot be reached, or has too much to do, says so of its error:
+ * https://developers.cloudflare.com/durable-objects/best-practices/error-handling/
+ *
+ * @throws ProblemError `worker_unavailable` if it may answer later
+ */
 async function reached<Result>(answer: Promise<Result>): Promise<Result> {
   try {
     return await answer;
   } catch (cause) {
+    const { retryable, overloaded } = cause as { readonly retryable?: boolean; readonly overloaded?: boolean };
+    if (retryable !== true && overloaded !== true) throw cause;
     throw new ProblemError(
       'worker_unavailable',
       { detail: 'The placement directory does not answer.', remedy: 'Send the same request again in a second.' },

@@ -1,4 +1,5 @@
 /** Requests and answers as the OpenAPI document shows them, which the tests send and receive. */
+import type { ApiKeyOrder, TenantLimitsInput } from '../../shared/access.ts';
 import type { EstimateOrderInput } from '../../shared/estimate.ts';
 import type { SessionChanges } from '../../shared/session-changes.ts';
 import type { StepCommit, StepParts } from '../../shared/step-parts.ts';
@@ -138,3 +139,23 @@ export const METRICS = {
   refreshed: true,
   failedFactorizations: 0,
 } satisfies StepMetrics;
+
+export const KEY_ORDERS = {
+  training: { summary: 'A key for training', value: { name: 'laptop', tenant: 'research' } },
+  reading: {
+    summary: 'A key that reads, for a while',
+    value: {
+      name: 'dashboard',
+      tenant: 'research',
+      scopes: ['sessions:read', 'usage:read'],
+      expiresAt: '2027-01-01T00:00:00Z',
+    },
+  },
+} satisfies Record<string, Example<ApiKeyOrder>>;
+
+export const LIMITS_OF_A_TENANT = {
+  quotas: {
+    summary: 'Twenty sessions, and ten hours of the device’s time a day',
+    value: { sessions: 20, computeSecondsPerDay: 36_000 },
+  },
+} satisfies Record<string, Example<TenantLimitsInput>>;

@@ -6,9 +6,12 @@ import {
   LATEST_API_VERSION,
   UNSTATED_API_VERSION,
 } from '../../shared/api-version.ts';
-import { PROBLEM_CONTENT_TYPE, PROBLEMS } from '../../shared/errors.ts';
+import { ALL_SCOPES } from '../../shared/access.ts';
+import { PROBLEM_CONTENT_TYPE, PROBLEMS, type ProblemCode } from '../../shared/errors.ts';
 import { LIMITS } from '../../shared/limits.ts';
+import { scopeOf } from '../access/scopes.ts';
 import type { EdgeEnv } from '../environment.ts';
+import { ACCESS_PROBLEMS } from './problem-responses.ts';
 
 /** Of the document what is read and completed here. The library's own types allow references where its generator makes none. */
 export interface OpenApiDocument {
@@ -20,6 +23,7 @@ export interface Operation {
   readonly summary: string;
   operationId?: string;
   parameters?: readonly object[];
+  security?: readonly object[];
   readonly responses: Record<string, Response>;
 }
 
@@ -53,7 +57,10 @@ it is sent.
 **Limits**: ${megabytes(LIMITS.bodyBytes)} a request body, ${String(LIMITS.batch)} samples a batch, ${String(LIMITS.layers)} layers a session; \`GET /v1/capabilities\` has them for programs.
 
 **Versions** are dates: send \`${API_VERSION_HEADER}: ${LATEST_API_VERSION}\`, the version that your program was written for. Within a version there are only
-additions, so pass over fields that you do not know.`.trim(),
+additions, so pass over fields that you do not know.
+
+**Keys**: send \`Authorization: Bearer ddpnopt_…\`. A key is of a tenant, which sees its own sessions and checkpoints alone, and has scopes.
+A service without an admin key asks for none, and answers on loopback alone.`.trim(),
   },
   tags: [
     { name: 'Sessions', description: 'What is trained, and how' },
@@ -62,11 +69,20 @@ additions, so pass over fields that you do not know.`.trim(),
     { name: 'Hosted models', description: 'Models that the service holds' },
     { name: 'Checkpoints', description: 'The complete state of a session as a file' },
     { name: 'Service', description: 'The service itself' },
+    { name: 'Usage', description: 'What a tenant has taken' },
+    { name: 'Administration', description: 'API keys, limits, and everybody’s usage' },
     { name: 'Health', description: 'For whoever runs the service' },
   ],
 };
 
 const COMPONENTS = {
+  securitySchemes: {
+    apiKey: {
+      type: 'http',
+      scheme: 'bearer',
+      description: `An API key, \`ddpnopt_…\`. Each operation states which of the scopes ${ALL_SCOPES.join(', ')} it takes.`,
+    },
+  },
   headers: {
     RequestId: { description: 'Quote it when you report a problem', schema: { type: 'string' } },
     ApiVersion: { description: 'The version that was served', schema: { type: 'string', enum: [...API_VERSIONS] } },
@@ -94,7 +110,12 @@ export function openApiDocument(app: OpenAPIHono<EdgeEnv>): OpenApiDocument {
     operation.operationId = operationId(method, path);
     if (isVersioned) {
       operation.parameters = [...(operation.parameters ?? []), reference('parameters', 'ApiVersion')];
-      addUnsupportedVersion(operation.responses);
+      addProblem(operation.responses, 'unsupported_api_version');
+    }
+    const scope = scopeOf(method.toUpperCase(), path);
+    if (scope !== null) {
+      operation.security = [{ apiKey: [scope] }];
+      for (const code of ACCESS_PROBLEMS) addProblem(operation.responses, code);
     }
     for (const [status, response] of Object.entries(operation.responses)) {
       response.headers = {
@@ -109,10 +130,11 @@ export function openApiDocument(app: OpenAPIHono<EdgeEnv>): OpenApiDocument {
   return document;
 }
 
-function addUnsupportedVersion(responses: Operation['responses']): void {
-  const { status, title } = PROBLEMS.unsupported_api_version;
-  const text = `\`unsupported_api_version\`: ${title}`;
+function addProblem(responses: Operation['responses'], code: ProblemCode): void {
+  const { status, title } = PROBLEMS[code];
+  const text = `\`${code}\`: ${title}`;
   const existing = responses[String(status)];
+  if (existing?.description.includes(text) === true) return;
   if (existing !== undefined) existing.description += `; ${text}`;
   else
     responses[String(status)] = {

@@ -43,6 +43,16 @@ export const SESSION_PROBLEMS = [
   'worker_unavailable',
 ] as const satisfies readonly ProblemCode[];
 
+/** How a key can be refused, wherever one is asked for. */
+export const ACCESS_PROBLEMS = [
+  'unauthenticated',
+  'forbidden',
+  'access_not_configured',
+  'rate_limited',
+  'quota_exceeded',
+  'access_unavailable',
+] as const satisfies readonly ProblemCode[];
+
 /** One response per status, which lists the codes that come with it. */
 export function problemResponses(...codes: readonly ProblemCode[]): Record<string, ProblemResponse> {
   const responses: Record<string, ProblemResponse> = {};

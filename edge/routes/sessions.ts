@@ -1,14 +1,24 @@
-/** POST /v1/sessions, GET, PATCH and DELETE /v1/sessions/{id}. */
+/** POST and GET /v1/sessions, GET, PATCH and DELETE /v1/sessions/{id}. */
 import { createRoute, type OpenAPIHono } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import * as z from 'zod';
+import { sessionQuotaExceeded } from '../../shared/access.ts';
 import { LIMITS } from '../../shared/limits.ts';
 import { MERGE_PATCH_CONTENT_TYPE, sessionChangesSchema } from '../../shared/session-changes.ts';
 import { parseSessionOrder, sessionOrderSchema } from '../../shared/session-order.ts';
+import {
+  mergePages,
+  sessionListQuerySchema,
+  sessionListSchema,
+  type SessionList,
+  type SessionListQuery,
+} from '../../shared/session-list.ts';
 import { newSessionId, parseSessionId, sessionSchema } from '../../shared/session.ts';
+import { WORKER_HEADER } from '../../shared/worker-protocol.ts';
+import { tenantOf } from '../middleware/access.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { forgetDefinition, rememberDefinition } from '../forward/session-definitions.ts';
-import { callWorker, readDocument } from '../forward/worker.ts';
+import { callEveryWorker, callWorker, readDocument } from '../forward/worker.ts';
 import { acceptBody } from '../middleware/content.ts';
 import { SESSION_CHANGES, SESSION_ORDERS } from './examples.ts';
 import { problemResponses, SESSION_PROBLEMS } from './problem-responses.ts';
@@ -48,12 +58,26 @@ const createSession = createRoute({
       'queue_full',
       'memory_full',
       'session_limit_reached',
+      'quota_exceeded',
       'storage_full',
       'storage_unavailable',
       'storage_damaged',
       'worker_protocol',
       'worker_unavailable',
     ),
+  },
+});
+
+const listSessions = createRoute({
+  method: 'get',
+  tags: ['Sessions'],
+  path: '/v1/sessions',
+  summary: 'List the sessions there are',
+  description: 'Those of the key’s tenant.',
+  request: { query: sessionListQuerySchema },
+  responses: {
+    200: { description: 'A page of them', content: { [JSON_TYPE]: { schema: sessionListSchema } } },
+    ...problemResponses('invalid_parameter', 'worker_protocol', 'worker_unavailable'),
   },
 });
 
@@ -132,14 +156,18 @@ export function registerSessions(app: OpenAPIHono<EdgeEnv>): void {
       const response = await callWorker(c, id, '', {
         method: 'PUT',
         body: JSON.stringify(c.req.valid('json')),
-        headers: { 'content-type': JSON_TYPE },
+        headers: { 'content-type': JSON_TYPE, ...(await sessionQuota(c)) },
       });
       const session = await readDocument(sessionSchema, response);
-      rememberDefinition(session);
+      rememberDefinition(c, session);
       return c.json(session, 201, { location: `/v1/sessions/${id}` });
     },
     refuseOrder,
   );
+
+  app.openapi(listSessions, async (c) => {
+    return c.json(await listOf(c, c.req.valid('query')), 200);
+  });
 
   app.openapi(getSession, async (c) => {
     const id = parseSessionId(c.req.valid('param').id);
@@ -154,16 +182,37 @@ export function registerSessions(app: OpenAPIHono<EdgeEnv>): void {
       headers: { 'content-type': JSON_TYPE },
     });
     const session = await readDocument(sessionSchema, answer);
-    rememberDefinition(session);
+    rememberDefinition(c, session);
     return c.json(session, 200);
   });
 
   app.openapi(deleteSession, async (c) => {
     const id = parseSessionId(c.req.valid('param').id);
-    forgetDefinition(id);
+    forgetDefinition(c, id);
     await callWorker(c, id, '', { method: 'DELETE' });
     return c.body(null, 204);
   });
+}
+
+/** The tenant's sessions, on whichever workers they are. */
+async function listOf(c: Context<EdgeEnv>, query: SessionListQuery): Promise<SessionList> {
+  const { limit, after } = query;
+  const search = new URLSearchParams({ limit: String(limit), ...(after === undefined ? {} : { after }) });
+  const answers = await callEveryWorker(c, `/sessions?${search.toString()}`, { method: 'GET' });
+  return mergePages(await Promise.all(answers.map((answer) => readDocument(sessionListSchema, answer))), query);
+}
+
+/** How many sessions the tenant may hold: a worker counts its own, the edge those of several. @throws ProblemError `quota_exceeded` */
+async function sessionQuota(c: Context<EdgeEnv>): Promise<Record<string, string>> {
+  if (c.get('principal')?.key == null) return {};
+  const tenant = tenantOf(c);
+  const { sessions: quota } = c.get('access').usage.limitsOf(tenant);
+  if (quota === null) return {};
+  if (c.get('platform').placement.directory !== null) {
+    const { total } = await listOf(c, { limit: 1 });
+    if (total >= quota) throw sessionQuotaExceeded(tenant, total);
+  }
+  return { [WORKER_HEADER.sessionQuota]: String(quota) };
 }
 
 /** Says of a document that is no order what is wrong, in the words of the form that it is of. */

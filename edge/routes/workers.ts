@@ -54,7 +54,14 @@ async function directoryFor(
   }
   const { pathname, search } = new URL(c.req.url);
   const length = new TextEncoder().encode(body).length;
-  const call = { method: c.req.method, path: pathname + search, length, lease: '', digest: await digestOf(body) };
+  const call = {
+    method: c.req.method,
+    path: pathname + search,
+    length,
+    lease: '',
+    tenant: '',
+    digest: await digestOf(body),
+  };
   await verifyCall(call, (name) => c.req.header(name), signer, Date.now());
   return { directory: placement.directory, signer };
 }

@@ -2,34 +2,48 @@
 import type { HttpBindings } from '@hono/node-server';
 import { Hono, type Context, type MiddlewareHandler } from 'hono';
 import { parseCheckpointId } from '../../shared/checkpoint.ts';
-import { internalProblem, PROBLEM_CONTENT_TYPE, ProblemError, RETRY_AFTER_SECONDS } from '../../shared/errors.ts';
+import { internalProblem, PROBLEM_CONTENT_TYPE, ProblemError } from '../../shared/errors.ts';
 import { kernelSolveOptionsSchema, type KernelSolveOptions } from '../../shared/kernel-solve.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { sessionChangesSchema } from '../../shared/session-changes.ts';
 import { EVENT_STREAM_CONTENT_TYPE, parseLastEventId } from '../../shared/session-events.ts';
 import { parseSessionOrder } from '../../shared/session-order.ts';
 import { parseSessionId } from '../../shared/session.ts';
+import { pageOf, sessionListQuerySchema } from '../../shared/session-list.ts';
 import { commitSchema, parsePartNumber } from '../../shared/step-parts.ts';
 import { parseStepNumber } from '../../shared/step.ts';
+import { LOCAL_TENANT, tenantSchema, type Tenant } from '../../shared/tenant.ts';
 import { parseDocument } from '../../shared/validation.ts';
+import { WORKER_HEADER } from '../../shared/worker-protocol.ts';
 import { ByteBudget } from '../session/byte-budget.ts';
 import type { SessionRegistry } from '../session/registry.ts';
 import type { UndeliveredAnswers } from '../session/undelivered-answers.ts';
 import type { Answer } from '../training/trainer.ts';
 import { bodyReader } from './body.ts';
 import { EventStreams } from './event-stream.ts';
+import type { WorkerMetrics } from './metrics.ts';
+import { recordRequests, type RecordVariables, type RequestRecord } from './request-record.ts';
 
 export interface WorkerServices {
   readonly sessions: SessionRegistry;
   readonly undelivered: UndeliveredAnswers;
   readonly limits: WorkerLimits;
   /** Solves the systems of one batch without a session. @throws ProblemError as `Compute.solve`; `queue_full` */
-  readonly solve: (options: KernelSolveOptions, body: Uint8Array<ArrayBuffer>) => Promise<Answer>;
+  readonly solve: (options: KernelSolveOptions, body: Uint8Array<ArrayBuffer>) => Promise<SolvedBatch>;
   readonly engineName: string;
   /** Refuses calls that are not the edge's; unless given, whoever can reach the worker is the edge. */
   readonly authentication?: MiddlewareHandler<WorkerEnv> | undefined;
+  readonly metrics: WorkerMetrics;
+  /** Takes the record of every request that was answered, and its headers. */
+  readonly log: (record: RequestRecord, headers: Headers) => void;
   /** Reports a defect: something thrown that is no answer to the client. */
   readonly reportDefect: (error: unknown, requestId: string) => void;
+}
+
+/** An answer and the device's time for it. */
+export interface SolvedBatch {
+  readonly answer: Answer;
+  readonly computeSeconds: number;
 }
 
 export interface WorkerLimits {
@@ -41,14 +55,16 @@ export interface WorkerLimits {
   readonly heartbeatMilliseconds: number;
 }
 
-interface WorkerEnv {
+export interface WorkerEnv {
   readonly Bindings: HttpBindings;
+  readonly Variables: RecordVariables & {
+    /** Whose request it is. */
+    tenant: Tenant;
+  };
 }
 
-const REQUEST_ID = 'x-request-id';
-
 export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
-  const { sessions, undelivered, limits, solve, engineName, authentication, reportDefect } = services;
+  const { sessions, undelivered, limits, solve, engineName, authentication, metrics, log, reportDefect } = services;
   const app = new Hono<WorkerEnv>();
   const bodies = new ByteBudget(limits.bodyBytesInMemory, 'Bodies that are being worked on');
   const events = new EventStreams(limits.heartbeatMilliseconds);
@@ -62,15 +78,16 @@ export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
       // Nobody listens: the server closes the connection.
       outgoing.setTimeout(limits.stallMilliseconds);
     }
-    return c.body(body, 200, { 'content-type': contentType });
+    return c.body(body, 200, { 'content-type': contentType, 'content-length': String(body.length) });
   }
 
   app.onError((error, c) => {
-    const requestId = c.req.header(REQUEST_ID) ?? 'none';
+    const requestId = c.req.header(WORKER_HEADER.requestId) ?? 'none';
     const problem = error instanceof ProblemError ? error : internalProblem(error);
     if (!(error instanceof ProblemError)) reportDefect(error, requestId);
+    c.set('problemCode', problem.code);
     c.header('content-type', PROBLEM_CONTENT_TYPE);
-    if (problem.retryable) c.header('retry-after', RETRY_AFTER_SECONDS);
+    if (problem.retryAfter !== null) c.header('retry-after', problem.retryAfter);
     return c.body(JSON.stringify(problem.toProblem(requestId)), problem.status);
   });
   app.notFound((c) => {
@@ -80,12 +97,54 @@ export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
     });
   });
 
+  app.use(
+    recordRequests(metrics.elapsed, (record, headers) => {
+      metrics.answered(record);
+      log(record, headers);
+    }),
+  );
   if (authentication !== undefined) app.use(authentication);
+  app.use(async (c, next) => {
+    c.set('tenant', parseDocument(tenantSchema, c.req.header(WORKER_HEADER.tenant) ?? LOCAL_TENANT));
+    await next();
+  });
+  app.use('/sessions/:id/*', async (c, next) => {
+    const id = parseSessionId(c.req.param('id'));
+    // A new session is nobody’s yet.
+    const isNew = c.req.method === 'PUT' && c.req.path === `/sessions/${id}`;
+    if (!isNew) await sessions.assertOwner(id, c.get('tenant'));
+    await next();
+    // Also of what ended in a problem, and of what an earlier request asked for and did not wait for.
+    const usage = sessions.takeUsage(id);
+    if (usage === null) return;
+    c.header(WORKER_HEADER.steps, String(usage.steps));
+    c.header(WORKER_HEADER.computeSeconds, String(usage.computeSeconds));
+  });
+  app.use('/checkpoints/:id', async (c, next) => {
+    const id = parseCheckpointId(c.req.param('id'));
+    // What is imported is not there yet.
+    if (c.req.method !== 'PUT') await sessions.assertCheckpointOwner(id, c.get('tenant'));
+    await next();
+  });
+
   app.get('/healthz', (c) => c.json({ status: 'ok', engine: engineName, sessions: sessions.size }));
+  app.get('/metrics', async (c) => {
+    const { contentType, body } = await metrics.text();
+    return c.body(body, 200, { 'content-type': contentType });
+  });
+
+  app.get('/sessions', (c) => {
+    const query = parseDocument(sessionListQuerySchema, c.req.query());
+    return c.json(pageOf(sessions.sessionsOf(c.get('tenant')), query));
+  });
 
   app.put('/sessions/:id', async (c) => {
     const document = await withBody(c.env.incoming, ({ bytes }) => parseJson(bytes));
-    const session = await sessions.create(parseSessionId(c.req.param('id')), parseSessionOrder(document));
+    const quota = c.req.header(WORKER_HEADER.sessionQuota);
+    const session = await sessions.create(parseSessionId(c.req.param('id')), parseSessionOrder(document), {
+      tenant: c.get('tenant'),
+      ...(quota === undefined ? {} : { quota: Number(quota) }),
+    });
     return c.json(session.describe(), 201);
   });
   app.get('/sessions/:id', async (c) => {
@@ -187,7 +246,10 @@ export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
   });
   app.put('/checkpoints/:id', async (c) => {
     const id = parseCheckpointId(c.req.param('id'));
-    return c.json(await withBody(c.env.incoming, ({ bytes }) => sessions.importCheckpoint(id, bytes)), 201);
+    return c.json(
+      await withBody(c.env.incoming, ({ bytes }) => sessions.importCheckpoint(id, bytes, c.get('tenant'))),
+      201,
+    );
   });
   app.get('/checkpoints/:id', async (c) => {
     undelivered.admit();
@@ -201,7 +263,9 @@ export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
 
   app.post('/kernel/solve', async (c) => {
     const options = parseDocument(kernelSolveOptionsSchema, c.req.query());
-    return answer(c, await withBody(c.env.incoming, ({ bytes }) => solve(options, bytes)));
+    const { answer: solution, computeSeconds } = await withBody(c.env.incoming, ({ bytes }) => solve(options, bytes));
+    c.header(WORKER_HEADER.computeSeconds, String(computeSeconds));
+    return answer(c, solution);
   });
 
   return app;

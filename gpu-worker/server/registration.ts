@@ -64,7 +64,7 @@ export class Registration {
     const { edgeUrl, signer } = this.#options;
     const url = new URL(`${edgeUrl.replace(/\/+$/, '')}/workers/${id}`);
     const length = Buffer.byteLength(body);
-    const call = { method, path: url.pathname, length, lease: '', digest: await digestOf(body) };
+    const call = { method, path: url.pathname, length, lease: '', tenant: '', digest: await digestOf(body) };
     const response = await fetch(url, {
       method,
       headers: { 'content-type': 'application/json', ...(await signCall(call, signer, Date.now())) },

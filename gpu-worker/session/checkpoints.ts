@@ -8,15 +8,20 @@ import * as z from 'zod';
 import { checkpointNotFound, checkpointSchema, type Checkpoint, type CheckpointId } from '../../shared/checkpoint.ts';
 import { ProblemError } from '../../shared/errors.ts';
 import { sessionDefinitionSchema, type SessionId } from '../../shared/session.ts';
+import { LOCAL_TENANT, tenantSchema, type Tenant } from '../../shared/tenant.ts';
 import type { Storage } from '../storage/storage.ts';
 
 const RECORDS = 'checkpoints/';
 const recordKey = (id: CheckpointId): string => `${RECORDS}${id}`;
 const fileKey = (id: CheckpointId): string => `checkpoint-files/${id}`;
 
-const recordSchema = z.strictObject({ checkpoint: checkpointSchema, definition: sessionDefinitionSchema });
+const recordSchema = z.strictObject({
+  checkpoint: checkpointSchema,
+  definition: sessionDefinitionSchema,
+  tenant: tenantSchema.default(LOCAL_TENANT),
+});
 
-/** A checkpoint and the definition of the session it was made of. */
+/** A checkpoint, the definition of the session it was made of, and whose it is. */
 export type CheckpointRecord = z.output<typeof recordSchema>;
 
 export class Checkpoints {
@@ -78,6 +83,12 @@ export class Checkpoints {
     const file = await this.#storage.read(fileKey(id));
     if (file === null) throw checkpointNotFound(id);
     return file;
+  }
+
+  /** Whose the checkpoints of a session are; null if it has none. @throws ProblemError those of `Storage` */
+  async ownerOf(session: SessionId): Promise<Tenant | null> {
+    const [first] = await this.of(session);
+    return first === undefined ? null : (await this.get(first.id)).tenant;
   }
 
   /** Those of a session, oldest first. @throws ProblemError those of `Storage` */

@@ -1,11 +1,20 @@
 /** The sessions of a worker: bounded in number, kept in storage where that is durable, removed when idle. */
 import { isDeepStrictEqual } from 'node:util';
-import { newCheckpointId, parseCheckpointId, type Checkpoint, type CheckpointId } from '../../shared/checkpoint.ts';
+import { sessionQuotaExceeded } from '../../shared/access.ts';
+import {
+  checkpointNotFound,
+  newCheckpointId,
+  parseCheckpointId,
+  type Checkpoint,
+  type CheckpointId,
+} from '../../shared/checkpoint.ts';
 import { ProblemError } from '../../shared/errors.ts';
 import { LIMITS } from '../../shared/limits.ts';
 import type { SessionChanges } from '../../shared/session-changes.ts';
+import type { SessionSummary } from '../../shared/session-list.ts';
 import type { SessionOrder } from '../../shared/session-order.ts';
 import {
+  otherTenant,
   parseSessionId,
   sessionMoved,
   sessionNotFound,
@@ -14,12 +23,13 @@ import {
   type SessionDefinition,
   type SessionId,
 } from '../../shared/session.ts';
+import { LOCAL_TENANT, type Tenant } from '../../shared/tenant.ts';
 import { soleOwner } from '../storage/ownership.ts';
 import type { OwnedStore, Storage } from '../storage/storage.ts';
 import type { SavedCheckpoint } from '../training/trainers.ts';
 import { ByteBudget } from './byte-budget.ts';
 import { Checkpoints } from './checkpoints.ts';
-import { TrainingSession, type SessionResources } from './session.ts';
+import { TrainingSession, type SessionResources, type SessionUsage } from './session.ts';
 import { PendingParts } from './step-parts.ts';
 import {
   isStored,
@@ -44,6 +54,13 @@ export interface RegistryOptions {
   /** Milliseconds that the state of an expired session is kept. */
   readonly retention: number;
   readonly reportFailure: (error: unknown) => void;
+}
+
+/** Whose a new session is. */
+export interface Ownership {
+  readonly tenant: Tenant;
+  /** Sessions that the tenant may hold on this worker, the new one included; without a limit where there is none. */
+  readonly quota?: number;
 }
 
 export class SessionRegistry {
@@ -121,6 +138,34 @@ export class SessionRegistry {
     await Promise.all([...this.#sessions.values()].map(handOver));
   }
 
+  /** The sessions of a tenant, in any order. */
+  sessionsOf(tenant: Tenant): SessionSummary[] {
+    this.removeExpired();
+    return [...this.#sessions.values()]
+      .filter((session) => session.tenant === tenant)
+      .map((session) => session.summarise());
+  }
+
+  /**
+   * Checks that a session, if there is one, is the tenant's.
+   *
+   * @throws ProblemError `other_tenant`, those of `Storage`
+   */
+  async assertOwner(id: SessionId, tenant: Tenant): Promise<void> {
+    const owner = this.#sessions.get(id)?.tenant ?? (await this.#ownerInStorage(id));
+    if (owner !== null && owner !== tenant) throw otherTenant(id);
+  }
+
+  /** As {@link assertOwner}, of a checkpoint. @throws ProblemError `checkpoint_not_found`, those of `Storage` */
+  async assertCheckpointOwner(id: CheckpointId, tenant: Tenant): Promise<void> {
+    if ((await this.#checkpoints.get(id)).tenant !== tenant) throw checkpointNotFound(id);
+  }
+
+  /** What was computed for a session since this was last asked; null if there is no such session. */
+  takeUsage(id: SessionId): SessionUsage | null {
+    return this.#sessions.get(id)?.takeUsage() ?? null;
+  }
+
   /**
    * Finds the sessions and checkpoints in storage. A session's state is recovered when it is first asked for.
    *
@@ -146,11 +191,16 @@ export class SessionRegistry {
   /**
    * Creates a session, or returns the one with this id and definition.
    *
-   * @throws ProblemError `session_exists` if the id is taken by another definition; `session_limit_reached`, `queue_full`,
-   *   `checkpoint_not_found`, those of `Storage`
+   * @throws ProblemError `session_exists` if the id is taken by another definition; `session_limit_reached`, `quota_exceeded`,
+   *   `queue_full`, `checkpoint_not_found`, those of `Storage`
    */
-  async create(id: SessionId, order: SessionOrder): Promise<TrainingSession> {
+  async create(
+    id: SessionId,
+    order: SessionOrder,
+    { tenant, quota = Infinity }: Ownership = { tenant: LOCAL_TENANT },
+  ): Promise<TrainingSession> {
     this.removeExpired();
+    if ('fromCheckpoint' in order) await this.assertCheckpointOwner(order.fromCheckpoint, tenant);
     const store = this.#storeOf(id);
     const definition = 'fromCheckpoint' in order ? await this.#definitionOf(order) : order;
     // Where the storage is shared, another worker may have begun what is asked for again.
@@ -160,6 +210,7 @@ export class SessionRegistry {
     }
     const existing = this.#sessions.get(id);
     if (existing !== undefined) {
+      if (existing.tenant !== tenant) throw otherTenant(id);
       if (isDeepStrictEqual(existing.initialDefinition, definition)) return this.get(id);
       throw new ProblemError('session_exists', {
         param: 'id',
@@ -167,9 +218,10 @@ export class SessionRegistry {
         remedy: 'Create a session under a new id, or delete this one first.',
       });
     }
+    this.#assertQuota(tenant, quota);
     this.#assertRoomFor(definition);
     const createdAt = new Date(this.#resources.now()).toISOString();
-    const session = this.#add(id, { definition, initial: null, optimizerFromStep: 0, createdAt }, store);
+    const session = this.#add(id, { definition, initial: null, optimizerFromStep: 0, createdAt, tenant }, store);
     try {
       await session.use(async () => session.begin(await this.#startOf(order)));
     } catch (error) {
@@ -236,7 +288,11 @@ export class SessionRegistry {
   }
 
   /** Takes in a checkpoint's file. @throws ProblemError as `Trainers.inspect`; those of `Storage` */
-  async importCheckpoint(id: CheckpointId, file: Uint8Array<ArrayBuffer>): Promise<Checkpoint> {
+  async importCheckpoint(
+    id: CheckpointId,
+    file: Uint8Array<ArrayBuffer>,
+    tenant: Tenant = LOCAL_TENANT,
+  ): Promise<Checkpoint> {
     const { compute, queue, now } = this.#resources;
     const { summary, bytes } = await queue.run(id, () => compute.inspect(file));
     const { definition, step, digest, engine } = summary;
@@ -252,7 +308,7 @@ export class SessionRegistry {
       createdAt: new Date(now()).toISOString(),
       expiresAt: null,
     };
-    await this.#checkpoints.add({ checkpoint, definition }, bytes);
+    await this.#checkpoints.add({ checkpoint, definition, tenant }, bytes);
     return checkpoint;
   }
 
@@ -319,7 +375,7 @@ export class SessionRegistry {
 
   async #keep(
     id: CheckpointId,
-    { id: session, definition }: TrainingSession,
+    { id: session, definition, tenant }: TrainingSession,
     { bytes, digest, step, engine }: SavedCheckpoint,
     origin: 'request' | 'expiry',
   ): Promise<Checkpoint> {
@@ -328,7 +384,7 @@ export class SessionRegistry {
     const { mode } = definition;
     const createdAt = new Date(now).toISOString();
     const checkpoint: Checkpoint = { id, session, origin, mode, step, bytes: bytes.length, digest, engine, createdAt, expiresAt }; // prettier-ignore
-    await this.#checkpoints.add({ checkpoint, definition }, bytes);
+    await this.#checkpoints.add({ checkpoint, definition, tenant }, bytes);
     return checkpoint;
   }
 
@@ -342,6 +398,18 @@ export class SessionRegistry {
     if (!('fromCheckpoint' in order)) return null;
     const { step } = (await this.#checkpoints.get(order.fromCheckpoint)).checkpoint;
     return { step, file: await this.#checkpoints.read(order.fromCheckpoint) };
+  }
+
+  /** Whose a session is that is not held; null if it is nowhere. */
+  async #ownerInStorage(id: SessionId): Promise<Tenant | null> {
+    await this.#leaving.get(id);
+    const stored = this.#options.storage.isDurable ? await this.#findStored(id) : null;
+    return stored?.tenant ?? this.#checkpoints.ownerOf(id);
+  }
+
+  #assertQuota(tenant: Tenant, quota: number): void {
+    const held = [...this.#sessions.values()].filter((session) => session.tenant === tenant).length;
+    if (held >= quota) throw sessionQuotaExceeded(tenant, held);
   }
 
   #assertRoomFor(definition: SessionDefinition): void {

@@ -15,6 +15,8 @@ import {
   type StepMetrics,
 } from '../../shared/session.ts';
 import type { StepParts } from '../../shared/step-parts.ts';
+import type { SessionSummary } from '../../shared/session-list.ts';
+import type { Tenant } from '../../shared/tenant.ts';
 import type { AppliedStep, Compute } from '../engine/compute.ts';
 import type { ComputeQueue } from '../engine/queue.ts';
 import type { Answer } from '../training/trainer.ts';
@@ -41,10 +43,27 @@ export interface SessionResources {
   /** Milliseconds since the epoch. */
   readonly now: () => number;
   readonly report: (report: RecoveryReport) => void;
+  readonly meter: Meter;
+}
+
+/** Measures what the device does; {@link elapsed} is in milliseconds, on a clock that never goes back. */
+export interface Meter {
+  readonly elapsed: () => number;
+  /** A piece of work has waited so many seconds for its turn. */
+  readonly waited: (seconds: number) => void;
+  /** A step has been computed, in so many seconds; so many of its inversions failed. */
+  readonly stepped: (seconds: number, failedFactorizations: number) => void;
+}
+
+/** What a session has taken of the service since it was last asked. */
+export interface SessionUsage {
+  readonly steps: number;
+  readonly computeSeconds: number;
 }
 
 export class TrainingSession {
   readonly id: SessionId;
+  readonly tenant: Tenant;
   #definition: SessionDefinition;
   /** As it was at first: what the log goes back to. */
   readonly #initial: SessionDefinition;
@@ -75,6 +94,8 @@ export class TrainingSession {
   readonly #stepRequests = new Map<AbortController, number>();
   /** From the start of a step's computation until it is acknowledged. */
   #isComputing = false;
+  /** Not reported yet. */
+  #usage: SessionUsage = { steps: 0, computeSeconds: 0 };
 
   /**
    * @param record what is stored, or is to be stored, of it
@@ -83,12 +104,13 @@ export class TrainingSession {
    */
   constructor(
     id: SessionId,
-    { definition, initial, optimizerFromStep, createdAt }: SessionRecord,
+    { definition, initial, optimizerFromStep, createdAt, tenant }: SessionRecord,
     resources: SessionResources,
     log: StepLog | null,
     parts: PendingParts,
   ) {
     this.id = id;
+    this.tenant = tenant;
     this.#definition = definition;
     this.#initial = initial ?? definition;
     this.#optimizerFromStep = optimizerFromStep;
@@ -202,7 +224,10 @@ export class TrainingSession {
 
   /** Work in the session's turn on a state that is acknowledged. @throws ProblemError as `ComputeQueue.run`; `session_not_found` */
   #inTurn<Result>(work: () => Result | Promise<Result>, signal?: AbortSignal): Promise<Result> {
+    const { meter } = this.#resources;
+    const asked = meter.elapsed();
     const job = async (): Promise<Result> => {
+      meter.waited((meter.elapsed() - asked) / 1000);
       await this.#acknowledging;
       if (this.#closed) throw this.#gone;
       return work();
@@ -246,6 +271,36 @@ export class TrainingSession {
       createdAt: new Date(this.#createdAt).toISOString(),
       expiresAt: new Date(this.#expiresAt).toISOString(),
     };
+  }
+
+  /** As {@link describe}, in short. */
+  summarise(): SessionSummary {
+    return {
+      id: this.id,
+      mode: this.definition.mode,
+      nextStep: this.#isOpen ? this.#nextStep : null,
+      createdAt: new Date(this.#createdAt).toISOString(),
+      expiresAt: new Date(this.#expiresAt).toISOString(),
+    };
+  }
+
+  /** What was computed since this was last asked: whoever asks accounts for it, so that nothing is counted twice. */
+  takeUsage(): SessionUsage {
+    const usage = this.#usage;
+    this.#usage = { steps: 0, computeSeconds: 0 };
+    return usage;
+  }
+
+  /** Does some of the device's work, and counts its time, also of work that comes to nothing. */
+  async #metered<Result>(work: () => Promise<Result>): Promise<Result> {
+    const { meter } = this.#resources;
+    const begun = meter.elapsed();
+    try {
+      return await work();
+    } finally {
+      const { steps, computeSeconds } = this.#usage;
+      this.#usage = { steps, computeSeconds: computeSeconds + (meter.elapsed() - begun) / 1000 };
+    }
   }
 
   /**
@@ -440,6 +495,7 @@ export class TrainingSession {
       initial: this.#initial,
       optimizerFromStep: this.#optimizerFromStep,
       createdAt: new Date(this.#createdAt).toISOString(),
+      tenant: this.tenant,
     };
   }
 
@@ -466,7 +522,7 @@ export class TrainingSession {
   #onDevice<Result>(work: (compute: Compute) => Promise<Result>, signal?: AbortSignal): Promise<Result> {
     return this.#inTurn(() => {
       this.#assertOpen();
-      return work(this.#resources.compute);
+      return this.#metered(() => work(this.#resources.compute));
     }, signal);
   }
 
@@ -585,10 +641,13 @@ export class TrainingSession {
     this.#assertOpen();
     this.#isComputing = true;
     try {
-      const { compute } = this.#resources;
+      const { compute, meter } = this.#resources;
       // The state before the step: with the step itself in the log, its reply can be computed again.
       const snapshot = this.#log?.isSnapshotDue === true ? (await this.#save(compute)).bytes : null;
-      const applied = await compute.step(this.id, bytes);
+      const begun = meter.elapsed();
+      const applied = await this.#metered(() => compute.step(this.id, bytes));
+      const failures = applied.metrics.failedFactorizations - (this.#metrics?.failedFactorizations ?? 0);
+      meter.stepped((meter.elapsed() - begun) / 1000, failures);
       const answer = this.#acknowledge(n, { digest, committed: committed ?? null }, applied, snapshot);
       const settled = (): void => {
         this.#isComputing = false;
@@ -623,6 +682,7 @@ export class TrainingSession {
     // What follows cannot fail, so that the reply is kept as well.
     this.#nextStep = n + 1;
     this.#metrics = metrics;
+    this.#usage = { ...this.#usage, steps: this.#usage.steps + 1 };
     this.#isRewindable = false;
     this.#events.record(metrics);
     this.#parts.applied(committed);

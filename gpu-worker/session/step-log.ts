@@ -10,6 +10,7 @@
 import * as z from 'zod';
 import { ProblemError } from '../../shared/errors.ts';
 import { sessionDefinitionSchema, type SessionDefinition, type SessionId } from '../../shared/session.ts';
+import { LOCAL_TENANT, tenantSchema } from '../../shared/tenant.ts';
 import type { Changes, NewObject, ObjectStore, OwnedStore, Storage } from '../storage/storage.ts';
 
 const RECORDS = 'sessions/';
@@ -24,6 +25,7 @@ const sessionRecordSchema = z.strictObject({
   /** The first step that the definition's options hold for. */
   optimizerFromStep: z.int().min(0).default(0),
   createdAt: z.iso.datetime(),
+  tenant: tenantSchema.default(LOCAL_TENANT),
 });
 
 export type SessionRecord = z.output<typeof sessionRecordSchema>;

@@ -68,22 +68,31 @@ describe('/openapi.json', () => {
       version: LATEST_API_VERSION,
     });
     expect(operations.map(({ name }) => name).toSorted()).toEqual([
+      'delete /v1/admin/keys/{id}',
       'delete /v1/checkpoints/{id}',
       'delete /v1/sessions/{id}',
       'delete /v1/sessions/{id}/steps/{n}',
       'delete /v1/sessions/{id}/steps/{n}/parts',
       'delete /v1/sessions/{id}/steps/{n}/parts/{k}',
       'get /healthz',
+      'get /metrics',
       'get /readyz',
+      'get /v1/admin/keys',
+      'get /v1/admin/tenants/{tenant}/limits',
+      'get /v1/admin/usage',
+      'get /v1/admin/workers',
       'get /v1/capabilities',
       'get /v1/checkpoints/{id}',
+      'get /v1/sessions',
       'get /v1/sessions/{id}',
       'get /v1/sessions/{id}/checkpoints',
       'get /v1/sessions/{id}/events',
       'get /v1/sessions/{id}/steps/{n}',
       'get /v1/sessions/{id}/steps/{n}/parts',
       'get /v1/sessions/{id}/weights',
+      'get /v1/usage',
       'patch /v1/sessions/{id}',
+      'post /v1/admin/keys',
       'post /v1/checkpoints',
       'post /v1/estimates',
       'post /v1/kernel/solve',
@@ -91,6 +100,7 @@ describe('/openapi.json', () => {
       'post /v1/sessions/{id}/checkpoints',
       'post /v1/sessions/{id}/predictions',
       'post /v1/sessions/{id}/steps/{n}/commit',
+      'put /v1/admin/tenants/{tenant}/limits',
       'put /v1/sessions/{id}/steps/{n}',
       'put /v1/sessions/{id}/steps/{n}/parts/{k}',
     ]);
@@ -148,12 +158,29 @@ describe('/openapi.json', () => {
       expect(codes('put /v1/sessions/{id}/steps/{n}')).toContain(`\`${code}\``);
     }
     // Whatever calls the worker can get an answer from something else.
-    for (const { name } of operations.filter(
-      ({ name }) => name.includes('/v1/') && name !== 'get /v1/capabilities' && name !== 'post /v1/estimates',
-    )) {
-      expect(codes(name), name).toContain('`worker_protocol`');
-    }
+    const withWorker = operations.filter(
+      ({ name }) => name.includes('/v1/') && !/ \/v1\/(admin\/|usage$|capabilities$|estimates$)/.test(name),
+    );
+    for (const { name } of withWorker) expect(codes(name), name).toContain('`worker_protocol`');
     expect(document.components.schemas['Problem']!.properties!['code']!['enum']).toEqual(Object.keys(PROBLEMS));
+  });
+
+  it('says which scope a key must have, and how one is refused, wherever a key is asked for', () => {
+    expect(document.components.securitySchemes).toMatchObject({ apiKey: { type: 'http', scheme: 'bearer' } });
+    for (const { name, operation } of operations) {
+      if (/ \/(healthz|readyz|v1\/capabilities)$/.test(name)) {
+        expect(operation.security, name).toBeUndefined();
+        continue;
+      }
+      expect(operation.security, name).toEqual([{ apiKey: [expect.stringMatching(/^[a-z:]+$/)] }]);
+      for (const [status, code] of Object.entries({ 401: 'unauthenticated', 403: 'forbidden', 429: 'rate_limited' })) {
+        expect(operation.responses[status]!.description, name).toContain(`\`${code}\``);
+      }
+    }
+    const scopes = (name: string): unknown => operations.find((each) => each.name === name)!.operation.security;
+    expect(scopes('put /v1/sessions/{id}/steps/{n}')).toEqual([{ apiKey: ['sessions:write'] }]);
+    expect(scopes('get /v1/sessions/{id}/checkpoints')).toEqual([{ apiKey: ['checkpoints'] }]);
+    expect(scopes('get /v1/admin/keys')).toEqual([{ apiKey: ['admin'] }]);
   });
 
   it('says what hosted mode takes, gives and refuses', () => {

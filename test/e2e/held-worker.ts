@@ -8,6 +8,7 @@ import type { AddressInfo } from 'node:net';
 import { getRequestListener } from '@hono/node-server';
 import { ComputeQueue } from '../../gpu-worker/engine/queue.ts';
 import { createWorkerApp } from '../../gpu-worker/server/app.ts';
+import { WorkerMetrics } from '../../gpu-worker/server/metrics.ts';
 import { UndeliveredAnswers } from '../../gpu-worker/session/undelivered-answers.ts';
 import { createReferenceEngine } from '../../gpu-worker/tensor/reference.ts';
 import { Trainers } from '../../gpu-worker/training/trainers.ts';
@@ -50,7 +51,12 @@ export async function startHeldWorker(
   const device = computeInPlace(engine, trainers, compute);
   const queue = new ComputeQueue({ perSession: 4, total: 16 });
   const undelivered = new UndeliveredAnswers(undeliveredBytes);
-  const resources = { compute: undelivered.limiting(device), queue, now: Date.now };
+  const metrics: WorkerMetrics = new WorkerMetrics(() => performance.now(), {
+    sessions: () => sessions.size,
+    queue: () => queue.length,
+    stateBytes: () => sessions.bytes,
+  });
+  const resources = { compute: undelivered.limiting(device), queue, now: Date.now, meter: metrics };
   const storage = await openMemory();
   const sessions = registryOf(resources, { limit: 8, storage });
   const defects: unknown[] = [];
@@ -58,7 +64,12 @@ export async function startHeldWorker(
     sessions,
     undelivered,
     limits: others,
-    solve: (options, body) => queue.run('solve', () => resources.compute.solve(options, body)),
+    solve: async (options, body) => {
+      const answer = await queue.run('solve', () => resources.compute.solve(options, body));
+      return { answer, computeSeconds: 0 };
+    },
+    metrics,
+    log: () => undefined,
     engineName: device.engine,
     reportDefect: (error) => defects.push(error),
   });

@@ -3,7 +3,7 @@ import { createServer, type RequestListener, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { ServiceProcess } from '../../deploy/local/child.ts';
-import { startEdge } from '../../deploy/local/edge.ts';
+import { EDGE_RUNTIMES, startEdge } from '../../deploy/local/edge.ts';
 import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
 import { startWorker } from '../../deploy/local/worker.ts';
 import { readHeader, SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
@@ -158,34 +158,37 @@ describe('without a worker', () => {
   });
 });
 
-it('a worker that goes away and comes back without its sessions: unavailable, then not found', async () => {
-  const first = await startWorker({ port: 0, engine: 'reference' });
-  const edge = await startEdge({ port: 0, workerUrl: first.ready.url });
-  try {
-    const small = await newSession(edge.ready.url);
-    const large = await newSession(edge.ready.url, { layers: LARGE, optimizer: { metric: { kind: 'identity' } } });
-    expect((await putStep(edge.ready.url, small.id, 0, stepBody(1))).status).toBe(200);
-    await first.stop();
-    // The edge still knows the layers of both, and checks and forwards their steps.
-    expectProblem(await putStep(edge.ready.url, small.id, 1, stepBody(2)), UNAVAILABLE);
-    expectProblem(await putStep(edge.ready.url, large.id, 0, largeStep()), UNAVAILABLE);
-    expectProblem(await getStep(edge.ready.url, small.id, 0), UNAVAILABLE);
-
-    const second = await startWorker({ port: Number(new URL(first.ready.url).port), engine: 'reference' });
+it.each(EDGE_RUNTIMES)(
+  'a worker that goes away and comes back without its sessions, an edge in %s: unavailable, then not found',
+  async (runtime) => {
+    const first = await startWorker({ port: 0, engine: 'reference' });
+    const edge = await startEdge({ port: 0, workerUrl: first.ready.url, runtime });
     try {
-      const gone = { status: 404, code: 'session_not_found', param: 'id' } as const;
-      expectProblem(await putStep(edge.ready.url, small.id, 1, stepBody(2)), { ...gone, mentions: [small.id] });
-      expectProblem(await putStep(edge.ready.url, large.id, 0, largeStep()), { ...gone, mentions: [large.id] });
-      expectProblem(await call(edge.ready.url, 'GET', `/v1/sessions/${small.id}`), gone);
-      const { id } = await newSession(edge.ready.url);
-      expect((await putStep(edge.ready.url, id, 0, stepBody(1))).status).toBe(200);
+      const small = await newSession(edge.ready.url);
+      const large = await newSession(edge.ready.url, { layers: LARGE, optimizer: { metric: { kind: 'identity' } } });
+      expect((await putStep(edge.ready.url, small.id, 0, stepBody(1))).status).toBe(200);
+      await first.stop();
+      // The edge still knows the layers of both, and checks and forwards their steps.
+      expectProblem(await putStep(edge.ready.url, small.id, 1, stepBody(2)), UNAVAILABLE);
+      expectProblem(await putStep(edge.ready.url, large.id, 0, largeStep()), UNAVAILABLE);
+      expectProblem(await getStep(edge.ready.url, small.id, 0), UNAVAILABLE);
+
+      const second = await startWorker({ port: Number(new URL(first.ready.url).port), engine: 'reference' });
+      try {
+        const gone = { status: 404, code: 'session_not_found', param: 'id' } as const;
+        expectProblem(await putStep(edge.ready.url, small.id, 1, stepBody(2)), { ...gone, mentions: [small.id] });
+        expectProblem(await putStep(edge.ready.url, large.id, 0, largeStep()), { ...gone, mentions: [large.id] });
+        expectProblem(await call(edge.ready.url, 'GET', `/v1/sessions/${small.id}`), gone);
+        const { id } = await newSession(edge.ready.url);
+        expect((await putStep(edge.ready.url, id, 0, stepBody(1))).status).toBe(200);
+      } finally {
+        await second.stop();
+      }
     } finally {
-      await second.stop();
+      await edge.stop();
     }
-  } finally {
-    await edge.stop();
-  }
-});
+  },
+);
 
 describe('something else where the worker should be', () => {
   let server: Server;

@@ -28,6 +28,7 @@ export interface Operation {
   readonly description?: string;
   readonly parameters?: readonly Parameter[];
   readonly requestBody?: { readonly required?: boolean; readonly content: Readonly<Record<string, Content>> };
+  readonly security?: unknown;
   readonly responses: Readonly<Record<string, Response>>;
 }
 
@@ -40,7 +41,7 @@ export interface Document {
   readonly openapi: string;
   readonly info: { readonly title: string; readonly version: string };
   readonly paths: Readonly<Record<string, Readonly<Record<string, Operation>>>>;
-  readonly components: { readonly schemas: Readonly<Record<string, Schema>> };
+  readonly components: { readonly schemas: Readonly<Record<string, Schema>>; readonly securitySchemes?: unknown };
 }
 
 export async function fetchDocument(url: string): Promise<Document> {

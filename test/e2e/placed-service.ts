@@ -35,16 +35,20 @@ export interface PlacedService {
   readonly stop: () => Promise<void>;
 }
 
-/** @param heartbeat milliseconds; three that are missing make a worker count as lost, which a busy machine must not */
+/**
+ * @param heartbeat milliseconds; three that are missing make a worker count as lost, which a busy machine must not
+ * @param edgeSettings more of the edge's settings
+ */
 export async function startPlacedService(
   runtime: EdgeRuntime,
   store: WorkerStore,
   count: number,
   heartbeat = 3000,
+  edgeSettings: Readonly<Record<string, string>> = {},
 ): Promise<PlacedService> {
   const state = mkdtempSync(join(tmpdir(), 'ddpnopt-edge-'));
   const edgeAt = (port: number): Promise<ServiceProcess> => {
-    const settings = { DDPNOPT_WORKER_SECRET: SECRET, DDPNOPT_EDGE_STATE: state };
+    const settings = { ...edgeSettings, DDPNOPT_WORKER_SECRET: SECRET, DDPNOPT_EDGE_STATE: state };
     return startEdge({ port, workerUrl: '', runtime, settings });
   };
   let edge = await edgeAt(0);
@@ -109,7 +113,7 @@ export async function signedCall(
 ): Promise<Answer> {
   const { digest = '', lease = '', body } = signed;
   const length = body?.length ?? 0;
-  const headers = await signCall({ method, path, length, lease, digest }, signer, Date.now());
+  const headers = await signCall({ method, path, length, lease, tenant: '', digest }, signer, Date.now());
   const response = await fetch(url + path, { method, headers, ...(body === undefined ? {} : { body }) });
   return { status: response.status, headers: response.headers, bytes: new Uint8Array(await response.arrayBuffer()) };
 }

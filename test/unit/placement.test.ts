@@ -93,8 +93,13 @@ describe('the way to a session', () => {
   });
 
   it('is not to be had without the directory, which may pass', async () => {
-    answers = [Promise.reject(new Error('overloaded'))];
-    await expect(placement.route(session)).rejects.toMatchObject({ code: 'worker_unavailable', retryable: true });
+    for (const reason of ['retryable', 'overloaded']) {
+      answers = [Promise.reject(Object.assign(new Error('of the platform'), { [reason]: true }))];
+      await expect(placement.route(session)).rejects.toMatchObject({ code: 'worker_unavailable', retryable: true });
+    }
+    const defect = new TypeError('of the directory');
+    answers = [Promise.reject(defect)];
+    await expect(placement.route(session)).rejects.toBe(defect);
   });
 });
 

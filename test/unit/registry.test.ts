@@ -21,7 +21,7 @@ import {
   type SessionDefinitionInput,
 } from '../../shared/session.ts';
 import { LAYERS, stepBody } from '../e2e/support.ts';
-import { computeInPlace, openMemory, registryOf } from '../in-memory.ts';
+import { computeInPlace, openMemory, registryOf, UNOBSERVED } from '../in-memory.ts';
 
 const LIMIT = 3;
 const START = Date.UTC(2030, 0, 1);
@@ -319,6 +319,7 @@ describe('expiry where storage is durable', () => {
         queue: new ComputeQueue({ perSession: 4, total: 8 }),
         now: () => now,
         report: () => undefined,
+        meter: UNOBSERVED,
       },
       {
         limit: LIMIT,

@@ -10,7 +10,14 @@ import { newWorkerId } from '../../shared/worker-report.ts';
 const signer = createSigner('one secret of edge and workers');
 const stranger = createSigner('another secret, of somebody else');
 const NOW = Date.UTC(2030, 0, 1);
-const CALL: SignedCall = { method: 'PUT', path: '/sessions/a/steps/1', length: 10, lease: 'lease', digest: '' };
+const CALL: SignedCall = {
+  method: 'PUT',
+  path: '/sessions/a/steps/1',
+  length: 10,
+  lease: 'lease',
+  tenant: 'a',
+  digest: '',
+};
 const WINDOW = 1000 * LIMITS.clockSkewSeconds;
 
 async function verdict(call: SignedCall, headers: Record<string, string>, now = NOW): Promise<string> {
@@ -36,6 +43,7 @@ describe('a call', () => {
     { path: '/sessions/a/steps/2' },
     { length: 11 },
     { lease: '' },
+    { tenant: 'b' },
     { digest: '0' },
   ] satisfies Partial<SignedCall>[])('is refused as $0', async (change) => {
     const headers = await signCall(CALL, signer, NOW);
