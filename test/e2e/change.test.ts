@@ -4,6 +4,7 @@ import { DdpnoptClient } from '../../clients/js/index.ts';
 import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
 import { startEdge } from '../../deploy/local/edge.ts';
 import type { ServiceProcess } from '../../deploy/local/child.ts';
+import { encode } from '../../shared/safetensors.ts';
 import { sessionSchema, type Session, type SessionDefinitionInput } from '../../shared/session.ts';
 import { startHeldWorker, type HeldWorker } from './held-worker.ts';
 import {
@@ -15,6 +16,7 @@ import {
   newSession,
   putStep,
   stepBody,
+  stepTensors,
   type Answer,
 } from './support.ts';
 
@@ -198,6 +200,23 @@ describe('at the same time as steps', () => {
   afterEach(async () => {
     await edge.stop();
     await worker.stop();
+  });
+
+  it('is seen by an edge that knows the session as it was', async () => {
+    const { url } = edge.ready;
+    const { id } = await newSession(url, VALUE);
+    expect((await putStep(url, id, 0, stepBody(1))).status).toBe(200);
+    // As through another edge.
+    const changes = { optimizer: { weightDecay: { kind: 'decoupled', rate: 0.1 } } };
+    const answer = await call(worker.url, 'PATCH', `/sessions/${id}`, { body: JSON.stringify(changes) });
+    expect(answer.status).toBe(200);
+    const decaying = encode([
+      ...stepTensors(2),
+      { name: 'layers.fc1.parameter.weight', shape: [5, 4], values: new Float32Array(20) },
+      { name: 'layers.fc2.parameter.weight', shape: [4, 3], values: new Float32Array(12) },
+    ]);
+    expectProblem(await putStep(url, id, 1, stepBody(2)), { status: 422, code: 'missing_tensor' });
+    expect((await putStep(url, id, 1, decaying)).status).toBe(200);
   });
 
   it('waits for the step that is being computed, and for those before it', async () => {
