@@ -46,6 +46,11 @@ const LARGE = { batch: 1600, inputs: 12_500, atATime: 6, rounds: isQuick ? 1 : 5
 const WAYS = ['edge', 'worker'] as const;
 type Way = (typeof WAYS)[number];
 
+const workerSecret = randomBytes(32).toString('hex');
+const adminKey = randomBytes(32).toString('hex');
+/** What every request to the edge carries. */
+const AUTHORIZATION = { authorization: `Bearer ${adminKey}` };
+
 /** One dense layer with one output: a body is as large as its inputs, and a step is little work. */
 function definition(inputs: number): SessionDefinitionInput {
   return {
@@ -73,7 +78,7 @@ async function createSession(base: string, inputs: number): Promise<Session> {
   const isEdge = base.endsWith('/v1');
   const answer = await fetch(isEdge ? `${base}/sessions` : `${base}/sessions/${newSessionId()}`, {
     method: isEdge ? 'POST' : 'PUT',
-    headers: { 'content-type': 'application/json' },
+    headers: { 'content-type': 'application/json', ...(isEdge ? AUTHORIZATION : {}) },
     body: JSON.stringify(definition(inputs)),
   });
   return sessionSchema.parse(await answer.json());
@@ -111,7 +116,7 @@ async function measure(edge: EdgeProcess, workerUrl: string, kind: Kind): Promis
       url: `${bases[way]}/sessions/${each.session.id}/steps/${String(next())}`,
       method: 'PUT',
       body,
-      headers: { 'content-type': SAFETENSORS_CONTENT_TYPE },
+      headers: { 'content-type': SAFETENSORS_CONTENT_TYPE, ...(way === 'edge' ? AUTHORIZATION : {}) },
     }));
   };
   const measured: Record<Way, Measured[]> = { edge: [], worker: [] };
@@ -123,7 +128,11 @@ async function measure(edge: EdgeProcess, workerUrl: string, kind: Kind): Promis
     }
   }
   for (const agent of Object.values(agents)) agent.destroy();
-  for (const way of WAYS) await fetch(`${bases[way]}/sessions/${sessions[way].session.id}`, { method: 'DELETE' });
+  for (const way of WAYS)
+    await fetch(`${bases[way]}/sessions/${sessions[way].session.id}`, {
+      method: 'DELETE',
+      headers: way === 'edge' ? AUTHORIZATION : {},
+    });
   process.stdout.write(`${name}, ${String(body.length)} bytes, ${String(atATime)} at a time: measured\n`);
   return {
     name,
@@ -145,7 +154,7 @@ async function measureMemory(edge: EdgeProcess): Promise<MemoryResult> {
     url: `${edge.url}/v1/sessions/${id}/steps/0`,
     method: 'PUT',
     body,
-    headers: { 'content-type': SAFETENSORS_CONTENT_TYPE },
+    headers: { 'content-type': SAFETENSORS_CONTENT_TYPE, ...AUTHORIZATION },
   }));
   const before = await edge.residentBytes();
   let largest = before;
@@ -175,13 +184,12 @@ async function ready(edge: EdgeProcess): Promise<void> {
   }
 }
 
-const secret = randomBytes(32).toString('hex');
-const edge = await startEdgeInWorkerd(secret);
+const edge = await startEdgeInWorkerd({ workerSecret, adminKey });
 try {
   // As they are deployed: the one behind the edge is called with signatures. The other one is called as it is.
   const placed = await startWorker({
     port: 0,
-    settings: { DDPNOPT_WORKER_SECRET: secret, DDPNOPT_EDGE_URL: edge.url },
+    settings: { DDPNOPT_WORKER_SECRET: workerSecret, DDPNOPT_EDGE_URL: edge.url },
   });
   const alone = await startWorker({ port: 0 });
   try {

@@ -63,10 +63,11 @@ export function renderService(results: ServiceResults): string {
 
 Made by \`${command}\` at revision ${revision}; ${machine}; workerd ${workerd}.
 
-The same requests through the edge, in workerd itself, and straight to a worker, which take turns in ${String(rounds)} rounds. The worker behind the edge has
-registered with it and is called under leases, with signatures; the other one is called as it is. All of them share the machine with the
-client. \`replayed\` is a step that has been taken: its body is read and compared, and the stored reply is the answer, so that
-what is timed is transport, not arithmetic. \`taken\` is a new step of a small session, with all that belongs to it.
+The same requests through the edge, in workerd itself, and straight to a worker, which take turns in ${String(rounds)} rounds. The edge asks for an
+API key and logs every request; its worker has registered with it and is called under leases, with signatures. The other worker is called
+as it is. All of them share the machine with the client. \`replayed\` is a step that has been taken: its body is read and compared, and the
+stored reply is the answer, so that what is timed is transport, not arithmetic. \`taken\` is a new step of a small session, with all that
+belongs to it.
 
 ${markdownTable(header, rows)}
 

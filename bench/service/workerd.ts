@@ -14,6 +14,13 @@ const ENTRY = fileURLToPath(new URL('../../edge/index.ts', import.meta.url));
 const WORKERD = fileURLToPath(new URL('../../node_modules/.bin/workerd', import.meta.url));
 const CONFIGURATION = new URL('../../wrangler.toml', import.meta.url);
 
+export interface EdgeSecrets {
+  /** With which workers register and are called. */
+  readonly workerSecret: string;
+  /** The operator's API key, which has no limits. */
+  readonly adminKey: string;
+}
+
 export interface EdgeProcess {
   readonly url: string;
   /** Resident memory now, bytes. */
@@ -24,11 +31,11 @@ export interface EdgeProcess {
 const listening = z.object({ event: z.literal('listen'), port: z.int() });
 
 /**
- * Starts the edge on the loopback interface, for workers that register with that secret, and waits until it serves.
+ * Starts the edge on the loopback interface and waits until it serves.
  *
  * @throws Error in workerd's words if it does not
  */
-export async function startEdgeInWorkerd(workerSecret: string): Promise<EdgeProcess> {
+export async function startEdgeInWorkerd(secrets: EdgeSecrets): Promise<EdgeProcess> {
   const folder = await mkdtemp(path.join(tmpdir(), 'ddpnopt-workerd-'));
   await build({
     entryPoints: [ENTRY],
@@ -40,7 +47,7 @@ export async function startEdgeInWorkerd(workerSecret: string): Promise<EdgeProc
     conditions: ['workerd', 'worker', 'browser'],
   });
   await mkdir(path.join(folder, 'state'));
-  await writeFile(path.join(folder, 'config.capnp'), await configuration(workerSecret));
+  await writeFile(path.join(folder, 'config.capnp'), await configuration(secrets));
   const child = spawn(WORKERD, ['serve', 'config.capnp', '--control-fd=3'], {
     cwd: folder,
     stdio: ['ignore', 'ignore', 'inherit', 'pipe'],
@@ -70,7 +77,7 @@ export async function startEdgeInWorkerd(workerSecret: string): Promise<EdgeProc
   };
 }
 
-async function configuration(workerSecret: string): Promise<string> {
+async function configuration({ workerSecret, adminKey }: EdgeSecrets): Promise<string> {
   const date = /^compatibility_date = "([\d-]+)"$/m.exec(await readFile(CONFIGURATION, 'utf8'))?.[1];
   if (date === undefined) throw new Error('wrangler.toml has no compatibility_date');
   // Workers may not call private addresses unless they are told that they may.
@@ -83,10 +90,16 @@ const config :Workerd.Config = (
       bindings = [
         (name = "WORKER_URL", text = ""),
         (name = "WORKER_SECRET", text = "${workerSecret}"),
+        (name = "DDPNOPT_ADMIN_KEY", text = "${adminKey}"),
+        (name = "DDPNOPT_LOG_LEVEL", text = "info"),
         (name = "ALLOWED_ORIGINS", text = ""),
         (name = "PLACEMENT", durableObjectNamespace = "PlacementObject"),
+        (name = "ACCESS", durableObjectNamespace = "AccessObject"),
       ],
-      durableObjectNamespaces = [(className = "PlacementObject", uniqueKey = "placement", enableSql = true)],
+      durableObjectNamespaces = [
+        (className = "PlacementObject", uniqueKey = "placement", enableSql = true),
+        (className = "AccessObject", uniqueKey = "access", enableSql = true),
+      ],
       durableObjectStorage = (localDisk = "state"),
       globalOutbound = "network",
     )),
