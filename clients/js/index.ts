@@ -22,8 +22,11 @@ export {
   type LayerInverses,
 } from './kernel-session.ts';
 export type { KernelBatchInput, SolvedKernels } from './kernel-solve.ts';
-export type { RequestOptions, StepOptions } from './transport.ts';
-export { ConnectionError, DdpnoptError } from './errors.ts';
+export type { RequestEvent, RequestOptions, StepOptions, TransportOptions } from './transport.ts';
+export type { RetryPolicy, Timing } from './retry.ts';
+export type { ReplayLimits } from './replay-buffer.ts';
+export type { MetricsColumns, MetricsHistory, StepRecord } from './metrics-history.ts';
+export { ConnectionError, DdpnoptError, ReplayError } from './errors.ts';
 export type { PolicyCoefficients } from './coefficients.ts';
 export type { ParameterChanges } from './parameter-changes.ts';
 export type { BlockInverses, LayerMetric } from './layer-metric.ts';
