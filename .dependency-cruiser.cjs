@@ -95,7 +95,7 @@ module.exports = {
     only('deploy', '^deploy/(?!node/)', [
       'deploy/',
       'shared/',
-      '(child_process|crypto|fs|path|stream|url|util)',
+      '(child_process|crypto|fs(/promises)?|path|stream|url|util|zlib)',
       ...modules('miniflare', 'wrangler', 'esbuild', 'zod'),
     ]),
     // gpu-worker, downwards only: server → session → engine → training → {optimizer, model} → tensor.
