@@ -8,6 +8,7 @@ import type { LayersDefinitionInput } from '../../shared/layers-definition.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import type { Session, SessionDefinitionInput } from '../../shared/session.ts';
 import { HostedTrainingSession } from './hosted-session.ts';
+import { withWeights, type InitialWeights } from './initial-weights.ts';
 import { KernelTrainingSession } from './kernel-session.ts';
 import { solveKernels, type KernelBatchInput, type SolvedKernels } from './kernel-solve.ts';
 import { TrainingSession } from './layers-session.ts';
@@ -39,13 +40,39 @@ export class DdpnoptClient {
     return this.#inLayersMode(await this.#create(definition, options));
   }
 
-  /** Creates a session for a model that the service runs. @throws DdpnoptError, ConnectionError, TypeError for another mode */
+  /**
+   * Creates a session for a model that the service runs.
+   *
+   * @throws DdpnoptError, ConnectionError; TypeError for another mode; RangeError for weights that the model does not have
+   */
   async createHostedSession(
     definition: Omit<HostedDefinitionInput, 'mode'>,
-    options: RequestOptions = {},
+    { initialWeights, ...options }: RequestOptions & { readonly initialWeights?: InitialWeights } = {},
   ): Promise<HostedTrainingSession> {
     refuseMode(definition, 'hosted');
-    return this.#inHostedMode(await this.#create({ ...definition, mode: 'hosted' }, options));
+    const session = this.#inHostedMode(await this.#create({ ...definition, mode: 'hosted' }, options));
+    if (initialWeights === undefined) return session;
+    return this.#exchangeWeights(session, initialWeights, options);
+  }
+
+  /** A session like this new one, which is deleted, with other weights. */
+  async #exchangeWeights(
+    session: HostedTrainingSession,
+    weights: InitialWeights,
+    options: RequestOptions,
+  ): Promise<HostedTrainingSession> {
+    const checkpoints: string[] = [];
+    try {
+      const { id } = await session.makeCheckpoint(options);
+      checkpoints.push(id);
+      const file = await withWeights(await this.downloadCheckpoint(id, options), weights);
+      const imported = await this.importCheckpoint(file, options);
+      checkpoints.push(imported.id);
+      return await this.resumeHostedSession(imported.id, options);
+    } finally {
+      // Not with the caller's signal: what was made is to go, however this ends.
+      await Promise.all([session.delete(), ...checkpoints.map((id) => this.deleteCheckpoint(id))]);
+    }
   }
 
   /** Creates a session for a caller that keeps its data and parameters. @throws DdpnoptError, ConnectionError, TypeError */

@@ -6,6 +6,7 @@ export {
   type MiniBatchInput,
   type Prediction,
 } from './hosted-session.ts';
+export type { InitialWeights } from './initial-weights.ts';
 export { TrainingSession, type LayerInput, type StepInput, type StepReply } from './layers-session.ts';
 export type { Checkpoint } from '../../shared/checkpoint.ts';
 export type { StepParts } from '../../shared/step-parts.ts';

@@ -31,10 +31,16 @@ export async function buildPackage(): Promise<BuiltFile[]> {
   const entry = (file: string): string => fileURLToPath(new URL(file, PACKAGE));
   const outdir = fileURLToPath(DIST);
   await Promise.all([
-    build({ ...COMMON, entryPoints: [entry('index.ts')], outdir, splitting: true, packages: 'external' }),
     build({
       ...COMMON,
-      entryPoints: { standalone: entry('index.ts') },
+      entryPoints: { index: entry('index.ts'), tfjs: entry('tfjs/index.ts') },
+      outdir,
+      splitting: true,
+      packages: 'external',
+    }),
+    build({
+      ...COMMON,
+      entryPoints: { standalone: entry('standalone.ts') },
       outdir,
       minify: true,
       mainFields: ['module', 'main'],
