@@ -39,3 +39,6 @@ export {
   type SampleFactors,
 } from './policy.ts';
 export { terminalWeights } from '../../shared/terminal-weights.ts';
+export { toLayersModel, type LayersModelFiles, type LayersModelJson } from './interchange/layers-model.ts';
+export { toPyTorch } from './interchange/pytorch.ts';
+export { InterchangeError, type TrainedWeights } from './interchange/weights.ts';
