@@ -20,7 +20,7 @@ import { complete, Transport, type RequestOptions, type TransportOptions } from 
 export interface ClientOptions extends TransportOptions {
   /** What each session keeps of its last steps, to send them again if the service has lost them; 32 steps and 64 MB unless given. */
   readonly replay?: Partial<ReplayLimits>;
-  /** Called after every step that any session takes: for progress and metrics. */
+  /** Called after every step that any session takes: for progress and metrics. What it throws `step` throws; the step counts. */
   readonly onStep?: (record: StepRecord) => void;
 }
 

@@ -119,7 +119,6 @@ export class Transport {
     const call: Call = { requestId: newRequestId(), method, path, body };
     const { now, random } = this.timing;
     const began = now();
-    let mayBeDone = false;
     for (let attempt = 1; ; attempt++) {
       this.#tell(call, { kind: 'sent', attempt, bytes: body?.content.length ?? 0 });
       const outcome = await this.#attempt(call, options);
@@ -135,11 +134,10 @@ export class Transport {
         return answer;
       }
       const { error } = outcome;
-      // The answer to an earlier attempt was lost: there is nothing left to delete.
-      if (method === 'DELETE' && mayBeDone && error instanceof DdpnoptError && error.problem.status === 404) {
+      // An earlier attempt may have done it: there is nothing left to delete.
+      if (method === 'DELETE' && attempt > 1 && error instanceof DdpnoptError && error.problem.status === 404) {
         return new Response(null, { status: 204 });
       }
-      mayBeDone ||= error instanceof ConnectionError;
       const pause = isRepeatable(call) ? waitBeforeRetry(this.#retry, outcome, attempt, now() - began, random) : null;
       if (pause === null) throw error;
       this.#tell(call, { kind: 'retry', attempt, reason: error, milliseconds: pause });

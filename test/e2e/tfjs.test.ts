@@ -12,6 +12,7 @@ import { MultilayerPerceptron } from '../../clients/train/multilayer-perceptron.
 import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
 import type { LayersDefinitionInput } from '../../shared/layers-definition.ts';
 import { seededRandom } from '../../shared/random.ts';
+import { build, identity, inverse, multiply, transpose } from '../oracle/matrix.ts';
 
 let stack: LocalStack;
 let client: DdpnoptClient;
@@ -113,6 +114,104 @@ describe('mode layers', () => {
       await session.delete();
     },
   );
+});
+
+describe('mode kernel', () => {
+  const make = () => [
+    tfl.layers.dense({ units: 5, inputShape: [6], activation: 'tanh' }),
+    tfl.layers.dense({ units: 4, activation: 'relu', useBias: false }),
+    tfl.layers.dense({ units: 3 }),
+  ];
+
+  it.each(['feedback', 'value'] as const)(
+    'with the identity as metric does what mode layers does: %s',
+    async (coupling) => {
+      const models = { kernel: sequential(make), layers: sequential(make) };
+      const optimizer = { coupling, learningRate: { kind: 'constant', value: 0.5 } } as const;
+      const options = { tf, client, loss: 'mse' } as const;
+      const kernel = await trainWith(models.kernel, {
+        ...options,
+        mode: 'kernel',
+        optimizer: { ...optimizer, metric: { kind: 'client' } },
+      });
+      const layers = await trainWith(models.layers, {
+        ...options,
+        optimizer: { ...optimizer, metric: { kind: 'identity' } },
+      });
+      for (let step = 0; step < 3; step++) {
+        const [x, y] = [uniform([7, 6], step), uniform([7, 3], 10 + step)];
+        const before = tf.memory().numTensors;
+        const ours = await kernel.trainOnBatch(x, y);
+        expect(tf.memory().numTensors).toBe(before);
+        const theirs = await layers.trainOnBatch(x, y);
+        expect(ours.loss).toBeCloseTo(theirs.loss, 5);
+        if (coupling === 'feedback') expect(ours.lossAfter).toBeCloseTo(theirs.lossAfter!, 4);
+      }
+      expectClose(valuesOf(models.kernel), valuesOf(models.layers), 1e-4);
+      await kernel.dispose();
+      await layers.dispose();
+    },
+  );
+
+  it('with the service’s Kronecker factors sends statistics now and then, and changes by what inverses it holds', async () => {
+    const model = sequential(() => [tfl.layers.dense({ units: 3, inputShape: [6], name: 'line' })]);
+    const trainer = await trainWith(model, { tf, client, mode: 'kernel', loss: 'mse', statisticsEvery: 2 });
+    const [B, n, c] = [7, 6, 3];
+    const matrix = (tensor: tf.Tensor, rows: number, cols: number) => {
+      const values = tensor.dataSync();
+      return build(rows, cols, (i, j) => values[i * cols + j]!);
+    };
+    for (let step = 0; step < 4; step++) {
+      const [x, y] = [uniform([B, n], step), uniform([B, c], 10 + step)];
+      const held = trainer.session.inverses.get('line');
+      expect(held === undefined).toBe(step === 0);
+      const factor = (values: ArrayLike<number> | undefined, size: number) =>
+        values === undefined ? identity(size) : build(size, size, (i, j) => values[i * size + j]!);
+      const [A, Gamma] = [factor(held?.input, n + 1), factor(held?.outputGradient, c)];
+      const [kernel, bias] = model.getWeights().map((weight) => weight.clone());
+      await trainer.trainOnBatch(x, y);
+      const { learningRate } = trainer.session.history.records.at(-1)!.metrics;
+      // One layer: κ = (B/h + ηN)⁻¹ (1/h), δ = −η A⁻¹ aᵀ diag(κ) g Γ⁻¹.
+      const inputs = matrix(x, B, n);
+      const a = build(B, n + 1, (i, j) => (j < n ? inputs.data[i * n + j]! : 1));
+      const outputs = matrix(tf.add(tf.matMul(x as tf.Tensor2D, kernel as tf.Tensor2D), bias!), B, c);
+      const target = matrix(y, B, c);
+      const g = build(B, c, (i, j) => outputs.data[i * c + j]! - target.data[i * c + j]!);
+      const phi = Array.from({ length: B }, (_, i) =>
+        g.data.slice(i * c, (i + 1) * c).reduce((sum, e) => sum + (e * e) / 2, 0),
+      );
+      const h = phi.map((loss) => Math.max(0.5, 0.5 / Math.max(loss, 0.005)));
+      const [inputGram, outputGram] = [multiply(a, A, transpose(a)), multiply(g, Gamma, transpose(g))];
+      const S = build(
+        B,
+        B,
+        (i, j) => learningRate * inputGram.data[i * B + j]! * outputGram.data[i * B + j]! + (i === j ? B / h[i]! : 0),
+      );
+      const kappa = multiply(
+        inverse(S),
+        build(B, 1, (i) => 1 / h[i]!),
+      );
+      const weighted = build(B, c, (i, j) => kappa.data[i]! * g.data[i * c + j]!);
+      const change = multiply(A, transpose(a), weighted, Gamma);
+      const expected = [...kernel!.dataSync(), ...bias!.dataSync()].map(
+        (value, index) => value - learningRate * change.data[index]!,
+      );
+      expectClose(valuesOf(model), expected, 1e-4);
+    }
+    const sent = trainer.history.records.map(({ bytesSent }) => bytesSent);
+    expect(Math.min(sent[0]!, sent[2]!)).toBeGreaterThan(Math.max(sent[1]!, sent[3]!));
+    await trainer.dispose();
+  });
+
+  it('takes dense layers alone', async () => {
+    const model = sequential(() => [
+      tfl.layers.conv2d({ filters: 1, kernelSize: 2, inputShape: [3, 3, 1], name: 'conv' }),
+      tfl.layers.flatten(),
+    ]);
+    await expect(trainWith(model, { tf, client, mode: 'kernel', loss: 'mse' })).rejects.toThrow(
+      /conv \(Conv2D\) is not dense.*mode "layers"/,
+    );
+  });
 });
 
 interface Case {
@@ -316,6 +415,7 @@ describe('refuses by name', () => {
     { what: 'a penalty', mode: 'layers', layers: () => [tfl.layers.dense({ units: 2, inputShape: [3], name: 'bound', kernelRegularizer: 'l1l2' })], message: /bound \(Dense\) has a kernelRegularizer.*weightDecay/ },
     { what: 'batch normalisation', mode: 'layers', layers: () => [dense(), tfl.layers.batchNormalization({ name: 'norm' })], message: /norm \(BatchNormalization\) mixes the samples.*hosted/ },
     { what: 'a dilated convolution', mode: 'layers', layers: () => [tfl.layers.conv2d({ filters: 2, kernelSize: 2, dilationRate: 2, inputShape: [5, 5, 1], name: 'wide' }), tfl.layers.flatten()], message: /wide \(Conv2D\) is dilated.*hosted/ },
+    { what: 'an activation it does not know', mode: 'layers', layers: () => [tfl.layers.dense({ units: 2, inputShape: [3], name: 'soft', activation: 'softsign' })], message: /soft \(Dense\) has the activation softsign; within a layer linear, relu/ },
     { what: 'an activation it does not know', mode: 'hosted', layers: () => [tfl.layers.dense({ units: 2, inputShape: [3], name: 'odd', activation: 'selu' })], message: /no equal of layer odd \(Dense\) with activation selu; train in mode "layers"/ },
     { what: 'a layer it does not have', mode: 'hosted', layers: () => [dense(), tfl.layers.leakyReLU({ name: 'leaky' })], message: /no equal of layer leaky \(LeakyReLU\)/ },
     { what: 'a frozen layer', mode: 'hosted', layers: () => [dense(), frozen()], message: /kept \(Dense\) is frozen/ },

@@ -10,9 +10,13 @@ import type { Tensor, TensorFlow } from './tensorflow.ts';
 type TrainedWeight = Exclude<WeightName, 'running_mean' | 'running_variance'>;
 type StageCore = Extract<ReadLayer['core'], { kind: 'dense' | 'conv2d' | 'layer-norm' }>;
 
+/** Activations within a layer with parameters, by TensorFlow.js's names. */
+const STAGE_ACTIVATIONS = ['linear', 'relu', 'tanh', 'sigmoid', 'softplus', 'elu', 'selu', 'relu6', 'swish'] as const;
+
 /** A layer with parameters that the client runs itself. */
 export interface Stage extends ReadLayer {
   readonly core: StageCore;
+  readonly activation: (typeof STAGE_ACTIVATIONS)[number];
   readonly weights: readonly TrainedWeight[];
   /** What the service is told of it in mode `layers`. */
   readonly definition: LayersDefinitionInput['layers'][number];
@@ -44,8 +48,14 @@ export function linksOf(layers: readonly ReadLayer[]): Link[] {
 }
 
 function stage(read: ReadLayer, core: StageCore): Link {
+  const { layer } = read;
   const weights = read.weights.filter(isParameter);
-  return { kind: 'stage', stage: { ...read, core, weights, definition: definitionOf(read, core) } };
+  const activation = STAGE_ACTIVATIONS.find((name) => name === read.activation);
+  if (activation === undefined) {
+    const known = STAGE_ACTIVATIONS.join(', ');
+    throw new UnsupportedLayerError(layer.name, `layer ${layer.name} (${layer.getClassName()}) has the activation ${read.activation}; within a layer ${known} are taken. Put it into a layer of its own, tf.layers.activation`); // prettier-ignore
+  }
+  return { kind: 'stage', stage: { ...read, core, activation, weights, definition: definitionOf(read, core) } };
 }
 
 function isParameter(name: WeightName): name is TrainedWeight {
@@ -128,23 +138,14 @@ export function preActivation(tf: TensorFlow, { core }: Stage, input: Tensor, pa
   }
 }
 
-/** @throws UnsupportedLayerError naming the layer */
-export function activate(tf: TensorFlow, { activation, layer }: ReadLayer, x: Tensor): Tensor {
+export function activate(tf: TensorFlow, { activation }: Stage, x: Tensor): Tensor {
   switch (activation) {
     case 'linear':
       return x;
-    case 'relu':
-    case 'tanh':
-    case 'sigmoid':
-    case 'softplus':
-    case 'elu':
-    case 'selu':
-    case 'relu6':
-      return tf[activation](x);
     case 'swish':
       return tf.mul(x, tf.sigmoid(x));
     default:
-      throw new UnsupportedLayerError(layer.name, `layer ${layer.name} (${layer.getClassName()}) has the activation ${activation}; linear, relu, tanh, sigmoid, softplus, elu, selu, relu6 and swish are taken within a layer. Put it into a layer of its own, tf.layers.activation`); // prettier-ignore
+      return tf[activation](x);
   }
 }
 

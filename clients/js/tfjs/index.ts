@@ -1,5 +1,11 @@
 /** TensorFlow.js: trains a layers model through the service. Imports nothing of TensorFlow.js but types. */
-export { trainWith, type HostedModeOptions, type LayersModeOptions, type SessionOptions } from './train-with.ts';
+export {
+  trainWith,
+  type HostedModeOptions,
+  type KernelModeOptions,
+  type LayersModeOptions,
+  type SessionOptions,
+} from './train-with.ts';
 export { UnsupportedLayerError, type TfjsLoss } from './read-model.ts';
 export {
   Trainer,
@@ -12,3 +18,4 @@ export {
 export { LayersTrainer } from './layers-trainer.ts';
 export { HostedTrainer } from './hosted-trainer.ts';
 export type { TensorFlow } from './tensorflow.ts';
+export { KernelTrainer } from './kernel-trainer.ts';

@@ -6,6 +6,7 @@ import type { LayersModel } from '@tensorflow/tfjs-layers';
 export type TensorFlow = Pick<
   typeof core,
   | 'add'
+  | 'concat'
   | 'conv2d'
   | 'dispose'
   | 'dropout'
@@ -15,10 +16,10 @@ export type TensorFlow = Pick<
   | 'keep'
   | 'logSoftmax'
   | 'matMul'
-  | 'mean'
   | 'moments'
   | 'mul'
   | 'oneHot'
+  | 'ones'
   | 'relu'
   | 'relu6'
   | 'reshape'
