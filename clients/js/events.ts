@@ -4,7 +4,7 @@ import { ConnectionError, DdpnoptError } from './errors.ts';
 import { wait } from './retry.ts';
 import type { RequestOptions, Transport } from './transport.ts';
 
-export interface EventOptions extends RequestOptions {
+export interface EventOptions extends Pick<RequestOptions, 'signal'> {
   /** The last step that is known: those after it come first, as far as they are kept; -1 for all. Left out, events from now on. */
   readonly after?: number;
 }

@@ -1,5 +1,5 @@
 /** Mode `kernel`: samples and parameters stay here; the service is sent each layer's tangent kernel, and factor statistics now and then. */
-import { derivedSeed } from '../../../shared/random.ts';
+import { at } from '../../../shared/at.ts';
 import { layerSchema, type Layer } from '../../../shared/layer.ts';
 import { terminalWeights } from '../../../shared/terminal-weights.ts';
 import type { KernelInput, KernelTrainingSession, LayerInverses } from '../kernel-session.ts';
@@ -8,11 +8,11 @@ import type { MetricsHistory } from '../metrics-history.ts';
 import type { ParameterChanges } from '../parameter-changes.ts';
 import type { RequestOptions } from '../transport.ts';
 import type { Stage } from './forward.ts';
-import { addChanges, type LocalModel, type StageTrace } from './local-model.ts';
+import { addChanges, type LocalModel, type PassedBatch, type StageTrace } from './local-model.ts';
+import { find, LocalTrainer } from './local-trainer.ts';
 import { UnsupportedLayerError } from './read-model.ts';
 import type { Tensor, TensorFlow } from './tensorflow.ts';
-import { Trainer, type Evaluation, type StepLogs, type TrainerSetting } from './trainer.ts';
-import { truthOf } from './truth.ts';
+import type { StepLogs, TrainerSetting } from './trainer.ts';
 
 /** A stage as kernel mode takes it. @throws UnsupportedLayerError for one that is not dense */
 export function denseLayer({ layer, definition }: Stage): Extract<Layer, { kind: 'dense' }> {
@@ -21,16 +21,14 @@ export function denseLayer({ layer, definition }: Stage): Extract<Layer, { kind:
   throw new UnsupportedLayerError(layer.name, `layer ${layer.name} (${layer.getClassName()}) is not dense over [features], and mode "kernel" takes no other here; train in mode "layers"`); // prettier-ignore
 }
 
-export class KernelTrainer extends Trainer {
+export class KernelTrainer extends LocalTrainer {
   readonly session: KernelTrainingSession;
-  readonly #model: LocalModel;
   readonly #statisticsEvery: number;
 
   /** @param statisticsEvery steps from one with factor statistics to the next */
   constructor(setting: TrainerSetting, session: KernelTrainingSession, model: LocalModel, statisticsEvery: number) {
-    super(setting);
+    super(setting, model);
     this.session = session;
-    this.#model = model;
     this.#statisticsEvery = statisticsEvery;
   }
 
@@ -38,62 +36,42 @@ export class KernelTrainer extends Trainer {
     return this.session.history;
   }
 
-  async trainOnBatch(x: Tensor, y: Tensor, options: RequestOptions = {}): Promise<StepLogs> {
-    const { tf, loss: kind, outputs } = this.setting;
-    const { stages } = this.#model;
-    const truth = await truthOf(tf, kind, y, outputs);
-    const seed = derivedSeed(this.setting.seed, this.session.nextStep);
-    const pass = await this.#model.pass(x, truth, seed);
-    try {
-      // The kernels are made with these, and so must the changes be; the reply may bring others.
-      const held = new Map(this.session.inverses);
-      const layers = await Promise.all(
-        stages.map(async (stage, t): Promise<[string, KernelInput]> => {
-          const trace = pass.traces[t];
-          if (trace === undefined) throw new RangeError(`the pass lacks layer ${stage.name}`);
-          return [stage.name, await this.#kernelInput(stage, trace, held.get(stage.name), pass.losses)];
-        }),
-      );
-      const input = { losses: pass.losses, layers: Object.fromEntries(layers) };
-      const reply = await this.session.step(input, this.withType(options));
-      const { loss } = reply.metrics;
-      const change = async (stage: Stage, trace: StageTrace, kappa: Float64Array, learningRate: number) =>
-        scaled(
-          precondition(
-            denseLayer(stage),
-            metricOf(held.get(stage.name)),
-            await this.#model.weightedGradient(stage, trace, kappa),
-          ),
-          -learningRate,
-        );
-      if (reply.kind === 'coefficients') {
-        for (const [t, stage] of stages.entries()) {
-          const { coefficients, learningRate } = find(reply.changes, stage.name);
-          const trace = pass.traces[t];
-          if (trace === undefined) throw new RangeError(`the pass lacks layer ${stage.name}`);
-          addChanges(tf, stage, await change(stage, trace, Float64Array.from(coefficients), learningRate));
-        }
-        return { loss, lossAfter: null };
+  protected get nextStep(): number {
+    return this.session.nextStep;
+  }
+
+  protected async step(batch: PassedBatch, options: RequestOptions): Promise<StepLogs> {
+    const { model } = this;
+    const { losses, traces } = batch.pass;
+    // The kernels are made with these, and so must the changes be; the reply may bring others.
+    const held = new Map(this.session.inverses);
+    const layers = await Promise.all(
+      model.stages.map(async (stage, t): Promise<[string, KernelInput]> => [
+        stage.name,
+        await this.#kernelInput(stage, at(traces, t), held.get(stage.name), losses),
+      ]),
+    );
+    const reply = await this.session.step({ losses, layers: Object.fromEntries(layers) }, this.withType(options));
+    const { loss } = reply.metrics;
+    /** −η P⁻¹ Jᵀκ. */
+    const change = async (stage: Stage, trace: StageTrace, kappa: Float64Array, learningRate: number) => {
+      const gradient = await model.weightedGradient(stage, trace, kappa);
+      return scaled(precondition(denseLayer(stage), metricOf(held.get(stage.name)), gradient), -learningRate);
+    };
+    if (reply.kind === 'coefficients') {
+      for (const [t, stage] of model.stages.entries()) {
+        const { coefficients, learningRate } = find(reply.changes, stage.name);
+        const changes = await change(stage, at(traces, t), Float64Array.from(coefficients), learningRate);
+        addChanges(this.setting.tf, stage, changes);
       }
-      const { policies } = reply;
-      const lossAfter = await this.#model.changeInTurn(x, truth, pass, seed, (stage, trace, predicted) => {
-        const policy = find(policies, stage.name);
-        return change(stage, trace, policy.coefficients(predicted), policy.learningRate);
-      });
-      return { loss, lossAfter };
-    } finally {
-      pass.dispose();
-      tf.dispose(truth);
+      return { loss, lossAfter: null };
     }
-  }
-
-  evaluate(x: Tensor, y: Tensor, { batchSize = 256 }: { readonly batchSize?: number } = {}): Promise<Evaluation> {
-    return this.#model.evaluate(x, y, batchSize);
-  }
-
-  /** The model is trained here, and has its weights already. */
-  pull(): Promise<void> {
-    return Promise.resolve();
+    const { policies } = reply;
+    const lossAfter = await model.changeInTurn(batch, (stage, trace, predicted) => {
+      const policy = find(policies, stage.name);
+      return change(stage, trace, policy.coefficients(predicted), policy.learningRate);
+    });
+    return { loss, lossAfter };
   }
 
   dispose(options: RequestOptions = {}): Promise<void> {
@@ -153,10 +131,4 @@ function scaled({ weight, bias }: ParameterChanges, factor: number): ParameterCh
     ...(weight === undefined ? {} : { weight: weight.map((value) => value * factor) }),
     ...(bias === undefined ? {} : { bias: bias.map((value) => value * factor) }),
   };
-}
-
-function find<Item>(items: ReadonlyMap<string, Item>, layer: string): Item {
-  const item = items.get(layer);
-  if (item === undefined) throw new RangeError(`the reply has nothing for layer ${layer}`);
-  return item;
 }

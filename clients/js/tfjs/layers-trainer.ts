@@ -1,63 +1,45 @@
 /** Mode `layers`: TensorFlow.js runs the passes here, the service has curvature and optimizer. */
-import { derivedSeed } from '../../../shared/random.ts';
+import { at } from '../../../shared/at.ts';
 import type { LayerInput, StepInput, TrainingSession } from '../layers-session.ts';
 import type { MetricsHistory } from '../metrics-history.ts';
 import type { ParameterChanges } from '../parameter-changes.ts';
-import type { LayerPolicy } from '../policy.ts';
 import type { RequestOptions } from '../transport.ts';
-import { addChanges, LocalModel, parametersOf, type Pass } from './local-model.ts';
+import { addChanges, parametersOf, type LocalModel, type Pass, type PassedBatch } from './local-model.ts';
+import { find, LocalTrainer } from './local-trainer.ts';
 import type { Tensor } from './tensorflow.ts';
-import { Trainer, type Evaluation, type StepLogs, type TrainerSetting } from './trainer.ts';
-import { truthOf } from './truth.ts';
+import type { StepLogs, TrainerSetting } from './trainer.ts';
 
-export class LayersTrainer extends Trainer {
+export class LayersTrainer extends LocalTrainer {
   readonly session: TrainingSession;
-  readonly #model: LocalModel;
 
   constructor(setting: TrainerSetting, session: TrainingSession, model: LocalModel) {
-    super(setting);
+    super(setting, model);
     this.session = session;
-    this.#model = model;
   }
 
   get history(): MetricsHistory {
     return this.session.history;
   }
 
-  async trainOnBatch(x: Tensor, y: Tensor, options: RequestOptions = {}): Promise<StepLogs> {
-    const { tf, loss: kind, outputs } = this.setting;
-    const truth = await truthOf(tf, kind, y, outputs);
-    const seed = derivedSeed(this.setting.seed, this.session.nextStep);
-    const pass = await this.#model.pass(x, truth, seed);
-    try {
-      const reply = await this.session.step(await this.#stepInput(pass), this.withType(options));
-      const { loss } = reply.metrics;
-      if (reply.kind === 'update') {
-        for (const stage of this.#model.stages) addChanges(tf, stage, find(reply.changes, stage.name));
-        return { loss, lossAfter: null };
-      }
-      const { policies } = reply;
-      const lossAfter = await this.#model.changeInTurn(x, truth, pass, seed, (stage, trace, predicted) => {
-        const policy = find(policies, stage.name);
-        if (policy.tensors.kind === 'sample-factors') return Promise.resolve(policy.change(predicted));
-        return this.#model
-          .weightedGradient(stage, trace, policy.coefficients(predicted))
-          .then((gradient) => policy.changeFrom(gradient));
-      });
-      return { loss, lossAfter };
-    } finally {
-      pass.dispose();
-      tf.dispose(truth);
+  protected get nextStep(): number {
+    return this.session.nextStep;
+  }
+
+  protected async step(batch: PassedBatch, options: RequestOptions): Promise<StepLogs> {
+    const { model } = this;
+    const reply = await this.session.step(await this.#stepInput(batch.pass), this.withType(options));
+    const { loss } = reply.metrics;
+    if (reply.kind === 'update') {
+      for (const stage of model.stages) addChanges(this.setting.tf, stage, find(reply.changes, stage.name));
+      return { loss, lossAfter: null };
     }
-  }
-
-  evaluate(x: Tensor, y: Tensor, { batchSize = 256 }: { readonly batchSize?: number } = {}): Promise<Evaluation> {
-    return this.#model.evaluate(x, y, batchSize);
-  }
-
-  /** The model is trained here, and has its weights already. */
-  pull(): Promise<void> {
-    return Promise.resolve();
+    const { policies } = reply;
+    const lossAfter = await model.changeInTurn(batch, async (stage, trace, predicted) => {
+      const policy = find(policies, stage.name);
+      if (policy.tensors.kind === 'sample-factors') return policy.change(predicted);
+      return policy.changeFrom(await model.weightedGradient(stage, trace, policy.coefficients(predicted)));
+    });
+    return { loss, lossAfter };
   }
 
   dispose(options: RequestOptions = {}): Promise<void> {
@@ -66,9 +48,8 @@ export class LayersTrainer extends Trainer {
 
   async #stepInput({ losses, traces }: Pass): Promise<StepInput> {
     const { optimizer } = this.session.session;
-    const layers = this.#model.stages.map(async (stage, t): Promise<[string, LayerInput]> => {
-      const trace = traces[t];
-      if (trace === undefined) throw new RangeError(`the pass lacks layer ${stage.name}`);
+    const layers = this.model.stages.map(async (stage, t): Promise<[string, LayerInput]> => {
+      const trace = at(traces, t);
       const [input, outputGradient] = await Promise.all([trace.input.data(), trace.gradient.data()]);
       const parameters =
         optimizer.weightDecay === null ? {} : { parameters: await parameterValues(stage.weights, parametersOf(stage)) };
@@ -83,11 +64,5 @@ export class LayersTrainer extends Trainer {
 
 async function parameterValues(names: readonly string[], tensors: readonly Tensor[]): Promise<ParameterChanges> {
   const values = await Promise.all(tensors.map((tensor) => tensor.data()));
-  return Object.fromEntries(names.map((name, index) => [name, Float32Array.from(values[index] ?? [])]));
-}
-
-function find<Item extends LayerPolicy | ParameterChanges>(items: ReadonlyMap<string, Item>, layer: string): Item {
-  const item = items.get(layer);
-  if (item === undefined) throw new RangeError(`the reply has nothing for layer ${layer}`);
-  return item;
+  return Object.fromEntries(names.map((name, index) => [name, Float32Array.from(at(values, index))]));
 }

@@ -35,6 +35,16 @@ export interface Pass {
   readonly dispose: () => void;
 }
 
+/** A batch with the pass that was taken over it. */
+export interface PassedBatch {
+  readonly x: Tensor;
+  /** As the loss takes it, [B, C]. */
+  readonly truth: Tensor;
+  readonly pass: Pass;
+  /** Of the step's dropouts. */
+  readonly seed: number;
+}
+
 export class LocalModel {
   readonly stages: readonly Stage[];
   readonly #tf: TensorFlow;
@@ -151,10 +161,7 @@ export class LocalModel {
    * @returns the mean loss after the changes
    */
   async changeInTurn(
-    x: Tensor,
-    truth: Tensor,
-    { batch, traces }: Pass,
-    seed: number,
+    { x, truth, pass: { batch, traces }, seed }: PassedBatch,
     change: (stage: Stage, trace: StageTrace, predictedChange: Float32Array | null) => Promise<ParameterChanges>,
   ): Promise<number> {
     const tf = this.#tf;
