@@ -29,13 +29,25 @@ module.exports = {
       ['edge/', 'shared/', 'cloudflare:workers$', ...modules('hono', '@hono/zod-openapi', 'zod')],
       'the edge holds no tensor engine and runs in workerd: nothing of Node',
     ),
-    only('client', '^clients/js/', ['clients/js/', 'shared/'], 'the client library runs in browsers too'),
     only(
       'cli',
       '^clients/cli/',
       ['clients/(cli|js)/', 'shared/', '(util)'],
       'the command line is a client as others are',
     ),
+    only('client', '^clients/js/(?!tfjs/)', ['clients/js/', 'shared/'], 'the client library runs in browsers too'),
+    only(
+      'client-tfjs',
+      '^clients/js/tfjs/',
+      ['clients/js/', 'shared/', ...modules('zod', '@tensorflow/tfjs-core', '@tensorflow/tfjs-layers')],
+      'types of TensorFlow.js alone, whose object the caller hands over',
+    ),
+    {
+      name: 'client-tfjs-types',
+      severity: 'error',
+      from: { path: '^clients/js/tfjs/' },
+      to: { path: '^node_modules/@tensorflow/', dependencyTypesNot: ['type-only'] },
+    },
     only('training', '^clients/(train|datasets)/', ['clients/', 'shared/', 'node:', '(fs|url|zlib)']),
     only('demo', '^demo/', ['demo/', 'clients/', 'deploy/', 'node:'], 'through public interfaces only'),
     only(
@@ -92,7 +104,13 @@ module.exports = {
       ],
       'the edge under Node: what runs in workerd, and what Node has in its place',
     ),
-    only('deploy', '^deploy/(?!node/)', [
+    only('npm-package', '^deploy/npm/', [
+      'deploy/npm/',
+      'clients/js/',
+      '(child_process|fs/promises|url|util|zlib)',
+      ...modules('esbuild'),
+    ]),
+    only('deploy', '^deploy/(?!node/|npm/)', [
       'deploy/',
       'shared/',
       '(child_process|crypto|fs|path|stream|url|util)',
@@ -175,7 +193,7 @@ module.exports = {
     {
       name: 'tensorflow-behind-the-seam',
       severity: 'error',
-      from: { pathNot: '^(gpu-worker/tensor|test)/' },
+      from: { pathNot: '^(gpu-worker/tensor|clients/js/tfjs|test)/' },
       to: { path: '^node_modules/@tensorflow/' },
     },
     {
@@ -187,6 +205,7 @@ module.exports = {
   ],
   options: {
     doNotFollow: { path: 'node_modules' },
+    exclude: { path: '^clients/js/dist/' },
     tsPreCompilationDeps: true,
     tsConfig: { fileName: 'tsconfig.json' },
     enhancedResolveOptions: {

@@ -2,7 +2,14 @@ import { defineConfig, globalIgnores } from 'eslint/config';
 import tseslint from 'typescript-eslint';
 
 export default defineConfig(
-  globalIgnores(['node_modules', '.wrangler', '.native', '.peers', 'edge/worker-configuration.d.ts']),
+  globalIgnores([
+    'node_modules',
+    '.wrangler',
+    '.native',
+    '.peers',
+    'clients/js/dist',
+    'edge/worker-configuration.d.ts',
+  ]),
   {
     files: ['**/*.ts'],
     extends: [tseslint.configs.strictTypeChecked, tseslint.configs.stylisticTypeChecked],

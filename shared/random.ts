@@ -28,3 +28,15 @@ export function gaussian(random: Random): number {
   // 1 − random() is in (0, 1], so the logarithm is finite.
   return Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
 }
+
+/** 0 … size − 1 in random order (Fisher–Yates). */
+export function permutation(size: number, random: Random): Uint32Array {
+  const order = Uint32Array.from({ length: size }, (_, index) => index);
+  for (let index = size - 1; index > 0; index--) {
+    const other = Math.floor(random() * (index + 1));
+    const swapped = order[index] ?? 0;
+    order[index] = order[other] ?? 0;
+    order[other] = swapped;
+  }
+  return order;
+}

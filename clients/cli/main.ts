@@ -76,7 +76,8 @@ function connect(given: string | boolean | undefined): Transport {
   if (!/^https?:$/.test(URL.parse(url)?.protocol ?? '')) {
     throw new UsageError(`the service’s address is ${JSON.stringify(url)}; one as ${DEFAULT_URL} was expected`);
   }
-  return new Transport(url, DDPNOPT_API_KEY ?? DDPNOPT_ADMIN_KEY);
+  // Somebody waits at the terminal.
+  return new Transport({ url, apiKey: DDPNOPT_API_KEY ?? DDPNOPT_ADMIN_KEY, retry: { attempts: 3 } });
 }
 
 function print(text: string): void {

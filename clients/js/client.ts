@@ -8,25 +8,30 @@ import type { LayersDefinitionInput } from '../../shared/layers-definition.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import type { Session, SessionDefinitionInput } from '../../shared/session.ts';
 import { HostedTrainingSession } from './hosted-session.ts';
+import { withWeights, type InitialWeights } from './initial-weights.ts';
 import { KernelTrainingSession } from './kernel-session.ts';
 import { solveKernels, type KernelBatchInput, type SolvedKernels } from './kernel-solve.ts';
 import { TrainingSession } from './layers-session.ts';
-import { readSession } from './session.ts';
-import { complete, Transport, type RequestOptions } from './transport.ts';
+import type { StepRecord } from './metrics-history.ts';
+import { DEFAULT_REPLAY, type ReplayLimits } from './replay-buffer.ts';
+import { readSession, type SessionSettings } from './session.ts';
+import { complete, Transport, type RequestOptions, type TransportOptions } from './transport.ts';
 
-export interface ClientOptions {
-  /** Where the service is, for example http://127.0.0.1:8787. */
-  readonly url: string | URL;
-  /** The API key, `ddpnopt_…`, where the service asks for one. */
-  readonly apiKey?: string | undefined;
+export interface ClientOptions extends TransportOptions {
+  /** What each session keeps of its last steps, to send them again if the service has lost them; 32 steps and 64 MB unless given. */
+  readonly replay?: Partial<ReplayLimits>;
+  /** Called after every step that any session takes: for progress and metrics. What it throws `step` throws; the step counts. */
+  readonly onStep?: (record: StepRecord) => void;
 }
 
 export class DdpnoptClient {
   readonly #transport: Transport;
+  readonly #settings: SessionSettings;
 
-  /** @throws TypeError for an address or a key that cannot be one */
-  constructor({ url, apiKey }: ClientOptions) {
-    this.#transport = new Transport(url, apiKey);
+  /** @throws RangeError, TypeError for an option out of its range */
+  constructor({ replay = {}, onStep, ...options }: ClientOptions) {
+    this.#transport = new Transport(options);
+    this.#settings = { replay: { ...DEFAULT_REPLAY, ...replay }, onStep };
   }
 
   /** Creates a session for a model that the caller runs. @throws DdpnoptError, ConnectionError, TypeError for another mode */
@@ -35,13 +40,39 @@ export class DdpnoptClient {
     return this.#inLayersMode(await this.#create(definition, options));
   }
 
-  /** Creates a session for a model that the service runs. @throws DdpnoptError, ConnectionError, TypeError for another mode */
+  /**
+   * Creates a session for a model that the service runs.
+   *
+   * @throws DdpnoptError, ConnectionError; TypeError for another mode; RangeError for weights that the model does not have
+   */
   async createHostedSession(
     definition: Omit<HostedDefinitionInput, 'mode'>,
-    options: RequestOptions = {},
+    { initialWeights, ...options }: RequestOptions & { readonly initialWeights?: InitialWeights } = {},
   ): Promise<HostedTrainingSession> {
     refuseMode(definition, 'hosted');
-    return this.#inHostedMode(await this.#create({ ...definition, mode: 'hosted' }, options));
+    const session = this.#inHostedMode(await this.#create({ ...definition, mode: 'hosted' }, options));
+    if (initialWeights === undefined) return session;
+    return this.#exchangeWeights(session, initialWeights, options);
+  }
+
+  /** A session like this new one, which is deleted, with other weights. */
+  async #exchangeWeights(
+    session: HostedTrainingSession,
+    weights: InitialWeights,
+    options: RequestOptions,
+  ): Promise<HostedTrainingSession> {
+    const checkpoints: string[] = [];
+    try {
+      const { id } = await session.makeCheckpoint(options);
+      checkpoints.push(id);
+      const file = await withWeights(await this.downloadCheckpoint(id, options), weights);
+      const imported = await this.importCheckpoint(file, options);
+      checkpoints.push(imported.id);
+      return await this.resumeHostedSession(imported.id, options);
+    } finally {
+      // Not with the caller's signal: what was made is to go, however this ends.
+      await Promise.all([session.delete(), ...checkpoints.map((id) => this.deleteCheckpoint(id))]);
+    }
   }
 
   /** Creates a session for a caller that keeps its data and parameters. @throws DdpnoptError, ConnectionError, TypeError */
@@ -75,7 +106,7 @@ export class DdpnoptClient {
     options: RequestOptions = {},
   ): Promise<Estimate> {
     const order: EstimateOrderInput = { session, batch, ...settings };
-    const body = { contentType: 'application/json', content: JSON.stringify(order) };
+    const body = { contentType: 'application/json', content: JSON.stringify(order), isRepeatable: true };
     const answer = await this.#transport.request('POST', 'v1/estimates', options, body);
     return complete(async () => estimateSchema.parse(await answer.json()));
   }
@@ -150,17 +181,17 @@ export class DdpnoptClient {
   }
 
   #inLayersMode(session: Session): TrainingSession {
-    if (session.mode === 'layers') return new TrainingSession(this.#transport, session);
+    if (session.mode === 'layers') return new TrainingSession(this.#transport, session, this.#settings);
     throw otherMode(session);
   }
 
   #inKernelMode(session: Session): KernelTrainingSession {
-    if (session.mode === 'kernel') return new KernelTrainingSession(this.#transport, session);
+    if (session.mode === 'kernel') return new KernelTrainingSession(this.#transport, session, this.#settings);
     throw otherMode(session);
   }
 
   #inHostedMode(session: Session): HostedTrainingSession {
-    if (session.mode === 'hosted') return new HostedTrainingSession(this.#transport, session);
+    if (session.mode === 'hosted') return new HostedTrainingSession(this.#transport, session, this.#settings);
     throw otherMode(session);
   }
 }

@@ -1,9 +1,10 @@
 /** A session's steps as they happen, read from a stream of server-sent events. */
 import { EVENT_STREAM_CONTENT_TYPE, sessionEventSchema, type SessionEvent } from '../../shared/session-events.ts';
 import { ConnectionError, DdpnoptError } from './errors.ts';
+import { wait } from './retry.ts';
 import type { RequestOptions, Transport } from './transport.ts';
 
-export interface EventOptions extends RequestOptions {
+export interface EventOptions extends Pick<RequestOptions, 'signal'> {
   /** The last step that is known: those after it come first, as far as they are kept; -1 for all. Left out, events from now on. */
   readonly after?: number;
 }
@@ -29,7 +30,7 @@ export async function* listen(
   for (let failures = 0; ;) {
     try {
       const headers = last === undefined ? {} : { 'last-event-id': String(last) };
-      const answer = await transport.request('GET', path, signal === undefined ? {} : { signal }, undefined, headers);
+      const answer = await transport.stream(path, signal === undefined ? {} : { signal }, headers);
       for await (const event of readEvents(answer)) {
         failures = 0;
         if (event.event === 'end') {
@@ -44,7 +45,8 @@ export async function* listen(
       const isPassing = error instanceof ConnectionError || (error instanceof DdpnoptError && error.problem.retryable);
       if (!isPassing || ++failures >= ATTEMPTS) throw error;
     }
-    await pause(FIRST_WAIT_MILLISECONDS * 2 ** failures * (0.5 + Math.random()), signal);
+    const { timing } = transport;
+    await wait(timing, FIRST_WAIT_MILLISECONDS * 2 ** failures * (0.5 + timing.random()), signal);
   }
 }
 
@@ -84,18 +86,4 @@ function parseEvent(block: string): SessionEvent | null {
   const parsed = sessionEventSchema.safeParse({ event, data });
   if (parsed.success) return parsed.data;
   throw new ConnectionError(`the event "${event}" is not of the service's form`, { cause: parsed.error });
-}
-
-function pause(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(resolve, milliseconds);
-    signal?.addEventListener(
-      'abort',
-      () => {
-        clearTimeout(timer);
-        reject(signal.reason as Error);
-      },
-      { once: true },
-    );
-  });
 }

@@ -80,7 +80,7 @@ export class HostedTrainingSession extends ClientSession<HostedSession> {
     options: RequestOptions = {},
   ): Promise<Prediction> {
     const content = encode([this.#samples(x), ...(y === undefined ? [] : [this.#truth(y)])]);
-    const body = { contentType: SAFETENSORS_CONTENT_TYPE, content };
+    const body = { contentType: SAFETENSORS_CONTENT_TYPE, content, isRepeatable: true };
     const answer = await this.transport.request('POST', `${this.path}/predictions`, options, body);
     return complete(async () => {
       const { tensors, metadata } = readTensors(new Uint8Array(await answer.arrayBuffer()));

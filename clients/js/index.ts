@@ -6,6 +6,7 @@ export {
   type MiniBatchInput,
   type Prediction,
 } from './hosted-session.ts';
+export type { InitialWeights } from './initial-weights.ts';
 export { TrainingSession, type LayerInput, type StepInput, type StepReply } from './layers-session.ts';
 export type { Checkpoint } from '../../shared/checkpoint.ts';
 export type { StepParts } from '../../shared/step-parts.ts';
@@ -22,8 +23,11 @@ export {
   type LayerInverses,
 } from './kernel-session.ts';
 export type { KernelBatchInput, SolvedKernels } from './kernel-solve.ts';
-export type { RequestOptions, StepOptions } from './transport.ts';
-export { ConnectionError, DdpnoptError } from './errors.ts';
+export type { RequestEvent, RequestOptions, StepOptions, TransportOptions } from './transport.ts';
+export type { RetryPolicy, Timing } from './retry.ts';
+export type { ReplayLimits } from './replay-buffer.ts';
+export type { MetricsColumns, MetricsHistory, StepRecord } from './metrics-history.ts';
+export { ConnectionError, DdpnoptError, ReplayError } from './errors.ts';
 export type { PolicyCoefficients } from './coefficients.ts';
 export type { ParameterChanges } from './parameter-changes.ts';
 export type { BlockInverses, LayerMetric } from './layer-metric.ts';
@@ -35,3 +39,6 @@ export {
   type SampleFactors,
 } from './policy.ts';
 export { terminalWeights } from '../../shared/terminal-weights.ts';
+export { toLayersModel, type LayersModelFiles, type LayersModelJson } from './interchange/layers-model.ts';
+export { toPyTorch } from './interchange/pytorch.ts';
+export { InterchangeError, type TrainedWeights } from './interchange/weights.ts';

@@ -43,7 +43,8 @@ export async function solveKernels(
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(settings)) query.set(name, String(value));
   const path = `v1/kernel/solve?${query.toString()}`;
-  const answer = await transport.request('POST', path, options, { contentType: SAFETENSORS_CONTENT_TYPE, content });
+  const body = { contentType: SAFETENSORS_CONTENT_TYPE, content, isRepeatable: true };
+  const answer = await transport.request('POST', path, options, body);
   return complete(async () => {
     const reply = new ReplyTensors(new Uint8Array(await answer.arrayBuffer()));
     const rows = (name: string, width: number): TensorValues[] =>

@@ -3,20 +3,40 @@ import { checkpointListSchema, checkpointSchema, type Checkpoint } from '../../s
 import { MERGE_PATCH_CONTENT_TYPE, type SessionChanges } from '../../shared/session-changes.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { stepPartsSchema, type StepParts } from '../../shared/step-parts.ts';
-import { sessionSchema, type Session } from '../../shared/session.ts';
-import { ConnectionError } from './errors.ts';
+import { sessionSchema, type Session, type StepMetrics } from '../../shared/session.ts';
+import { ConnectionError, DdpnoptError, ReplayError } from './errors.ts';
 import { listen, type EventOptions, type TrainingEvent } from './events.ts';
+import { MetricsHistory, type StepRecord } from './metrics-history.ts';
+import { ReplayBuffer, type ReplayLimits } from './replay-buffer.ts';
 import { complete, type RequestOptions, type Transport } from './transport.ts';
 
+/** What a client sets for all of its sessions. */
+export interface SessionSettings {
+  readonly replay: ReplayLimits;
+  readonly onStep: ((record: StepRecord) => void) | undefined;
+}
+
+/** What says how a step went. */
+type Reported = StepMetrics | { readonly metrics: StepMetrics };
+
+/** How often one step may find that the service has lost steps before it. */
+const MAXIMUM_REWINDS = 3;
+
 export abstract class ClientSession<Description extends Session> {
+  /** What the steps taken here reported, ready to plot. */
+  readonly history = new MetricsHistory();
   #session: Description;
   protected readonly transport: Transport;
+  readonly #settings: SessionSettings;
+  readonly #replay: ReplayBuffer;
   #nextStep: number;
   #isStepping = false;
 
-  constructor(transport: Transport, session: Description) {
+  constructor(transport: Transport, session: Description, settings: SessionSettings) {
     this.transport = transport;
     this.#session = session;
+    this.#settings = settings;
+    this.#replay = new ReplayBuffer(settings.replay);
     this.#nextStep = session.nextStep;
   }
 
@@ -33,6 +53,8 @@ export abstract class ClientSession<Description extends Session> {
   async resynchronise(options: RequestOptions = {}): Promise<void> {
     this.#session = this.#ofSameMode(await this.describe(options));
     this.#nextStep = this.#session.nextStep;
+    // What was sent may not be what was applied.
+    this.#replay.clear();
   }
 
   /**
@@ -122,30 +144,29 @@ export abstract class ClientSession<Description extends Session> {
   }
 
   /** Commits the next step, and counts it when its answer is complete. */
-  protected commitParts<Result>(
+  protected commitParts<Result extends Reported>(
     parts: number,
     read: (answer: Response, bytesSent: number) => Promise<Result>,
     options: RequestOptions,
   ): Promise<Result> {
     const content = JSON.stringify({ parts });
-    return this.#step(
-      (n) => {
-        const body = { contentType: 'application/json', content };
-        return this.transport.request('POST', `${this.path}/steps/${String(n)}/commit`, options, body);
-      },
-      (answer) => read(answer, content.length),
-    );
+    return this.#step(async (n) => {
+      // The number makes it the same commit, however often it is sent.
+      const body = { contentType: 'application/json', content, isRepeatable: true };
+      const path = `${this.path}/steps/${String(n)}/commit`;
+      return { answer: await this.transport.request('POST', path, options, body), bytesSent: content.length };
+    }, read);
   }
 
   /** Takes the reply of a step that another client has committed, and counts it. */
-  protected takeReply<Result>(
+  protected takeReply<Result extends Reported>(
     read: (answer: Response, bytesSent: number) => Promise<Result>,
     options: RequestOptions,
   ): Promise<Result> {
-    return this.#step(
-      (n) => this.transport.request('GET', `${this.path}/steps/${String(n)}`, options),
-      (answer) => read(answer, 0),
-    );
+    return this.#step(async (n) => {
+      const answer = await this.transport.request('GET', `${this.path}/steps/${String(n)}`, options);
+      return { answer, bytesSent: 0 };
+    }, read);
   }
 
   protected get path(): string {
@@ -158,39 +179,83 @@ export abstract class ClientSession<Description extends Session> {
    * @param encode makes the step's body, and may refuse the caller's input
    * @param read reads the answer; what it throws is a ConnectionError
    */
-  protected async takeStep<Result>(
+  protected takeStep<Result extends Reported>(
     encode: () => Uint8Array<ArrayBuffer>,
     read: (answer: Response, bytesSent: number) => Promise<Result>,
     options: RequestOptions,
   ): Promise<Result> {
-    let sent = 0;
-    return this.#step(
-      (n) => {
-        const content = encode();
-        sent = content.length;
-        const body = { contentType: SAFETENSORS_CONTENT_TYPE, content };
-        return this.transport.request('PUT', `${this.path}/steps/${String(n)}`, options, body);
-      },
-      (answer) => read(answer, sent),
-    );
+    return this.#step(async (n) => {
+      const content = encode();
+      const answer = await this.#sendStep(n, content, options);
+      this.#replay.keep(n, content);
+      return { answer, bytesSent: content.length };
+    }, read);
   }
 
-  async #step<Result>(
-    request: (n: number) => Promise<Response>,
-    read: (answer: Response) => Promise<Result>,
+  async #step<Result extends Reported>(
+    request: (n: number) => Promise<{ readonly answer: Response; readonly bytesSent: number }>,
+    read: (answer: Response, bytesSent: number) => Promise<Result>,
   ): Promise<Result> {
     if (this.#isStepping) throw new Error('the session is taking a step; wait for its reply before the next one');
     this.#isStepping = true;
     try {
       const n = this.#nextStep;
-      const answer = await request(n);
-      const result = await complete(() => read(answer));
+      const { now } = this.transport.timing;
+      const began = now();
+      const { answer, bytesSent } = await request(n);
+      const result = await complete(() => read(answer, bytesSent));
       this.#nextStep = n + 1;
+      const record: StepRecord = {
+        metrics: 'metrics' in result ? result.metrics : result,
+        milliseconds: now() - began,
+        bytesSent,
+        bytesReceived: Number(answer.headers.get('content-length')),
+      };
+      this.history.add(record);
+      this.#settings.onStep?.(record);
       return result;
     } finally {
       this.#isStepping = false;
     }
   }
+
+  /** Sends step n, and before it again those that the service has lost. @throws ReplayError if they are no longer held */
+  async #sendStep(n: number, content: Uint8Array<ArrayBuffer>, options: RequestOptions): Promise<Response> {
+    for (let rewinds = 0; ; rewinds++) {
+      try {
+        return await this.#putStep(n, content, options);
+      } catch (error) {
+        if (!isRewound(error) || rewinds === MAXIMUM_REWINDS) throw error;
+        await this.#replayUntil(n, error, options);
+      }
+    }
+  }
+
+  /** The replies are those that have been applied here already. */
+  async #replayUntil(n: number, rewound: RewoundError, options: RequestOptions): Promise<void> {
+    const { resumeFrom } = rewound.problem;
+    for (let k = resumeFrom; k < n; k++) {
+      const content = this.#replay.get(k);
+      if (content === undefined) throw new ReplayError(resumeFrom, this.#replay.oldest, { cause: rewound });
+      try {
+        await this.#putStep(k, content, options);
+      } catch (error) {
+        // Somebody else has taken it meanwhile.
+        if (!(error instanceof DdpnoptError) || error.code !== 'reply_not_retained') throw error;
+      }
+    }
+  }
+
+  #putStep(n: number, content: Uint8Array<ArrayBuffer>, options: RequestOptions): Promise<Response> {
+    const body = { contentType: SAFETENSORS_CONTENT_TYPE, content };
+    return this.transport.request('PUT', `${this.path}/steps/${String(n)}`, options, body);
+  }
+}
+
+type RewoundError = DdpnoptError & { readonly problem: { readonly resumeFrom: number } };
+
+function isRewound(error: unknown): error is RewoundError {
+  return error instanceof DdpnoptError && error.code === 'session_rewound' && error.problem.resumeFrom !== undefined;
 }
 
 function readParts(answer: Response): Promise<StepParts> {
