@@ -32,7 +32,7 @@ module.exports = {
     only(
       'cli',
       '^clients/cli/',
-      ['clients/(cli|js)/', 'shared/', '(util)'],
+      ['clients/(cli|datasets|js|train)/', 'shared/', '(fs/promises|util)'],
       'the command line is a client as others are',
     ),
     only('client', '^clients/js/(?!tfjs/)', ['clients/js/', 'shared/'], 'the client library runs in browsers too'),

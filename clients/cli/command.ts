@@ -1,4 +1,5 @@
 /** What a command is, and what it has to work with. */
+import type { DdpnoptClient } from '../js/client.ts';
 import type { Transport } from '../js/transport.ts';
 
 export interface CommandOption {
@@ -11,6 +12,10 @@ export interface CommandOption {
 
 export interface CommandContext {
   readonly service: Transport;
+  /** The same service, for whole sessions. */
+  readonly client: DdpnoptClient;
+  /** Says in a line how far the command is, beside what it prints. */
+  readonly progress: (line: string) => void;
   readonly options: Readonly<Record<string, string | boolean | undefined>>;
   readonly arguments: Readonly<Record<string, string>>;
 }

@@ -1,14 +1,16 @@
 #!/usr/bin/env node
-/** ddpnopt: keys, limits, workers, sessions and usage from the command line. */
+/** ddpnopt: training, estimates, sessions, usage, keys, limits and workers from the command line. */
 import { parseArgs } from 'node:util';
 import { ConnectionError, DdpnoptError } from '../js/errors.ts';
-import { Transport } from '../js/transport.ts';
+import { DdpnoptClient } from '../js/client.ts';
+import { Transport, type TransportOptions } from '../js/transport.ts';
 import { UsageError, type Command } from './command.ts';
 import { helpOf, overview, usageOf } from './help.ts';
 import { OPERATOR_COMMANDS } from './operator.ts';
 import { TENANT_COMMANDS } from './tenant.ts';
+import { TRAINING_COMMANDS } from './training.ts';
 
-const COMMANDS: readonly Command[] = [...OPERATOR_COMMANDS, ...TENANT_COMMANDS];
+const COMMANDS: readonly Command[] = [...TRAINING_COMMANDS, ...TENANT_COMMANDS, ...OPERATOR_COMMANDS];
 const DEFAULT_URL = 'http://127.0.0.1:8787';
 
 const EXIT = { refused: 1, usage: 2, unreachable: 3 } as const;
@@ -41,9 +43,15 @@ async function main(line: readonly string[]): Promise<void> {
   for (const [name, { isRequired }] of Object.entries(command.options)) {
     if (isRequired === true && values[name] === undefined) throw new UsageError(`--${name} is missing`);
   }
-  const service = connect(values['url']);
+  const options = connection(values['url']);
   const named = Object.fromEntries(command.arguments.map((name, index) => [name, positionals[index] ?? '']));
-  const { document, text } = await command.run({ service, options: values, arguments: named });
+  const { document, text } = await command.run({
+    service: new Transport(options),
+    client: new DdpnoptClient(options),
+    progress: (line) => process.stderr.write(`${line}\n`),
+    options: values,
+    arguments: named,
+  });
   print(values['json'] === true ? JSON.stringify(document) : text);
 }
 
@@ -70,14 +78,14 @@ function parsed(
   }
 }
 
-function connect(given: string | boolean | undefined): Transport {
+function connection(given: string | boolean | undefined): TransportOptions {
   const { DDPNOPT_URL, DDPNOPT_API_KEY, DDPNOPT_ADMIN_KEY } = process.env;
   const url = typeof given === 'string' ? given : (DDPNOPT_URL ?? DEFAULT_URL);
   if (!/^https?:$/.test(URL.parse(url)?.protocol ?? '')) {
     throw new UsageError(`the service’s address is ${JSON.stringify(url)}; one as ${DEFAULT_URL} was expected`);
   }
   // Somebody waits at the terminal.
-  return new Transport({ url, apiKey: DDPNOPT_API_KEY ?? DDPNOPT_ADMIN_KEY, retry: { attempts: 3 } });
+  return { url, apiKey: DDPNOPT_API_KEY ?? DDPNOPT_ADMIN_KEY, retry: { attempts: 3 } };
 }
 
 function print(text: string): void {

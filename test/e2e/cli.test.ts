@@ -1,5 +1,7 @@
 /** The command line as a process, against a service with access control. */
 import { execFile } from 'node:child_process';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { DdpnoptClient, DdpnoptError } from '../../clients/js/index.ts';
@@ -55,6 +57,47 @@ async function succeed(line: readonly string[], key = ADMIN_KEY): Promise<string
 
 const document = async (line: readonly string[], key = ADMIN_KEY): Promise<unknown> =>
   JSON.parse(await succeed([...line, '--json'], key)) as unknown;
+
+it('trains on digits, says how far it is, and leaves no session behind', async () => {
+  const { code, stdout, stderr } = await run(['train', '--epochs', '2', '--learning-rate', '5', '--json'], {
+    DDPNOPT_API_KEY: ADMIN_KEY,
+  });
+  expect({ code, stderr: stderr.split('\n') }).toEqual({
+    code: 0,
+    stderr: [
+      expect.stringMatching(/^epoch 1 of 2: loss [\d.]+, test accuracy [\d.]+ %$/),
+      expect.stringMatching(/^epoch 2 of 2: /),
+      '',
+    ],
+  });
+  const { epochs } = JSON.parse(stdout) as { epochs: { trainLoss: number; testAccuracy: number }[] };
+  expect(epochs).toHaveLength(2);
+  expect(epochs[1]!.testAccuracy).toBeGreaterThan(0.85);
+  expect(await document(['sessions', 'list'])).toEqual({ sessions: [] });
+});
+
+it('estimates a session that is in a file, and passes on why it would be refused', async () => {
+  const folder = await mkdtemp(path.join(tmpdir(), 'ddpnopt-cli-'));
+  const file = path.join(folder, 'session.json');
+  await writeFile(file, JSON.stringify({ layers: LAYERS }));
+  expect(await document(['estimate', file, '--batch', '32'])).toMatchObject({ accepted: true, problems: [] });
+  expect(await succeed(['estimate', file])).toMatch(/^request +[\d.]+ KB$/m);
+  await writeFile(file, JSON.stringify({ layers: [{ ...LAYERS[0], inputs: -1 }] }));
+  const refused = await run(['estimate', file], { DDPNOPT_API_KEY: ADMIN_KEY });
+  expect(refused).toMatchObject({ code: 1, stderr: expect.stringContaining('session.layers[0].inputs') as string });
+  const missing = await run(['estimate', path.join(folder, 'none.json')]);
+  expect(missing).toMatchObject({ code: 2, stderr: expect.stringContaining('none.json') as string });
+  await rm(folder, { recursive: true });
+});
+
+it.each([
+  ['--epochs', '0', 'at least 1'],
+  ['--epochs', '1.5', 'whole number'],
+  ['--batch', 'many', '"many"'],
+])('train refuses %s %s', async (option, value, mention) => {
+  const { code, stderr } = await run(['train', option, value]);
+  expect({ code, stderr }).toMatchObject({ code: 2, stderr: expect.stringContaining(mention) as string });
+});
 
 it('makes, lists and revokes keys', async () => {
   const order = ['keys', 'create', '--name', 'laptop', '--tenant', 'cli', '--expires-in-days', '2'];
