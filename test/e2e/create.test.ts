@@ -292,7 +292,7 @@ describe('a path or method that is not there', () => {
   });
 
   it.each([
-    ['GET', '/v1/sessions'],
+    ['DELETE', '/v1/sessions'],
     ['PUT', '/v1/sessions/ses_0123456789abcdef0123456789abcdef'],
     ['POST', '/v1/sessions/ses_0123456789abcdef0123456789abcdef/steps/0'],
   ])('%s %s: the resource exists, the method does not', async (method, path) => {
