@@ -5,7 +5,9 @@ export default defineConfig({
     include: ['test/**/*.test.ts'],
     globalSetup: './test/native-engine.setup.ts',
     reporters: ['default', './test/closing-line.ts'],
-    hookTimeout: 60_000,
-    testTimeout: 30_000,
+    // Many tests wait for processes of their own: on two cores one file at a time would leave one of them idle.
+    maxWorkers: '100%',
+    hookTimeout: 120_000,
+    testTimeout: 60_000,
   },
 });

@@ -216,6 +216,7 @@ const sessions = new SessionRegistry(
       acknowledge: configuration.DDPNOPT_ACKNOWLEDGE,
     },
     retention: 1000 * configuration.DDPNOPT_RETENTION_SECONDS,
+    retainedReplyBytes: LIMITS.retainedReplyBytes,
     reportFailure: (error) => {
       report({ event: 'storage_failed', error });
     },

@@ -25,6 +25,8 @@ export const LIMITS = {
   heartbeatMilliseconds: 15_000,
   /** Bytes of answers that clients have not read yet, from which on a worker computes no more of them. */
   undeliveredBytes: 1_000_000_000,
+  /** Bytes of the last replies of a worker's sessions, which are kept for whoever asks again; the oldest go first. */
+  retainedReplyBytes: 1_000_000_000,
   /** Milliseconds in which not a byte of a body has come in or an answer has gone out, after which the worker breaks off. */
   stallMilliseconds: 60_000,
   /** Bytes of the JSON header of a safetensors body: about 5,000 tensors. */

@@ -60,6 +60,7 @@ export function registryOf(
     {
       log: { snapshotSteps: 100, snapshotBytes: 1e8, acknowledge: 'durable' },
       retention: 0,
+      retainedReplyBytes: 1e8,
       isStorageShared: false,
       reportFailure: unexpected,
       ...options,

@@ -1,6 +1,7 @@
 /** PUT, GET and DELETE /v1/sessions/{id}/steps/{n}. */
 import { createRoute, type OpenAPIHono } from '@hono/zod-openapi';
 import * as z from 'zod';
+import { LIMITS } from '../../shared/limits.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { parseSessionId, stepMetricsSchema } from '../../shared/session.ts';
 import { checkStepHeader, parseStepNumber } from '../../shared/step.ts';
@@ -115,7 +116,9 @@ const getStep = createRoute({
   tags: ['Steps'],
   path: '/v1/sessions/{id}/steps/{n}',
   summary: 'Get a step’s reply again',
-  description: 'The reply of the last step is kept.',
+  description:
+    'The reply of the last step is kept, unless replies of later steps of other sessions need the room: all those of a worker take at ' +
+    `most ${String(LIMITS.retainedReplyBytes / 1e9)} GB.`,
   request: { params: stepParameters },
   responses: {
     200: { description: REPLY_TENSORS, content: stepReply },

@@ -2,16 +2,8 @@
 import { ProblemError, type ProblemCode } from '../../shared/errors.ts';
 import type { SessionDefinition, SessionId, StepMetrics } from '../../shared/session.ts';
 import type { Compute } from '../engine/compute.ts';
-import type { Answer } from '../training/trainer.ts';
+import type { RetainedReply } from './retained-replies.ts';
 import type { LoggedStep, SessionHistory, StepLog } from './step-log.ts';
-
-/** The reply of the last step, for whoever asks again. */
-export interface RetainedReply {
-  readonly step: number;
-  /** SHA-256 of the step's body, in hexadecimal. */
-  readonly digest: string;
-  readonly answer: Answer;
-}
 
 export interface RecoveredState {
   readonly definition: SessionDefinition;

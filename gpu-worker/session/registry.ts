@@ -29,6 +29,7 @@ import type { OwnedStore, Storage } from '../storage/storage.ts';
 import type { SavedCheckpoint } from '../training/trainers.ts';
 import { ByteBudget } from './byte-budget.ts';
 import { Checkpoints } from './checkpoints.ts';
+import { RetainedReplies } from './retained-replies.ts';
 import { TrainingSession, type SessionResources, type SessionUsage } from './session.ts';
 import { PendingParts } from './step-parts.ts';
 import {
@@ -51,6 +52,8 @@ export interface RegistryOptions {
   /** Whether other workers use the same storage, each for the sessions that it owns. */
   readonly isStorageShared: boolean;
   readonly log: LogPolicy;
+  /** Bytes that the last replies of all sessions may take. */
+  readonly retainedReplyBytes: number;
   /** Milliseconds that the state of an expired session is kept. */
   readonly retention: number;
   readonly reportFailure: (error: unknown) => void;
@@ -71,6 +74,7 @@ export class SessionRegistry {
   readonly #owned = new Map<SessionId, { readonly epoch: number; readonly store: OwnedStore }>();
   #isDraining = false;
   readonly #checkpoints: Checkpoints;
+  readonly #replies: RetainedReplies;
   readonly #partsBudget = new ByteBudget(LIMITS.partsBytes, 'Parts of steps');
   readonly #resources: SessionResources;
   readonly #options: RegistryOptions;
@@ -78,6 +82,7 @@ export class SessionRegistry {
   constructor(resources: SessionResources, options: RegistryOptions) {
     this.#resources = resources;
     this.#options = options;
+    this.#replies = new RetainedReplies(options.retainedReplyBytes);
     this.#checkpoints = new Checkpoints(options.storage, options.isStorageShared, resources.now);
   }
 
@@ -441,7 +446,7 @@ export class SessionRegistry {
     const log = storage.isDurable ? new StepLog(store, id, policy, reportFailure) : null;
     const { now } = this.#resources;
     const parts = new PendingParts(id, { storage: store, budget: this.#partsBudget, now, reportFailure });
-    const session = new TrainingSession(id, record, this.#resources, log, parts);
+    const session = new TrainingSession(id, record, this.#resources, log, parts, this.#replies);
     this.#sessions.set(id, session);
     return session;
   }

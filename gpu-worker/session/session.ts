@@ -21,7 +21,8 @@ import type { AppliedStep, Compute } from '../engine/compute.ts';
 import type { ComputeQueue } from '../engine/queue.ts';
 import type { Answer } from '../training/trainer.ts';
 import type { SavedCheckpoint } from '../training/trainers.ts';
-import { recover, type RecoveredState, type RecoveryReport, type RetainedReply } from './recovery.ts';
+import { recover, type RecoveredState, type RecoveryReport } from './recovery.ts';
+import type { RetainedReplies, RetainedReply } from './retained-replies.ts';
 import type { EndReason } from '../../shared/session-events.ts';
 import { SessionEvents, type EventListener } from './session-events.ts';
 import { SharedJob } from './shared-job.ts';
@@ -74,7 +75,6 @@ export class TrainingSession {
   #openRequests = 0;
   #nextStep = 0;
   #metrics: StepMetrics | null = null;
-  #lastReply: RetainedReply | null = null;
   /** Whether the device holds the state. */
   #isOpen = false;
   #opening: Promise<void> | null = null;
@@ -87,6 +87,8 @@ export class TrainingSession {
   #acknowledging: Promise<void> = Promise.resolve();
   readonly #log: StepLog | null;
   readonly #parts: PendingParts;
+  /** Of all sessions of the worker. */
+  readonly #replies: RetainedReplies;
   readonly #events = new SessionEvents();
   /** Steps in the queue, by number and digest: a copy waits with the first one and takes no place of its own. */
   readonly #waiting = new Map<string, SharedJob<Answer>>();
@@ -101,6 +103,7 @@ export class TrainingSession {
    * @param record what is stored, or is to be stored, of it
    * @param log keeps the session in storage; null where it lives in memory alone
    * @param parts of the next step
+   * @param replies keeps its last reply
    */
   constructor(
     id: SessionId,
@@ -108,6 +111,7 @@ export class TrainingSession {
     resources: SessionResources,
     log: StepLog | null,
     parts: PendingParts,
+    replies: RetainedReplies,
   ) {
     this.id = id;
     this.tenant = tenant;
@@ -117,6 +121,7 @@ export class TrainingSession {
     this.#resources = resources;
     this.#log = log;
     this.#parts = parts;
+    this.#replies = replies;
     this.#createdAt = Date.parse(createdAt);
     this.#lastUsed = resources.now();
     this.#gone = sessionNotFound(id);
@@ -218,7 +223,8 @@ export class TrainingSession {
     this.#optimizerFromStep = optimizerFromStep ?? Math.min(this.#optimizerFromStep, nextStep);
     this.#nextStep = nextStep;
     this.#metrics = metrics;
-    this.#lastReply = lastReply;
+    if (lastReply === null) this.#replies.drop(this);
+    else if (!this.#closed) this.#replies.keep(this, lastReply);
     this.#isRewindable = nextStep > 0;
   }
 
@@ -594,7 +600,7 @@ export class TrainingSession {
     this.#closed = true;
     this.#events.end(reason);
     if (gone !== undefined) this.#gone = gone;
-    this.#lastReply = null;
+    this.#replies.drop(this);
     this.#parts.close();
     this.#resources.compute.close(this.id);
   }
@@ -626,8 +632,9 @@ export class TrainingSession {
     if (this.#closed) throw this.#gone;
     if (n === this.#nextStep) return null;
     if (n > this.#nextStep) throw this.#outOfOrder(n);
-    if (this.#lastReply?.step !== n) throw notRetained(n);
-    return this.#lastReply;
+    const reply = this.#replies.of(this);
+    if (reply?.step !== n) throw notRetained(n);
+    return reply;
   }
 
   /**
@@ -686,7 +693,7 @@ export class TrainingSession {
     this.#isRewindable = false;
     this.#events.record(metrics);
     this.#parts.applied(committed);
-    if (!this.#closed) this.#lastReply = { step: n, digest, answer };
+    if (!this.#closed) this.#replies.keep(this, { step: n, digest, answer });
     this.touch();
     return answer;
   }
@@ -728,7 +735,7 @@ function stepCancelled(n: number): ProblemError {
 function notRetained(n: number): ProblemError {
   return new ProblemError('reply_not_retained', {
     param: 'n',
-    detail: `Step ${String(n)} was applied, but only the reply of the last step is kept.`,
+    detail: `Step ${String(n)} was applied, but only the reply of the last step is kept, and not when those of later steps of other sessions need the room.`,
     remedy: 'Go on with the session’s nextStep; GET the session to learn it.',
   });
 }

@@ -9,6 +9,8 @@ import { renderLearningRates, type LearningRateResults } from '../../bench/learn
 import { renderTransport, type TransportResults } from '../../bench/transport/report.ts';
 import { renderScaling, scalingFigures, type ScalingResults } from '../../bench/scaling/report.ts';
 import { renderReadmeTable, renderResults, type QuickstartResults } from '../../bench/quickstart/report.ts';
+import { renderService, type ServiceResults } from '../../bench/service/report.ts';
+import { renderFigures, renderTrainingTime, type TrainingTimeResults } from '../../bench/training-time/report.ts';
 import { renderResponsiveness, type ResponsivenessResults } from '../../bench/responsiveness/report.ts';
 
 const FOLDER = new URL('../../docs/results/', import.meta.url);
@@ -64,4 +66,19 @@ it('docs/results/scaling.md and its figures are made from scaling.json', async (
 it('docs/options.md is made from the schemas', async () => {
   const page = new URL('../../docs/options.md', import.meta.url);
   expect(await readFile(page, 'utf8')).toBe(renderOptions());
+});
+
+it('docs/results/service.md is made from service.json', async () => {
+  const stored = JSON.parse(await readFile(new URL('service.json', FOLDER), 'utf8')) as ServiceResults;
+  expect(await readFile(new URL('service.md', FOLDER), 'utf8')).toBe(renderService(stored));
+});
+
+it('docs/results/training-time.md and its figures are made from training-time.json', async () => {
+  const stored = JSON.parse(await readFile(new URL('training-time.json', FOLDER), 'utf8')) as TrainingTimeResults;
+  expect(await readFile(new URL('training-time.md', FOLDER), 'utf8')).toBe(renderTrainingTime(stored));
+  for (const task of stored.tasks) {
+    for (const [name, svg] of renderFigures(task)) {
+      expect(await readFile(new URL(name, FOLDER), 'utf8')).toBe(svg);
+    }
+  }
 });

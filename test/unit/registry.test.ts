@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import { ComputeQueue } from '../../gpu-worker/engine/queue.ts';
 import { SessionRegistry } from '../../gpu-worker/session/registry.ts';
-import type { StepBody } from '../../gpu-worker/session/session.ts';
+import type { StepBody, TrainingSession } from '../../gpu-worker/session/session.ts';
 import { openSqliteStorage } from '../../gpu-worker/storage/sqlite.ts';
 import type { Storage } from '../../gpu-worker/storage/storage.ts';
 import { Trainers } from '../../gpu-worker/training/trainers.ts';
@@ -66,6 +66,31 @@ async function codeOf(request: Promise<unknown>): Promise<string> {
   }
   return 'none';
 }
+
+describe('the reply of a last step', () => {
+  it('is kept for whoever asks again, until replies of later steps of other sessions need the room', async () => {
+    const queue = new ComputeQueue({ perSession: 4, total: 8 });
+    const resources = { compute: computeInPlace(engine, new Trainers(engine)), queue, now: () => now };
+    const first = await registry.create(newSessionId(), definition());
+    const { body } = await first.step(0, step(1));
+    const two = { limit: LIMIT, storage, retainedReplyBytes: 2 * body.byteLength };
+    const bounded = registryOf(resources, two);
+    const sessions: TrainingSession[] = [];
+    for (let i = 0; i < LIMIT; i++) sessions.push(await bounded.create(newSessionId(), definition()));
+    const again = (index: number): Promise<string> => codeOf(sessions[index]!.step(0, step(1)));
+    await sessions[0]!.step(0, step(1));
+    await sessions[1]!.step(0, step(1));
+    expect([await again(0), await again(1)]).toEqual(['none', 'none']);
+    await sessions[2]!.step(0, step(1));
+    expect([await again(0), await again(1), await again(2)]).toEqual(['reply_not_retained', 'none', 'none']);
+    // The session goes on; of two sessions there is room, and a closed one leaves its own.
+    await sessions[0]!.step(1, step(2));
+    expect([await again(1), await again(2)]).toEqual(['reply_not_retained', 'none']);
+    await bounded.delete(sessions[2]!.id);
+    await sessions[1]!.step(1, step(2));
+    expect(await codeOf(sessions[0]!.step(1, step(2)))).toBe('none');
+  });
+});
 
 describe('expiry', () => {
   it('removes a session after its time without a request', async () => {
@@ -326,6 +351,7 @@ describe('expiry where storage is durable', () => {
         storage: store,
         isStorageShared: false,
         log: { snapshotSteps: 2, snapshotBytes: 1e8, acknowledge: 'durable' },
+        retainedReplyBytes: 1e8,
         retention: RETENTION,
         reportFailure: (error) => failures.push(error),
       },
