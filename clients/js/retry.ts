@@ -76,21 +76,18 @@ export function parseRetryAfter(text: string | null, today: number): number | nu
 }
 
 /** Ends after so many milliseconds, or at once with the signal's reason. */
-export function wait(timing: Timing, milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const stop = (): void => {
+export async function wait(timing: Timing, milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
+  signal?.throwIfAborted();
+  await new Promise<void>((resolve) => {
+    const end = (): void => {
       callOff();
-      // Whatever the caller gave as reason is what it gets.
-      // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors
-      reject(signal?.reason);
-    };
-    const callOff = timing.schedule(milliseconds, () => {
-      signal?.removeEventListener('abort', stop);
+      signal?.removeEventListener('abort', end);
       resolve();
-    });
-    if (signal?.aborted === true) stop();
-    else signal?.addEventListener('abort', stop, { once: true });
+    };
+    const callOff = timing.schedule(milliseconds, end);
+    signal?.addEventListener('abort', end);
   });
+  signal?.throwIfAborted();
 }
 
 /** @throws RangeError naming the field that is out of its range */

@@ -53,6 +53,19 @@ export const ACCESS_PROBLEMS = [
   'access_unavailable',
 ] as const satisfies readonly ProblemCode[];
 
+/** What can keep a step from being taken, whole or from parts. */
+export const STEP_PROBLEMS = [
+  ...TENSOR_BODY_PROBLEMS,
+  ...SESSION_PROBLEMS,
+  'session_rewound',
+  'step_cancelled',
+  'reply_not_retained',
+  'step_out_of_order',
+  'step_conflict',
+  'numerical_failure',
+  'storage_full',
+] as const satisfies readonly ProblemCode[];
+
 /** One response per status, which lists the codes that come with it. */
 export function problemResponses(...codes: readonly ProblemCode[]): Record<string, ProblemResponse> {
   const responses: Record<string, ProblemResponse> = {};

@@ -12,7 +12,7 @@ import { checkWithDefinition } from '../forward/session-definitions.ts';
 import { callWorker, readDocument, relay } from '../forward/worker.ts';
 import { acceptBody, acceptTensors, tensorBody } from '../middleware/content.ts';
 import { COMMIT, STEP_PARTS, STEPS } from './examples.ts';
-import { problemResponses, SESSION_PROBLEMS, TENSOR_BODY_PROBLEMS } from './problem-responses.ts';
+import { problemResponses, SESSION_PROBLEMS, STEP_PROBLEMS, TENSOR_BODY_PROBLEMS } from './problem-responses.ts';
 import { tensorsBodyLike } from './safetensors-body.ts';
 import { stepParameters, stepReply } from './steps.ts';
 
@@ -110,20 +110,7 @@ const commitStep = createRoute({
   },
   responses: {
     200: { description: 'The step’s reply', content: stepReply },
-    ...problemResponses(
-      ...TENSOR_BODY_PROBLEMS,
-      ...SESSION_PROBLEMS,
-      'parts_missing',
-      'part_conflict',
-      'parts_unsupported',
-      'session_rewound',
-      'step_cancelled',
-      'reply_not_retained',
-      'step_out_of_order',
-      'step_conflict',
-      'numerical_failure',
-      'storage_full',
-    ),
+    ...problemResponses(...STEP_PROBLEMS, 'parts_missing', 'part_conflict', 'parts_unsupported'),
   },
 });
 

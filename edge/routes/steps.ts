@@ -11,7 +11,7 @@ import type { SizedStream } from '../forward/streamed-body.ts';
 import { callWorker, relay } from '../forward/worker.ts';
 import { acceptTensors, tensorBody } from '../middleware/content.ts';
 import { METRICS, STEPS } from './examples.ts';
-import { problemResponses, SESSION_PROBLEMS, TENSOR_BODY_PROBLEMS } from './problem-responses.ts';
+import { problemResponses, SESSION_PROBLEMS, STEP_PROBLEMS } from './problem-responses.ts';
 import { safetensorsBody, tensorsBodyLike, tensorsSchema } from './safetensors-body.ts';
 import { sessionIdParameter } from './sessions.ts';
 
@@ -97,17 +97,7 @@ const putStep = createRoute({
   request: { params: stepParameters, body: { required: true, content: tensorsBodyLike(STEPS) } },
   responses: {
     200: { description: REPLY_TENSORS, content: stepReply },
-    ...problemResponses(
-      ...TENSOR_BODY_PROBLEMS,
-      ...SESSION_PROBLEMS,
-      'session_rewound',
-      'step_cancelled',
-      'reply_not_retained',
-      'step_out_of_order',
-      'step_conflict',
-      'numerical_failure',
-      'storage_full',
-    ),
+    ...problemResponses(...STEP_PROBLEMS),
   },
 });
 

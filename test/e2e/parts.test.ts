@@ -3,7 +3,13 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { DdpnoptClient } from '../../clients/js/index.ts';
 import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
 import { problemSchema } from '../../shared/errors.ts';
-import { encode, readHeader, readValues, type NamedTensor } from '../../shared/safetensors.ts';
+import {
+  encode,
+  readHeader,
+  readValues,
+  SAFETENSORS_CONTENT_TYPE,
+  type NamedTensor,
+} from '../../shared/safetensors.ts';
 import { sessionDefinitionSchema, type SessionDefinitionInput } from '../../shared/session.ts';
 import { stepPartsSchema, type StepParts } from '../../shared/step-parts.ts';
 import { seededRandom } from '../../shared/random.ts';
@@ -28,10 +34,8 @@ beforeAll(async () => {
 });
 afterAll(() => stack.stop());
 
-const TYPE = 'application/vnd.safetensors';
-
 function putPart(id: string, n: number, k: number | string, body: Uint8Array<ArrayBuffer>): Promise<Answer> {
-  return call(stack.url, 'PUT', `/v1/sessions/${id}/steps/${n}/parts/${k}`, { body, type: TYPE });
+  return call(stack.url, 'PUT', `/v1/sessions/${id}/steps/${n}/parts/${k}`, { body, type: SAFETENSORS_CONTENT_TYPE });
 }
 
 function commit(id: string, n: number, parts: unknown): Promise<Answer> {
