@@ -36,6 +36,8 @@ export const PROBLEMS = {
   step_cancelled: { status: 409, title: 'The step was cancelled while it waited', retryable: false },
   step_in_progress: { status: 409, title: 'The step is being computed', retryable: false },
   step_applied: { status: 409, title: 'The step has been applied', retryable: false },
+  run_in_progress: { status: 409, title: 'A run is taking the session’s steps', retryable: false },
+  run_not_found: { status: 404, title: 'No such run', retryable: false },
   method_not_allowed: { status: 405, title: 'This resource has no such method', retryable: false },
   session_rewound: {
     status: 409,
@@ -44,6 +46,7 @@ export const PROBLEMS = {
   },
   reply_not_retained: { status: 410, title: 'The reply of this step is no longer kept', retryable: false },
   length_required: { status: 411, title: 'The length of the body is missing', retryable: false },
+  data_missing: { status: 412, title: 'The run needs samples that are not there', retryable: false },
   parts_missing: { status: 412, title: 'Parts of the step are missing', retryable: false },
   step_out_of_order: { status: 412, title: 'The step is not the next one', retryable: false },
   body_too_large: { status: 413, title: 'The body is too large', retryable: false },
@@ -64,6 +67,9 @@ export const PROBLEMS = {
     retryable: false,
   },
   part_conflict: { status: 422, title: 'This part was sent with another body', retryable: false },
+  chunk_conflict: { status: 422, title: 'This chunk was sent with another body', retryable: false },
+  run_conflict: { status: 422, title: 'This run was begun with another order', retryable: false },
+  data_too_large: { status: 422, title: 'The data set is larger than a session may have', retryable: false },
   option_fixed: { status: 422, title: 'This option cannot change while the session runs', retryable: false },
   step_conflict: { status: 422, title: 'This step was applied with another body', retryable: false },
   numerical_failure: { status: 422, title: 'The result cannot be computed in floating point', retryable: false },
@@ -109,6 +115,10 @@ export const problemSchema = z
       .array(z.int())
       .optional()
       .meta({ description: 'With parts_missing: the parts to send, the first 100' }),
+    missingChunks: z
+      .array(z.int())
+      .optional()
+      .meta({ description: 'With data_missing: the chunks to send, the first 100' }),
     expectedStep: z.int().optional().meta({ description: 'With step_out_of_order: the step the session expects next' }),
     resumeFrom: z
       .int()
@@ -130,6 +140,8 @@ export interface ProblemDetails {
   readonly param?: string;
   /** With `parts_missing`: the parts to send. */
   readonly missingParts?: number[];
+  /** With `data_missing`: the chunks to send. */
+  readonly missingChunks?: number[];
   /** With `step_out_of_order`: the step the session expects next. */
   readonly expectedStep?: number;
   /** With `session_rewound`: the first step to send again. */

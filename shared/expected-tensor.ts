@@ -36,6 +36,7 @@ export interface BodySizes {
  * @param expected the first one, with B as its first axis, says how many samples there are
  * @param context what the tensors belong to, in words: "this session, whose layers are fc1, fc2"
  * @param takesInt8 whether floating-point tensors may be I8 with a scale
+ * @param most samples that are taken
  * @throws ProblemError `unknown_tensor`, `missing_tensor`, `dtype_unsupported` or `shape_mismatch`, naming the tensor; `invalid_header`
  *   for an I8 without a scale
  */
@@ -44,6 +45,7 @@ export function checkTensors(
   expected: readonly [ExpectedTensor, ...ExpectedTensor[]],
   context: string,
   takesInt8: boolean,
+  most: number = LIMITS.batch,
 ): BodySizes {
   const known = new Set(expected.map(({ name }) => name));
   const named = (presence: ExpectedTensor['presence']): string => {
@@ -63,7 +65,7 @@ export function checkTensors(
     found.set(entry.name, entry);
   }
   const [counted] = expected;
-  const batch = batchOf(counted, found.get(counted.name));
+  const batch = batchOf(counted, found.get(counted.name), most);
   const positions = new Map<string, number>();
   for (const tensor of expected) {
     const entry = found.get(tensor.name);
@@ -146,7 +148,7 @@ export function missingTensor({ name, shape }: ExpectedTensor, batch: number): P
   });
 }
 
-function batchOf({ name, shape }: ExpectedTensor, entry: TensorEntry | undefined): number {
+function batchOf({ name, shape }: ExpectedTensor, entry: TensorEntry | undefined, most: number): number {
   if (entry === undefined) {
     throw new ProblemError('missing_tensor', {
       param: name,
@@ -155,14 +157,14 @@ function batchOf({ name, shape }: ExpectedTensor, entry: TensorEntry | undefined
     });
   }
   const [batch] = entry.shape;
-  const isBatch = batch !== undefined && batch >= 1 && batch <= LIMITS.batch;
+  const isBatch = batch !== undefined && batch >= 1 && batch <= most;
   if (entry.shape.length !== shape.length || !isBatch) {
     throw new ProblemError('shape_mismatch', {
       param: name,
-      detail: `${name} has shape ${formatShape(entry.shape)}; ${formatAxes(shape)} with 1 ≤ B ≤ ${String(LIMITS.batch)} was expected.`,
+      detail: `${name} has shape ${formatShape(entry.shape)}; ${formatAxes(shape)} with 1 ≤ B ≤ ${String(most)} was expected.`,
       remedy:
         entry.shape.length === shape.length
-          ? `Send at least one sample and at most ${String(LIMITS.batch)} at once.`
+          ? `Send at least one sample and at most ${String(most)} at once.`
           : `Send ${name} with ${String(shape.length)} ${shape.length === 1 ? 'axis' : 'axes'}, the samples along the first.`,
     });
   }

@@ -14,6 +14,19 @@ export const LIMITS = {
   parts: 1024,
   /** Seconds after which the parts of a step are dropped, unless another one comes or they are committed. */
   partSeconds: 900,
+  /** Bytes of the chunks of one session's data set, and of those of all sessions that a worker holds. */
+  dataSetBytes: 1_000_000_000,
+  dataBytes: 8_000_000_000,
+  /** Bytes of data sets that a worker holds in memory, those that runs draw from: at least one must fit. */
+  dataBytesInMemory: 2_000_000_000,
+  /** Chunks of one data set. */
+  dataChunks: 1024,
+  /** Samples of one data set: the order of an epoch takes 4 bytes for each, and some of the worker's time to make. */
+  dataSamples: 4_000_000,
+  /** Steps of one run. */
+  runSteps: 1_000_000,
+  /** Runs of a session that are known, the last ones. */
+  runs: 32,
   /** Steps of which a session keeps the metrics, for those who listen. */
   eventHistory: 1000,
   /** Bytes of events that a listener has not read, from which on it is sent no more: the whole history and as much again. */

@@ -209,7 +209,7 @@ export function checkStepHeader(header: SafetensorsHeader, definition: StepDefin
         'a step of this session',
         definition.transport.int8,
       );
-      checkStepSize(HOSTED_TENSOR.samples, batch, (samples) => hostedExcess(definition, samples));
+      checkHostedBatch(definition, batch, HOSTED_TENSOR.samples);
       return batch;
     }
   }
@@ -231,8 +231,13 @@ export function checkPredictionHeader(header: SafetensorsHeader, definition: Hos
   return batch;
 }
 
+/** Checks how many samples a hosted step may have. @param counted the field that says so @throws ProblemError `step_too_large` */
+export function checkHostedBatch(definition: HostedStepDefinition, batch: number, counted: string): void {
+  checkStepSize(counted, batch, (samples) => hostedExcess(definition, samples));
+}
+
 /**
- * @param counted the tensor that says how many samples there are
+ * @param counted the tensor or field that says how many samples there are
  * @param excess what so many samples exceed, in words; null if nothing
  * @throws ProblemError `step_too_large`
  */

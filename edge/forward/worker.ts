@@ -224,7 +224,8 @@ async function problemOf(response: Response): Promise<ProblemError> {
   if (isProblem(response)) {
     const parsed = problemSchema.safeParse(await readJson(response));
     if (parsed.success) {
-      const { code, detail, remedy, param, expectedStep, resumeFrom, missingParts, retryAfter, epoch } = parsed.data;
+      const { code, detail, remedy, param, expectedStep, resumeFrom, missingParts, missingChunks, retryAfter, epoch } =
+        parsed.data;
       if (code === 'call_refused') return refused(detail);
       return new ProblemError(code, {
         detail,
@@ -233,6 +234,7 @@ async function problemOf(response: Response): Promise<ProblemError> {
         ...(expectedStep === undefined ? {} : { expectedStep }),
         ...(resumeFrom === undefined ? {} : { resumeFrom }),
         ...(missingParts === undefined ? {} : { missingParts }),
+        ...(missingChunks === undefined ? {} : { missingChunks }),
         ...(epoch === undefined ? {} : { epoch }),
         ...(retryAfter === undefined ? {} : { retryAfter }),
       });
