@@ -174,39 +174,39 @@ export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
     const request = abortedWithConnection(c);
     const session = await sessions.get(parseSessionId(c.req.param('id')));
     const n = parseStepNumber(c.req.param('n'));
-    const work = (): Promise<Answer> => withBody(c.env.incoming, (body) => session.step(n, body, request.signal));
+    const work = (): Promise<Answer> => withBody(c.env.incoming, (body) => session.steps.take(n, body, request.signal));
     return answer(c, await session.useForStep(n, request, work));
   });
   app.get('/sessions/:id/steps/:n', async (c) => {
     const session = await sessions.get(parseSessionId(c.req.param('id')));
-    return answer(c, session.storedReply(parseStepNumber(c.req.param('n'))));
+    return answer(c, session.steps.storedReply(parseStepNumber(c.req.param('n'))));
   });
 
   app.delete('/sessions/:id/steps/:n', async (c) => {
     const session = await sessions.get(parseSessionId(c.req.param('id')));
-    session.cancel(parseStepNumber(c.req.param('n')));
+    session.steps.cancel(parseStepNumber(c.req.param('n')));
     return c.body(null, 204);
   });
 
   app.get('/sessions/:id/steps/:n/parts', async (c) => {
     const session = await sessions.get(parseSessionId(c.req.param('id')));
-    return c.json(session.parts(parseStepNumber(c.req.param('n'))));
+    return c.json(session.parts.describe(parseStepNumber(c.req.param('n'))));
   });
   app.delete('/sessions/:id/steps/:n/parts', async (c) => {
     const session = await sessions.get(parseSessionId(c.req.param('id')));
-    await session.removeParts(parseStepNumber(c.req.param('n')), null);
+    await session.parts.remove(parseStepNumber(c.req.param('n')), null);
     return c.body(null, 204);
   });
   app.put('/sessions/:id/steps/:n/parts/:k', async (c) => {
     const session = await sessions.get(parseSessionId(c.req.param('id')));
     const [n, k] = [parseStepNumber(c.req.param('n')), parsePartNumber(c.req.param('k'))];
     // By the number alone, before the body is read.
-    session.parts(n);
-    return c.json(await session.use(() => withBody(c.env.incoming, (body) => session.putPart(n, k, body))));
+    session.parts.describe(n);
+    return c.json(await session.use(() => withBody(c.env.incoming, (body) => session.parts.put(n, k, body))));
   });
   app.delete('/sessions/:id/steps/:n/parts/:k', async (c) => {
     const session = await sessions.get(parseSessionId(c.req.param('id')));
-    await session.removeParts(parseStepNumber(c.req.param('n')), parsePartNumber(c.req.param('k')));
+    await session.parts.remove(parseStepNumber(c.req.param('n')), parsePartNumber(c.req.param('k')));
     return c.body(null, 204);
   });
   app.post('/sessions/:id/steps/:n/commit', async (c) => {
@@ -219,7 +219,7 @@ export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
     const bytes = session.partBytes;
     bodies.take(bytes);
     try {
-      return answer(c, await session.useForStep(n, request, () => session.commit(n, parts, request.signal)));
+      return answer(c, await session.useForStep(n, request, () => session.parts.commit(n, parts, request.signal)));
     } finally {
       bodies.free(bytes);
     }

@@ -1,6 +1,6 @@
 /** What the worker counts, for Prometheus. Every series is of this process since it began. */
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
-import type { Meter } from '../session/session.ts';
+import type { Meter } from '../session/session-compute.ts';
 import type { RequestRecord } from './request-record.ts';
 
 /** Seconds. */

@@ -30,7 +30,8 @@ import type { SavedCheckpoint } from '../training/trainers.ts';
 import { ByteBudget } from './byte-budget.ts';
 import { Checkpoints } from './checkpoints.ts';
 import { RetainedReplies } from './retained-replies.ts';
-import { TrainingSession, type SessionResources, type SessionUsage } from './session.ts';
+import type { SessionUsage } from './session-compute.ts';
+import { TrainingSession, type SessionResources } from './session.ts';
 import { PendingParts } from './step-parts.ts';
 import {
   isStored,

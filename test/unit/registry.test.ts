@@ -6,7 +6,8 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import { ComputeQueue } from '../../gpu-worker/engine/queue.ts';
 import { SessionRegistry } from '../../gpu-worker/session/registry.ts';
-import type { StepBody, TrainingSession } from '../../gpu-worker/session/session.ts';
+import type { TrainingSession } from '../../gpu-worker/session/session.ts';
+import type { StepBody } from '../../gpu-worker/session/step-sequence.ts';
 import { openSqliteStorage } from '../../gpu-worker/storage/sqlite.ts';
 import type { Storage } from '../../gpu-worker/storage/storage.ts';
 import { Trainers } from '../../gpu-worker/training/trainers.ts';
@@ -72,23 +73,23 @@ describe('the reply of a last step', () => {
     const queue = new ComputeQueue({ perSession: 4, total: 8 });
     const resources = { compute: computeInPlace(engine, new Trainers(engine)), queue, now: () => now };
     const first = await registry.create(newSessionId(), definition());
-    const { body } = await first.step(0, step(1));
+    const { body } = await first.steps.take(0, step(1));
     const two = { limit: LIMIT, storage, retainedReplyBytes: 2 * body.byteLength };
     const bounded = registryOf(resources, two);
     const sessions: TrainingSession[] = [];
     for (let i = 0; i < LIMIT; i++) sessions.push(await bounded.create(newSessionId(), definition()));
-    const again = (index: number): Promise<string> => codeOf(sessions[index]!.step(0, step(1)));
-    await sessions[0]!.step(0, step(1));
-    await sessions[1]!.step(0, step(1));
+    const again = (index: number): Promise<string> => codeOf(sessions[index]!.steps.take(0, step(1)));
+    await sessions[0]!.steps.take(0, step(1));
+    await sessions[1]!.steps.take(0, step(1));
     expect([await again(0), await again(1)]).toEqual(['none', 'none']);
-    await sessions[2]!.step(0, step(1));
+    await sessions[2]!.steps.take(0, step(1));
     expect([await again(0), await again(1), await again(2)]).toEqual(['reply_not_retained', 'none', 'none']);
     // The session goes on; of two sessions there is room, and a closed one leaves its own.
-    await sessions[0]!.step(1, step(2));
+    await sessions[0]!.steps.take(1, step(2));
     expect([await again(1), await again(2)]).toEqual(['reply_not_retained', 'none']);
     await bounded.delete(sessions[2]!.id);
-    await sessions[1]!.step(1, step(2));
-    expect(await codeOf(sessions[0]!.step(1, step(2)))).toBe('none');
+    await sessions[1]!.steps.take(1, step(2));
+    expect(await codeOf(sessions[0]!.steps.take(1, step(2)))).toBe('none');
   });
 });
 
@@ -123,7 +124,7 @@ describe('expiry', () => {
 
   it('is put off by a step when it is done', async () => {
     const session = await registry.create(newSessionId(), definition());
-    const running = (await registry.get(session.id)).step(0, step(1));
+    const running = (await registry.get(session.id)).steps.take(0, step(1));
     now += seconds(30);
     await running;
     now += seconds(59);
@@ -135,7 +136,7 @@ describe('expiry', () => {
     const { promise: uploaded, resolve: finishUpload } = Promise.withResolvers<undefined>();
     const request = session.use(async () => {
       await uploaded;
-      return session.step(0, step(1));
+      return session.steps.take(0, step(1));
     });
     now += seconds(600);
     registry.removeExpired();
@@ -151,8 +152,8 @@ describe('expiry', () => {
   it('frees the session’s tensors', async () => {
     for (let i = 0; i < LIMIT; i++) {
       const session = await registry.create(newSessionId(), definition());
-      await session.step(0, step(i));
-      await session.step(1, step(10 + i));
+      await session.steps.take(0, step(i));
+      await session.steps.take(1, step(10 + i));
     }
     expect(engine.liveTensors).toBe(LIMIT * 2 * 4);
     now += seconds(60);
@@ -162,7 +163,7 @@ describe('expiry', () => {
 
   it('refuses the steps that still wait', async () => {
     const session = await registry.create(newSessionId(), definition());
-    const waiting = session.step(0, step(1));
+    const waiting = session.steps.take(0, step(1));
     now += seconds(60);
     registry.removeExpired();
     await expect(waiting).rejects.toMatchObject({ code: 'session_not_found' });
@@ -174,30 +175,30 @@ describe('parts of a step', () => {
   it('are dropped when nobody goes on with them, and what they take is free', async () => {
     const { id } = await registry.create(newSessionId(), definition({ ttlSeconds: 86_400 }));
     const session = await registry.get(id);
-    await session.putPart(0, 0, step(1));
+    await session.parts.put(0, 0, step(1));
     now += seconds(LIMITS.partSeconds - 1);
-    await session.putPart(0, 1, step(2));
-    expect(session.parts(0)).toMatchObject({
+    await session.parts.put(0, 1, step(2));
+    expect(session.parts.describe(0)).toMatchObject({
       parts: [{ part: 0 }, { part: 1 }],
       expiresAt: new Date(now + seconds(LIMITS.partSeconds)).toISOString(),
     });
     now += seconds(LIMITS.partSeconds) - 1;
     registry.removeExpired();
-    expect(session.parts(0).parts).toHaveLength(2);
+    expect(session.parts.describe(0).parts).toHaveLength(2);
     now += 1;
     registry.removeExpired();
-    expect(session.parts(0)).toMatchObject({ parts: [], expiresAt: null });
+    expect(session.parts.describe(0)).toMatchObject({ parts: [], expiresAt: null });
     await expect.poll(() => storage.list('parts/')).toEqual([]);
     // The numbers are free again.
-    await session.putPart(0, 0, step(3));
-    await session.commit(0, 1);
+    await session.parts.put(0, 0, step(3));
+    await session.parts.commit(0, 1);
     expect(session.nextStep).toBe(1);
     await expect.poll(() => storage.list('parts/')).toEqual([]);
   });
 
   it('go with an expired session', async () => {
     const { id } = await registry.create(newSessionId(), definition());
-    await (await registry.get(id)).putPart(0, 0, step(1));
+    await (await registry.get(id)).parts.put(0, 0, step(1));
     now += seconds(60);
     registry.removeExpired();
     await expect.poll(() => storage.list('parts/')).toEqual([]);
@@ -208,7 +209,7 @@ describe('creation', () => {
   it('under an id that is taken gives the session if the definition is the same', async () => {
     const id = newSessionId();
     const session = await registry.create(id, definition());
-    await session.step(0, step(1));
+    await session.steps.take(0, step(1));
     expect(await registry.create(id, definition())).toBe(session);
     expect(registry.size).toBe(1);
     expect(session.describe().nextStep).toBe(1);
@@ -238,7 +239,7 @@ describe('creation', () => {
   it('under the id of an expired session makes a new one', async () => {
     const id = newSessionId();
     const expired = await registry.create(id, definition());
-    await expired.step(0, step(1));
+    await expired.steps.take(0, step(1));
     now += seconds(60);
     const fresh = await registry.create(id, definition());
     expect(fresh.describe().nextStep).toBe(0);
@@ -281,7 +282,7 @@ describe('the limit', () => {
 describe('deletion', () => {
   it('frees the tensors and answers a second one as not found', async () => {
     const { id } = await registry.create(newSessionId(), definition());
-    await (await registry.get(id)).step(0, step(1));
+    await (await registry.get(id)).steps.take(0, step(1));
     await registry.delete(id);
     expect(engine.liveTensors).toBe(0);
     expect(await codeOf(registry.delete(id))).toBe('session_not_found');
@@ -290,7 +291,7 @@ describe('deletion', () => {
 
   it('refuses the steps that still wait', async () => {
     const { id } = await registry.create(newSessionId(), definition());
-    const waiting = (await registry.get(id)).step(0, step(1));
+    const waiting = (await registry.get(id)).steps.take(0, step(1));
     await registry.delete(id);
     await expect(waiting).rejects.toMatchObject({ code: 'session_not_found' });
     expect(engine.liveTensors).toBe(0);
@@ -300,7 +301,7 @@ describe('deletion', () => {
 describe('deletion before the state is made', () => {
   it('refuses the creation and leaves no tensor', async () => {
     const busy = await registry.create(newSessionId(), definition());
-    const running = busy.step(0, step(1));
+    const running = busy.steps.take(0, step(1));
     const id = newSessionId();
     const model = { input: [3] as [number], layers: [{ kind: 'dense' as const, name: 'a', outputs: 2 }] };
     const hosted = sessionDefinitionSchema.parse({ mode: 'hosted', model, loss: { kind: 'mse' } });
@@ -317,13 +318,15 @@ describe('deletion before the state is made', () => {
 describe('a step that fails', () => {
   it('leaves no tensor behind, and the session as it was', async () => {
     const session = await registry.create(newSessionId(), definition());
-    await session.step(0, step(1));
+    await session.steps.take(0, step(1));
     const { liveTensors } = engine;
     const before = session.describe();
     const nan = stepBody(3);
     nan.fill(0xff, -4);
-    await expect(session.step(1, { bytes: nan, digest: 'nan' })).rejects.toMatchObject({ code: 'non_finite_value' });
-    await expect(session.step(2, step(2))).rejects.toMatchObject({ code: 'step_out_of_order' });
+    await expect(session.steps.take(1, { bytes: nan, digest: 'nan' })).rejects.toMatchObject({
+      code: 'non_finite_value',
+    });
+    await expect(session.steps.take(2, step(2))).rejects.toMatchObject({ code: 'step_out_of_order' });
     expect(engine.liveTensors).toBe(liveTensors);
     expect(session.describe()).toEqual(before);
   });
@@ -371,9 +374,9 @@ describe('expiry where storage is durable', () => {
   it('keeps the state as a checkpoint for a while, from which a session goes on', async () => {
     const sessions = await durable();
     const session = await sessions.create(newSessionId(), definition());
-    for (const n of [0, 1, 2]) await session.step(n, step(n));
+    for (const n of [0, 1, 2]) await session.steps.take(n, step(n));
     const twin = await sessions.create(newSessionId(), definition());
-    for (const n of [0, 1, 2]) await twin.step(n, step(n));
+    for (const n of [0, 1, 2]) await twin.steps.take(n, step(n));
     now += seconds(59);
     await sessions.get(twin.id);
     now += seconds(1);
@@ -385,7 +388,7 @@ describe('expiry where storage is durable', () => {
     expect((refusal as ProblemError).details.remedy).toContain(kept!.id);
 
     const resumed = await sessions.create(newSessionId(), { fromCheckpoint: kept!.id });
-    const [expected, actual] = await Promise.all([twin.step(3, step(3)), resumed.step(3, step(3))]);
+    const [expected, actual] = await Promise.all([twin.steps.take(3, step(3)), resumed.steps.take(3, step(3))]);
     expect(actual).toEqual(expected);
 
     now += RETENTION;
@@ -399,7 +402,7 @@ describe('expiry where storage is durable', () => {
     const sessions = await durable();
     const session = await sessions.create(newSessionId(), definition());
     const idle = await sessions.create(newSessionId(), definition());
-    await session.step(0, step(0));
+    await session.steps.take(0, step(0));
     now += seconds(60);
     expect(await codeOf(sessions.get(idle.id))).toBe('session_not_found');
     expect(await codeOf(sessions.get(session.id))).toBe('session_expired');
