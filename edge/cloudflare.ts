@@ -3,12 +3,16 @@ import { waitUntil } from 'cloudflare:workers';
 import { logLevelSchema } from '../shared/log-level.ts';
 import { createSigner } from '../shared/signature.ts';
 import { durableDirectory } from './access/access-object.ts';
-import type { Platform } from './environment.ts';
+import { answerMillisecondsSchema, type Platform } from './environment.ts';
 import { originsOf } from './middleware/cross-origin.ts';
 import { registeredWorkers, singleWorker, type AsyncDirectory } from './placement/placement.ts';
 
-/** Bindings and variables, with the secrets that `wrangler secret put` sets. */
-type Bindings = Env & { readonly WORKER_SECRET?: string; readonly DDPNOPT_ADMIN_KEY?: string };
+/** Bindings and variables, with the secrets that `wrangler secret put` sets, and what has a default. */
+type Bindings = Env & {
+  readonly WORKER_SECRET?: string;
+  readonly DDPNOPT_ADMIN_KEY?: string;
+  readonly ANSWER_MILLISECONDS?: string;
+};
 
 /** @throws Error if the configuration says of no worker where it is, nor how one may register */
 export function cloudflarePlatform(env: Bindings): Platform {
@@ -20,6 +24,7 @@ export function cloudflarePlatform(env: Bindings): Platform {
     placement:
       url !== '' || signer === null ? singleWorker(url) : registeredWorkers(placementObject(env), signer, Date.now),
     signer,
+    answerMilliseconds: answerMillisecondsSchema.parse(env.ANSWER_MILLISECONDS),
     access: {
       directory: durableDirectory(env.ACCESS),
       adminKey: env.DDPNOPT_ADMIN_KEY === undefined || env.DDPNOPT_ADMIN_KEY === '' ? null : env.DDPNOPT_ADMIN_KEY,

@@ -1,15 +1,22 @@
 /** What a request handler at the edge can reach. */
 import type { RequestIdVariables } from 'hono/request-id';
+import * as z from 'zod';
 import type { ProblemCode } from '../shared/errors.ts';
+import { LIMITS } from '../shared/limits.ts';
 import type { LogLevel } from '../shared/log-level.ts';
 import type { Signer } from '../shared/signature.ts';
 import type { AccessControl, AccessSettings } from './access/access-control.ts';
 import type { Principal } from './access/principal.ts';
 import type { Placement } from './placement/placement.ts';
 
+/** The setting of that name: in milliseconds, {@link LIMITS.answerMilliseconds} unless given. */
+export const answerMillisecondsSchema = z.coerce.number().int().min(1).default(LIMITS.answerMilliseconds);
+
 /** What differs between Cloudflare and Node. */
 export interface Platform {
   readonly placement: Placement;
+  /** Milliseconds in which a worker answers what takes no computing; one that does not is taken to hang. */
+  readonly answerMilliseconds: number;
   /** Origins of pages that may call the service from a browser, see {@link crossOrigin}. */
   readonly allowedOrigins: readonly string[];
   /** Signs calls to workers, and checks those that come from them; null where no secret is configured. */

@@ -6,7 +6,8 @@
 import * as z from 'zod';
 
 interface ProblemKind {
-  readonly status: 400 | 401 | 403 | 404 | 405 | 409 | 410 | 411 | 412 | 413 | 415 | 422 | 429 | 500 | 502 | 503 | 507;
+  readonly status:
+    400 | 401 | 403 | 404 | 405 | 409 | 410 | 411 | 412 | 413 | 415 | 422 | 429 | 500 | 502 | 503 | 504 | 507;
   readonly title: string;
   /** Whether the same request may succeed later without a change. */
   readonly retryable: boolean;
@@ -80,6 +81,7 @@ export const PROBLEMS = {
   listeners_full: { status: 429, title: 'Too many are listening', retryable: true },
   queue_full: { status: 429, title: 'Too many steps are waiting', retryable: true },
   worker_unavailable: { status: 503, title: 'The worker does not answer', retryable: true },
+  worker_timeout: { status: 504, title: 'The worker does not answer in time', retryable: true },
   worker_protocol: { status: 502, title: 'The worker answered something unexpected', retryable: false },
   call_refused: { status: 401, title: 'The call is not one of this service', retryable: false },
   other_tenant: { status: 404, title: 'The session is another tenant’s', retryable: false },

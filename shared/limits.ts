@@ -101,6 +101,8 @@ export const LIMITS = {
   ttlSeconds: { minimum: 10, default: 3600, maximum: 86_400 },
   /** Seconds that the clocks of edge and workers may differ. */
   clockSkewSeconds: 60,
+  /** Milliseconds in which the parts of the service answer each other what takes no computing; who does not is taken to hang. */
+  answerMilliseconds: 10_000,
   /** Milliseconds that a refused body is read for, so that the client sees the answer rather than a reset connection. */
   drainMilliseconds: 1000,
 } as const;

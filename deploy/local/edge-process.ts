@@ -9,6 +9,7 @@
  * DDPNOPT_EDGE_STATE       folder that Durable Objects survive in; unless given they end with the process
  * DDPNOPT_ADMIN_KEY        the operator's key, 32 or more characters: with it every request needs a key; loopback alone without
  * DDPNOPT_LOG_LEVEL        info: a line for every request; warn, the default: for those that the service failed
+ * DDPNOPT_ANSWER_MILLISECONDS  in which a worker answers what takes no computing; 10000 unless given
  */
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
@@ -26,6 +27,7 @@ const workerUrl = process.env['DDPNOPT_WORKER_URL'];
 const secret = process.env['DDPNOPT_WORKER_SECRET'];
 const stateFolder = process.env['DDPNOPT_EDGE_STATE'];
 const adminKey = process.env['DDPNOPT_ADMIN_KEY'];
+const answerMilliseconds = process.env['DDPNOPT_ANSWER_MILLISECONDS'];
 const logLevel = logLevelSchema.parse(process.env['DDPNOPT_LOG_LEVEL']);
 const port = Number(process.env['DDPNOPT_PORT'] ?? 8787);
 const bundle = await build({
@@ -60,6 +62,7 @@ const miniflare = new Miniflare(
           ...(workerUrl === undefined ? {} : { WORKER_URL: workerUrl }),
           ...(secret === undefined ? {} : { WORKER_SECRET: secret }),
           ...(adminKey === undefined ? {} : { DDPNOPT_ADMIN_KEY: adminKey }),
+          ...(answerMilliseconds === undefined ? {} : { ANSWER_MILLISECONDS: answerMilliseconds }),
           DDPNOPT_LOG_LEVEL: logLevel,
         },
       },

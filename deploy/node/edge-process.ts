@@ -9,6 +9,7 @@
  * DDPNOPT_EDGE_STATE       folder that the edge’s memory survives in; unless given it ends with the process
  * DDPNOPT_ADMIN_KEY        the operator's key, 32 or more characters: with it every request needs a key; loopback alone without
  * DDPNOPT_LOG_LEVEL        info: a line for every request; warn, the default: for those that the service failed
+ * DDPNOPT_ANSWER_MILLISECONDS  in which a worker answers what takes no computing; 10000 unless given
  */
 import { once } from 'node:events';
 import { mkdirSync } from 'node:fs';
@@ -20,7 +21,7 @@ import { createAdaptorServer } from '@hono/node-server';
 import * as z from 'zod';
 import { localDirectory } from '../../edge/access/access-directory.ts';
 import { createApp } from '../../edge/app.ts';
-import type { Platform } from '../../edge/environment.ts';
+import { answerMillisecondsSchema, type Platform } from '../../edge/environment.ts';
 import { originsOf } from '../../edge/middleware/cross-origin.ts';
 import { PlacementDirectory } from '../../edge/placement/placement-directory.ts';
 import {
@@ -54,6 +55,7 @@ const environment = z
     DDPNOPT_EDGE_STATE: z.string().min(1).optional(),
     DDPNOPT_ADMIN_KEY: z.string().min(32).optional(),
     DDPNOPT_LOG_LEVEL: logLevelSchema,
+    DDPNOPT_ANSWER_MILLISECONDS: answerMillisecondsSchema,
   })
   .safeParse(process.env);
 if (!environment.success) {
@@ -63,7 +65,7 @@ if (!environment.success) {
 const { DDPNOPT_PORT: wantedPort, DDPNOPT_HOST: host, DDPNOPT_WORKER_URL: workerUrl } = environment.data;
 const { DDPNOPT_ALLOWED_ORIGINS: allowedOrigins, DDPNOPT_LOG_LEVEL: logLevel } = environment.data;
 const { DDPNOPT_WORKER_SECRET: secret, DDPNOPT_EDGE_STATE: stateFolder } = environment.data;
-const { DDPNOPT_ADMIN_KEY: adminKey } = environment.data;
+const { DDPNOPT_ADMIN_KEY: adminKey, DDPNOPT_ANSWER_MILLISECONDS: answerMilliseconds } = environment.data;
 if (adminKey === undefined && !LOOPBACK_HOSTS.includes(host)) {
   process.stderr.write(
     `DDPNOPT_HOST=${host} reaches beyond this machine, and there is no access control; set DDPNOPT_ADMIN_KEY to 32 or more random characters, or bind to 127.0.0.1\n`,
@@ -126,6 +128,7 @@ function later(milliseconds: number, work: () => Promise<void>): void {
 const platform: Platform = {
   placement: placementOf(signer),
   signer,
+  answerMilliseconds,
   allowedOrigins: originsOf(allowedOrigins),
   access: { directory: localDirectory(state), adminKey: adminKey ?? null, later },
   logLevel,

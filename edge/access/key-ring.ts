@@ -3,6 +3,7 @@ import { ALL_SCOPES, type KeyId } from '../../shared/access.ts';
 import { ProblemError } from '../../shared/errors.ts';
 import { LIMITS } from '../../shared/limits.ts';
 import { LOCAL_TENANT } from '../../shared/tenant.ts';
+import { withDeadline } from '../deadline.ts';
 import type { AccessDirectory, FoundKey } from './access-directory.ts';
 import { areEqual, hashOf, idOf } from './api-key.ts';
 import type { Principal } from './principal.ts';
@@ -96,20 +97,21 @@ export class KeyRing {
   }
 }
 
-/** Asks the directory. @throws ProblemError `access_unavailable` if it fails */
+/** Asks the directory. @throws ProblemError `access_unavailable` if it fails, or does not answer in time */
 export async function asking<Result>(ask: () => Promise<Result>): Promise<Result> {
   try {
-    return await ask();
+    return await withDeadline(LIMITS.answerMilliseconds, noAnswer, ask);
   } catch (cause) {
-    throw new ProblemError(
-      'access_unavailable',
-      {
-        detail: 'The directory of keys and limits does not answer.',
-        remedy: 'Send the same request again in a second.',
-      },
-      { cause },
-    );
+    throw noAnswer(cause);
   }
+}
+
+function noAnswer(cause?: unknown): ProblemError {
+  return new ProblemError(
+    'access_unavailable',
+    { detail: 'The directory of keys and limits does not answer.', remedy: 'Send the same request again in a second.' },
+    { cause },
+  );
 }
 
 function principal({ key }: FoundKey): Principal {

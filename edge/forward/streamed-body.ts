@@ -11,8 +11,11 @@ import {
 } from '../../shared/safetensors.ts';
 import type { Platform } from '../environment.ts';
 
-/** Bytes forwarded at a time. */
-const COPY_BYTES = 262_144;
+/**
+ * Bytes forwarded at a time, at most. On workerd more gains nothing, and a quarter of it takes a tenth longer. workerd’s own `pipeTo`
+ * takes a tenth less, but when it fails it does not tell whether the client or the worker has gone, and what is left of the body is lost.
+ */
+const COPY_BYTES = 524_288;
 
 /** A body that streams, and its announced length. */
 export interface SizedStream {
@@ -93,10 +96,10 @@ export class StreamedBody {
 
   /** Copies the body. @throws ProblemError `truncated_body` if the client stops sending */
   async #sendTo(writer: WritableStreamDefaultWriter<Uint8Array>): Promise<void> {
-    const reader = chunkReader(this.#stream);
+    let sent = this.#read.length;
+    const reader = chunkReader(this.#stream, this.#length - sent);
     try {
       await writer.write(this.#read);
-      let sent = this.#read.length;
       while (sent < this.#length) {
         const chunk = await orEnd(reader.read());
         if (chunk === null) {
@@ -116,14 +119,25 @@ export class StreamedBody {
   }
 }
 
-/** Reads chunks of some size, where the stream can: they take half the time of its own. Node's streams of requests cannot. */
+/**
+ * Reads large chunks into one buffer, where the stream can: a chunk holds until the next is read. Node's streams of requests cannot.
+ *
+ * @param rest bytes to come
+ */
 function chunkReader(
   stream: ReadableStream<Uint8Array>,
+  rest: number,
 ): Pick<ReadableStreamDefaultReader<Uint8Array>, 'read' | 'releaseLock'> {
   try {
     const reader = stream.getReader({ mode: 'byob' });
+    let buffer = new ArrayBuffer(Math.min(COPY_BYTES, rest));
     return {
-      read: () => reader.read(new Uint8Array(COPY_BYTES)),
+      read: async () => {
+        const chunk = await reader.read(new Uint8Array(buffer));
+        // The one that was given is detached.
+        if (chunk.value !== undefined) buffer = chunk.value.buffer;
+        return chunk;
+      },
       releaseLock: () => {
         reader.releaseLock();
       },

@@ -9,6 +9,7 @@ import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { sessionMoved, sessionNotFound, type SessionId } from '../../shared/session.ts';
 import { signCall } from '../../shared/signed-call.ts';
 import { WORKER_HEADER } from '../../shared/worker-protocol.ts';
+import { whileChecked, withDeadline } from '../deadline.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { tenantOf } from '../middleware/access.ts';
 import type { FailedLease } from '../placement/placement-directory.ts';
@@ -30,8 +31,8 @@ interface WorkerRequest {
  *
  * @param path below the session: '' or '/steps/3'
  * @returns the worker's answer, which is a success
- * @throws ProblemError the worker's own problem; `worker_unavailable` if no answer comes; `session_moved`; `worker_protocol` if it is
- *   no success and no problem either
+ * @throws ProblemError the worker's own problem; `worker_unavailable` or `worker_timeout` if no answer comes; `session_moved`;
+ *   `worker_protocol` if it is no success and no problem either
  */
 export async function callWorker(
   c: Context<EdgeEnv>,
@@ -88,6 +89,7 @@ function failureOf(error: unknown): { readonly reason: FailedLease['reason']; re
   if (!(error instanceof ProblemError)) return null;
   switch (error.code) {
     case 'worker_unavailable':
+    case 'worker_timeout':
       return { reason: 'unreachable', epoch: 0 };
     case 'session_moved':
       return { reason: 'moved', epoch: error.details.epoch ?? 0 };
@@ -108,30 +110,17 @@ async function callOwner(
   init: WorkerRequest,
 ): Promise<Response> {
   const target = `/sessions/${session}${path}`;
-  if (lease === null) return call(c, url, target, init, '');
+  if (lease === null) return callWhileAlive(c, url, target, init);
   const { placement } = c.get('platform');
-  const moved = new AbortController();
   const assertOwner = async (): Promise<number> => {
     const { lease: current } = await placement.route(session);
     if (current?.epoch !== lease.epoch) throw sessionMoved(session, lease.epoch);
-    return current.expires;
+    return untilAfter(current.expires);
   };
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const watch = (expires: number): void => {
-    timer = setTimeout(
-      () => {
-        assertOwner().then(watch, (error: unknown) => {
-          moved.abort(error);
-        });
-      },
-      Math.max(0, expires - Date.now()) + 1,
-    );
-  };
-  watch(lease.expires);
-  try {
+  const work = async (moved: AbortSignal): Promise<Response> => {
     let response: Response;
     try {
-      response = await call(c, url, target, init, lease.token, moved.signal);
+      response = await call(c, url, target, init, lease.token, moved);
     } catch (error) {
       await assertOwner();
       throw error;
@@ -143,39 +132,104 @@ async function callOwner(
       throw error;
     }
     return response;
-  } finally {
-    if (timer !== undefined) clearTimeout(timer);
-  }
+  };
+  return whileChecked(work, untilAfter(lease.expires), assertOwner);
+}
+
+/** Milliseconds from now on. @param time milliseconds since the Unix epoch */
+function untilAfter(time: number): number {
+  return Math.max(0, time - Date.now()) + 1;
+}
+
+/** Calls a worker of which no lease says when it is lost: while its answer is not there, it is asked now and then whether it lives. */
+function callWhileAlive(c: Context<EdgeEnv>, url: string, path: string, init: WorkerRequest): Promise<Response> {
+  const { answerMilliseconds } = c.get('platform');
+  const check = async (): Promise<number> => {
+    await assertAlive(url, answerMilliseconds);
+    return answerMilliseconds;
+  };
+  return whileChecked((lost) => call(c, url, path, init, '', lost), answerMilliseconds, check);
+}
+
+/** Whether what needs no session can be done. @throws ProblemError `worker_unavailable`, `worker_timeout` */
+export async function assertAnyAlive(c: Context<EdgeEnv>): Promise<void> {
+  const { placement, answerMilliseconds } = c.get('platform');
+  const url = await placement.anyWorker();
+  await reportingLoss(c, url, { method: 'GET' }, () => assertAlive(url, answerMilliseconds));
+}
+
+/** @throws ProblemError `worker_unavailable`, `worker_timeout` */
+async function assertAlive(url: string, milliseconds: number): Promise<void> {
+  const ask = async (signal: AbortSignal): Promise<void> => {
+    let response: Response;
+    try {
+      response = await fetch(`${url}/healthz`, { signal });
+    } catch (cause) {
+      throw unavailable('no connection', cause);
+    }
+    await response.body?.cancel();
+    if (!response.ok) throw unavailable(`status ${String(response.status)}`);
+  };
+  await withDeadline(milliseconds, () => workerTimeout(milliseconds), ask);
 }
 
 /** As {@link callWorker}, for what any worker can do. @param path as the worker has it */
 export async function callAnyWorker(c: Context<EdgeEnv>, path: string, init: WorkerRequest): Promise<Response> {
-  const { placement } = c.get('platform');
-  const url = await placement.anyWorker();
+  const url = await c.get('platform').placement.anyWorker();
+  return reportingLoss(c, url, init, () => callWhileAlive(c, url, path, init));
+}
+
+/** Has a worker that cannot be reached counted as lost, until it is heard again. */
+async function reportingLoss<Result>(
+  c: Context<EdgeEnv>,
+  url: string,
+  init: WorkerRequest,
+  work: () => Promise<Result>,
+): Promise<Result> {
   try {
-    return await call(c, url, path, init, '');
+    return await work();
   } catch (error) {
-    if (failureOf(error)?.reason === 'unreachable' && !hasClientGone(c, init)) await placement.unreachable(url);
+    const isLost = failureOf(error)?.reason === 'unreachable' && !hasClientGone(c, init);
+    if (isLost) await c.get('platform').placement.unreachable(url);
     throw error;
   }
 }
 
-/** As {@link callAnyWorker}, of every worker that has sessions. */
-export async function callEveryWorker(c: Context<EdgeEnv>, path: string, init: WorkerRequest): Promise<Response[]> {
-  const { directory } = c.get('platform').placement;
-  if (directory === null) return [await callAnyWorker(c, path, init)];
-  const workers = (await directory.workers()).filter(({ isUsable }) => isUsable);
-  return Promise.all(workers.map(({ url }) => call(c, url, path, init, '')));
+/**
+ * Asks every worker that has sessions for a document that takes it no computing.
+ *
+ * @throws ProblemError as {@link callWorker}; `worker_timeout` if one does not answer in time
+ */
+export async function askEveryWorker<Schema extends z.ZodType>(
+  c: Context<EdgeEnv>,
+  path: string,
+  schema: Schema,
+): Promise<z.output<Schema>[]> {
+  const { placement, answerMilliseconds } = c.get('platform');
+  const init = { method: 'GET' } as const;
+  const urls =
+    placement.directory === null
+      ? [await placement.anyWorker()]
+      : (await placement.directory.workers()).filter(({ isUsable }) => isUsable).map(({ url }) => url);
+  const ask = (url: string): Promise<z.output<Schema>> => {
+    const read = async (late: AbortSignal) => readDocument(schema, await call(c, url, path, init, '', late));
+    const late = () => workerTimeout(answerMilliseconds);
+    return reportingLoss(c, url, init, () => withDeadline(answerMilliseconds, late, read));
+  };
+  return Promise.all(urls.map(ask));
 }
 
-/** @param lease signed; empty for what concerns no session, or where sessions have one worker for good */
+/**
+ * @param lease signed; empty for what concerns no session, or where sessions have one worker for good
+ * @param vain aborts when the answer is not worth waiting for any more, with the problem that is to be thrown
+ */
 async function call(
   c: Context<EdgeEnv>,
   url: string,
   path: string,
   { method, body, headers }: WorkerRequest,
   lease: string,
-  moved?: AbortSignal,
+  vain: AbortSignal,
 ): Promise<Response> {
   const { signer } = c.get('platform');
   const length = typeof body === 'object' ? body.length : new TextEncoder().encode(body ?? '').length;
@@ -196,10 +250,10 @@ async function call(
         ...(signer === null ? {} : await signCall(signed, signer, Date.now())),
       },
       ...(typeof body === 'object' ? { body: body.stream, duplex: 'half' } : body === undefined ? {} : { body }),
-      signal: moved === undefined ? client : AbortSignal.any([client, moved]),
+      signal: AbortSignal.any([client, vain]),
     });
   } catch (cause) {
-    if (moved?.aborted === true && moved.reason instanceof ProblemError) throw moved.reason;
+    if (vain.aborted && vain.reason instanceof ProblemError) throw vain.reason;
     throw unavailable('no connection', cause);
   }
   takeReport(c, response.headers);
@@ -274,6 +328,13 @@ function unavailable(reason: string, cause?: unknown): ProblemError {
     },
     { cause },
   );
+}
+
+function workerTimeout(milliseconds: number): ProblemError {
+  return new ProblemError('worker_timeout', {
+    detail: `The worker has not answered for ${String(milliseconds / 1000)} seconds; it hangs, or the network to it is broken.`,
+    remedy: 'Send the same request again in a second; if it stays, restart the worker.',
+  });
 }
 
 /** The client has no part in how edge and worker know each other. */

@@ -1,8 +1,10 @@
 /** Which worker owns a session, as request handlers ask for it. */
 import { ProblemError } from '../../shared/errors.ts';
 import { signLease } from '../../shared/lease.ts';
+import { LIMITS } from '../../shared/limits.ts';
 import type { SessionId } from '../../shared/session.ts';
 import type { Signer } from '../../shared/signature.ts';
+import { withDeadline } from '../deadline.ts';
 import type { FailedLease, PlacementDirectory } from './placement-directory.ts';
 
 /** The way to a session's worker. */
@@ -61,12 +63,13 @@ const REMEMBERED_ROUTES = 10_000;
 const ANY_WORKER_MILLISECONDS = 5000;
 
 /** Sessions on the workers that have registered. Leases are remembered until they expire. */
-export function registeredWorkers(directory: AsyncDirectory, signer: Signer, now: () => number): Placement {
+export function registeredWorkers(remote: AsyncDirectory, signer: Signer, now: () => number): Placement {
+  const directory = reachable(remote);
   const routes = new Map<SessionId, Route>();
   let any: { readonly url: string; readonly until: number } | null = null;
 
   async function ask(session: SessionId, failed: FailedLease | null): Promise<Route> {
-    const placed = await reached(directory.lease(session, failed));
+    const placed = await directory.lease(session, failed);
     if (placed === null) {
       routes.delete(session);
       throw noWorker('No worker that could take the session is registered and answers.');
@@ -94,20 +97,32 @@ export function registeredWorkers(directory: AsyncDirectory, signer: Signer, now
       ask(session, { reason, epoch: Math.max(failed.lease?.epoch ?? 0, epoch) }),
     release: async (session, { lease }) => {
       routes.delete(session);
-      if (lease !== null) await reached(directory.release(session, lease.epoch));
+      if (lease !== null) await directory.release(session, lease.epoch);
     },
     anyWorker: async () => {
       if (any !== null && any.until > now()) return any.url;
-      const url = await reached(directory.anyWorker(null));
+      const url = await directory.anyWorker(null);
       if (url === null) throw noWorker('No worker is registered and answers.');
       any = { url, until: now() + ANY_WORKER_MILLISECONDS };
       return url;
     },
     unreachable: async (url) => {
       any = null;
-      await reached(directory.anyWorker(url));
+      await directory.anyWorker(url);
     },
     directory,
+  };
+}
+
+/** The directory, whose failures that pass are problems of the service. */
+function reachable(directory: AsyncDirectory): AsyncDirectory {
+  return {
+    heartbeat: (report) => reached(() => directory.heartbeat(report)),
+    leave: (id) => reached(() => directory.leave(id)),
+    lease: (session, failed) => reached(() => directory.lease(session, failed)),
+    release: (session, epoch) => reached(() => directory.release(session, epoch)),
+    anyWorker: (failed) => reached(() => directory.anyWorker(failed)),
+    workers: () => reached(() => directory.workers()),
   };
 }
 
@@ -117,18 +132,22 @@ export function registeredWorkers(directory: AsyncDirectory, signer: Signer, now
  *
  * @throws ProblemError `worker_unavailable` if it may answer later
  */
-async function reached<Result>(answer: Promise<Result>): Promise<Result> {
+async function reached<Result>(ask: () => Promise<Result>): Promise<Result> {
   try {
-    return await answer;
+    return await withDeadline(LIMITS.answerMilliseconds, noDirectory, ask);
   } catch (cause) {
     const { retryable, overloaded } = cause as { readonly retryable?: boolean; readonly overloaded?: boolean };
     if (retryable !== true && overloaded !== true) throw cause;
-    throw new ProblemError(
-      'worker_unavailable',
-      { detail: 'The placement directory does not answer.', remedy: 'Send the same request again in a second.' },
-      { cause },
-    );
+    throw noDirectory(cause);
   }
+}
+
+function noDirectory(cause?: unknown): ProblemError {
+  return new ProblemError(
+    'worker_unavailable',
+    { detail: 'The placement directory does not answer.', remedy: 'Send the same request again in a second.' },
+    { cause },
+  );
 }
 
 function noWorker(detail: string): ProblemError {

@@ -9,11 +9,11 @@ import type { EdgeEnv } from '../environment.ts';
 import { StreamedBody } from '../forward/streamed-body.ts';
 import { callAnyWorker, callWorker, readDocument, stream } from '../forward/worker.ts';
 import { acceptBody } from '../middleware/content.ts';
-import { problemResponses, SAFETENSORS_PROBLEMS, SESSION_PROBLEMS } from './problem-responses.ts';
+import { problemResponses, SAFETENSORS_PROBLEMS, SESSION_PROBLEMS, WORKER_PROBLEMS } from './problem-responses.ts';
 import { safetensorsBody } from './safetensors-body.ts';
 import { JSON_TYPE, sessionParameters } from './sessions.ts';
 
-const STORAGE_PROBLEMS = ['storage_unavailable', 'storage_damaged', 'worker_protocol', 'worker_unavailable'] as const;
+const STORAGE_PROBLEMS = ['storage_unavailable', 'storage_damaged', ...WORKER_PROBLEMS] as const;
 
 const checkpointParameters = z.object({
   id: z.string().meta({ description: 'Identifier of the checkpoint', example: 'ckp_0123456789abcdef0123456789abcdef' }),

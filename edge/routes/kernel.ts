@@ -9,7 +9,7 @@ import { answerTensors, callAnyWorker, relay } from '../forward/worker.ts';
 import { solveKernels } from '../kernel/solve.ts';
 import { acceptTensors, tensorBody } from '../middleware/content.ts';
 import { SYSTEMS } from './examples.ts';
-import { problemResponses, TENSOR_BODY_PROBLEMS } from './problem-responses.ts';
+import { problemResponses, TENSOR_BODY_PROBLEMS, WORKER_PROBLEMS } from './problem-responses.ts';
 import { tensorsBody, tensorsBodyLike } from './safetensors-body.ts';
 
 const solve = createRoute({
@@ -34,7 +34,7 @@ ${String(LIMITS.edgeSolveWork)}, larger ones on a worker.`,
         'Cholesky factors of S_t, [S, B(B+1)/2], row by row (`L[numpy.tril_indices(B)]`), and `target` [B], 1/h.',
       content: tensorsBody,
     },
-    ...problemResponses(...TENSOR_BODY_PROBLEMS, 'numerical_failure', 'worker_protocol', 'worker_unavailable'),
+    ...problemResponses(...TENSOR_BODY_PROBLEMS, 'numerical_failure', ...WORKER_PROBLEMS),
   },
 });
 

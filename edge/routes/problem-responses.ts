@@ -32,6 +32,13 @@ export const TENSOR_BODY_PROBLEMS = [
   'step_too_large',
 ] as const satisfies readonly ProblemCode[];
 
+/** How a worker can fail. */
+export const WORKER_PROBLEMS = [
+  'worker_protocol',
+  'worker_unavailable',
+  'worker_timeout',
+] as const satisfies readonly ProblemCode[];
+
 /** What can keep a session from being reached. */
 export const SESSION_PROBLEMS = [
   'session_not_found',
@@ -39,8 +46,7 @@ export const SESSION_PROBLEMS = [
   'storage_unavailable',
   'storage_damaged',
   'session_moved',
-  'worker_protocol',
-  'worker_unavailable',
+  ...WORKER_PROBLEMS,
 ] as const satisfies readonly ProblemCode[];
 
 /** How a key can be refused, wherever one is asked for. */

@@ -18,10 +18,10 @@ import { WORKER_HEADER } from '../../shared/worker-protocol.ts';
 import { tenantOf } from '../middleware/access.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { forgetDefinition, rememberDefinition } from '../forward/session-definitions.ts';
-import { callEveryWorker, callWorker, readDocument } from '../forward/worker.ts';
+import { askEveryWorker, callWorker, readDocument } from '../forward/worker.ts';
 import { acceptBody } from '../middleware/content.ts';
 import { SESSION_CHANGES, SESSION_ORDERS } from './examples.ts';
-import { problemResponses, SESSION_PROBLEMS } from './problem-responses.ts';
+import { problemResponses, SESSION_PROBLEMS, WORKER_PROBLEMS } from './problem-responses.ts';
 
 export const JSON_TYPE = 'application/json';
 
@@ -62,8 +62,7 @@ const createSession = createRoute({
       'storage_full',
       'storage_unavailable',
       'storage_damaged',
-      'worker_protocol',
-      'worker_unavailable',
+      ...WORKER_PROBLEMS,
     ),
   },
 });
@@ -77,7 +76,7 @@ const listSessions = createRoute({
   request: { query: sessionListQuerySchema },
   responses: {
     200: { description: 'A page of them', content: { [JSON_TYPE]: { schema: sessionListSchema } } },
-    ...problemResponses('invalid_parameter', 'worker_protocol', 'worker_unavailable'),
+    ...problemResponses('invalid_parameter', ...WORKER_PROBLEMS),
   },
 });
 
@@ -198,8 +197,7 @@ export function registerSessions(app: OpenAPIHono<EdgeEnv>): void {
 async function listOf(c: Context<EdgeEnv>, query: SessionListQuery): Promise<SessionList> {
   const { limit, after } = query;
   const search = new URLSearchParams({ limit: String(limit), ...(after === undefined ? {} : { after }) });
-  const answers = await callEveryWorker(c, `/sessions?${search.toString()}`, { method: 'GET' });
-  return mergePages(await Promise.all(answers.map((answer) => readDocument(sessionListSchema, answer))), query);
+  return mergePages(await askEveryWorker(c, `/sessions?${search.toString()}`, sessionListSchema), query);
 }
 
 /** How many sessions the tenant may hold: a worker counts its own, the edge those of several. @throws ProblemError `quota_exceeded` */

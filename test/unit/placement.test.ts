@@ -1,8 +1,9 @@
 /** What an isolate of the edge remembers of the placement directory, and what it asks anew. */
-import { beforeEach, describe, expect, it } from 'vitest';
+import { beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest';
 import { registeredWorkers, type AsyncDirectory, type Placement } from '../../edge/placement/placement.ts';
 import type { PlacedLease } from '../../edge/placement/placement-directory.ts';
 import { verifyLease } from '../../shared/lease.ts';
+import { LIMITS } from '../../shared/limits.ts';
 import { newSessionId } from '../../shared/session.ts';
 import { createSigner } from '../../shared/signature.ts';
 import { newWorkerId } from '../../shared/worker-report.ts';
@@ -100,6 +101,18 @@ describe('the way to a session', () => {
     const defect = new TypeError('of the directory');
     answers = [Promise.reject(defect)];
     await expect(placement.route(session)).rejects.toBe(defect);
+  });
+
+  it('is not waited for longer than the directory should take', async () => {
+    vi.useFakeTimers();
+    onTestFinished(() => {
+      vi.useRealTimers();
+    });
+    answers = [Promise.withResolvers<PlacedLease>().promise];
+    const route = placement.route(session);
+    const refused = expect(route).rejects.toMatchObject({ code: 'worker_unavailable', retryable: true });
+    await vi.advanceTimersByTimeAsync(LIMITS.answerMilliseconds);
+    await refused;
   });
 });
 
