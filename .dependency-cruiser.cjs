@@ -31,10 +31,11 @@ module.exports = {
     ),
     only(
       'cli',
-      '^clients/cli/',
+      '^clients/cli/(?!main|serve)',
       ['clients/(cli|datasets|js|train)/', 'shared/', '(fs/promises|util)'],
       'the command line is a client as others are',
     ),
+    only('cli-serve', '^clients/cli/(main|serve)', ['clients/cli/', 'deploy/local/'], 'starts a service, too'),
     only('client', '^clients/js/(?!tfjs/)', ['clients/js/', 'shared/'], 'the client library runs in browsers too'),
     only(
       'client-tfjs',

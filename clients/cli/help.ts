@@ -2,14 +2,12 @@
 import type { Command } from './command.ts';
 import { table } from './table.ts';
 
-const SETTINGS = table(
-  ['OPTION', 'MEANING'],
-  [
-    ['--url URL', 'where the service is; DDPNOPT_URL, or http://127.0.0.1:8787 unless given'],
-    ['--json', 'print the service’s own document'],
-    ['--help', 'say what there is, or what a command takes'],
-  ],
-);
+const URL_SETTING = ['--url URL', 'where the service is; DDPNOPT_URL, or http://127.0.0.1:8787 unless given'] as const;
+const SETTINGS = [
+  ['--json', 'print a document for programs: the service’s own, where it answers one'],
+  ['--help', 'say what there is, or what a command takes'],
+] as const;
+const settings = (rows: readonly (readonly string[])[]): string => table(['OPTION', 'MEANING'], rows);
 
 const ENVIRONMENT = table(
   ['VARIABLE', 'MEANING'],
@@ -24,9 +22,10 @@ const EXIT_CODES = table(
   ['EXIT CODE', 'WHEN'],
   [
     ['0', 'it is done'],
-    ['1', 'the service refused; the reason and the remedy are on standard error'],
+    ['1', 'the service refused, or did not start; the reason and the remedy are on standard error'],
     ['2', 'the command line has no meaning'],
     ['3', 'no answer came, or none of the service'],
+    ['130', 'it was interrupted'],
   ],
 );
 
@@ -36,7 +35,7 @@ export function overview(commands: readonly Command[]): string {
   return [
     'usage: ddpnopt COMMAND [options]',
     table(['COMMAND', 'WHAT IT DOES'], rows),
-    SETTINGS,
+    settings([URL_SETTING, ...SETTINGS]),
     ENVIRONMENT,
     EXIT_CODES,
     `examples:\n${examples.map((example) => `  ${example}`).join('\n')}`,
@@ -52,7 +51,8 @@ export function helpOf(command: Command): string {
     `usage: ddpnopt ${usageOf(command)} [options]`,
     `${command.summary}.`,
     ...(options.length === 0 ? [] : [table(['OPTION', 'MEANING'], options)]),
-    SETTINGS,
+    settings([...(command.kind === 'local' ? [] : [URL_SETTING]), ...SETTINGS]),
+    ...(command.notes === undefined ? [] : [command.notes.join('\n')]),
     `examples:\n${command.examples.map((example) => `  ${example}`).join('\n')}`,
   ].join('\n\n');
 }

@@ -1,30 +1,48 @@
-/** ddpnopt train and ddpnopt estimate: what training does, and what it would take. */
-import { readFile } from 'node:fs/promises';
-import { loadDigits } from '../datasets/digits/digits.ts';
+/** ddpnopt train, estimate and bench: what training does, what it would take, and how long its steps take. */
+import { loadDigits, type LabelledData } from '../datasets/digits/digits.ts';
+import { loadMnist } from '../datasets/mnist/mnist.ts';
 import { estimateSchema, type Estimate } from '../../shared/estimate.ts';
-import { seededRandom } from '../../shared/random.ts';
+import { seededRandom, type Random } from '../../shared/random.ts';
 import { complete } from '../js/transport.ts';
 import { split } from '../train/data.ts';
 import { COMPARISON } from '../train/digits-comparison.ts';
 import { MultilayerPerceptron } from '../train/multilayer-perceptron.ts';
 import { trainWithService, type EpochReport } from '../train/train.ts';
-import { argumentOf, textOf, UsageError, type Command, type CommandContext } from './command.ts';
+import { byteSize, numberOf, parsedFile, wholeNumberOf } from './arguments.ts';
+import { benchCommand } from './bench.ts';
+import { argumentOf, CommandError, textOf, UsageError, type Command, type LocalContext } from './command.ts';
 import { table } from './table.ts';
 
-/** A number that an option gives. @throws UsageError if it is none, or below the smallest */
-function numberOf(context: CommandContext, name: string, otherwise: number, smallest: number): number {
-  const text = textOf(context, name);
-  const value = text === undefined ? otherwise : Number(text);
-  if (text === '' || !(value >= smallest) || !Number.isFinite(value)) {
-    throw new UsageError(`--${name} is "${String(text)}"; a number of at least ${String(smallest)} was expected`);
-  }
-  return value;
+/** What can be trained on, and the perceptron for it. */
+const DATA = {
+  digits: { widths: COMPARISON.widths, epochs: COMPARISON.epochs },
+  mnist: { widths: [784, 32, 32, 10], epochs: 2 },
+  'fashion-mnist': { widths: [784, 32, 32, 10], epochs: 2 },
+} as const;
+type DataName = keyof typeof DATA;
+
+interface Data {
+  readonly train: LabelledData;
+  readonly test: LabelledData;
 }
 
-function wholeNumberOf(context: CommandContext, name: string, otherwise: number): number {
-  const value = numberOf(context, name, otherwise, 1);
-  if (!Number.isInteger(value)) throw new UsageError(`--${name} is ${String(value)}; a whole number was expected`);
-  return value;
+function dataNameOf(context: LocalContext): DataName {
+  const given = textOf(context, 'data') ?? 'digits';
+  const known = (Object.keys(DATA) as DataName[]).find((name) => name === given);
+  if (known === undefined) throw new UsageError(`--data is "${given}"; ${Object.keys(DATA).join(', ')} are the sets`);
+  return known;
+}
+
+/** @throws CommandError if the files are missing or damaged */
+async function load(name: DataName, folder: string | undefined, random: Random): Promise<Data> {
+  if (name === 'digits') return split(await loadDigits(), COMPARISON.testFraction, random);
+  try {
+    return await loadMnist(name, folder);
+  } catch (cause) {
+    throw new CommandError(`${cause instanceof Error ? cause.message : String(cause)} --folder names it here.`, {
+      cause,
+    });
+  }
 }
 
 const rowOf = ({ epoch, trainLoss, testAccuracy }: EpochReport): string[] => [
@@ -35,10 +53,24 @@ const rowOf = ({ epoch, trainLoss, testAccuracy }: EpochReport): string[] => [
 
 const train: Command = {
   name: 'train',
-  summary: 'Train a perceptron on handwritten digits (DIGITS) through the service, which shows that all of it works',
+  summary: 'Train a perceptron on handwritten digits through the service, which shows that all of it works',
   arguments: [],
   options: {
-    epochs: { type: 'string', value: 'N', description: `${String(COMPARISON.epochs)} unless given` },
+    data: {
+      type: 'string',
+      value: 'SET',
+      description: 'digits, which comes along; mnist or fashion-mnist, in a folder of yours; digits unless given',
+    },
+    folder: {
+      type: 'string',
+      value: 'FOLDER',
+      description: 'of the IDX files of mnist or fashion-mnist, compressed or not',
+    },
+    epochs: {
+      type: 'string',
+      value: 'N',
+      description: `${String(DATA.digits.epochs)}, or ${String(DATA.mnist.epochs)} with mnist and fashion-mnist, unless given`,
+    },
     batch: {
       type: 'string',
       value: 'N',
@@ -55,28 +87,40 @@ const train: Command = {
       description: 'of the split, the weights and the order of the batches; 1 unless given',
     },
   },
-  examples: ['ddpnopt train', 'ddpnopt train --url https://ddpnopt.example.com --epochs 3 --learning-rate 3'],
+  examples: [
+    'ddpnopt train',
+    'ddpnopt train --data mnist --folder ~/mnist',
+    'ddpnopt train --url https://ddpnopt.example.com --epochs 3 --learning-rate 3',
+  ],
   run: async (context) => {
-    const { client, progress } = context;
-    const epochs = wholeNumberOf(context, 'epochs', COMPARISON.epochs);
+    const { client, progress, signal } = context;
+    const name = dataNameOf(context);
+    const { widths } = DATA[name];
+    const epochs = wholeNumberOf(context, 'epochs', DATA[name].epochs);
     const batchSize = wholeNumberOf(context, 'batch', COMPARISON.batchSize);
     const random = seededRandom(wholeNumberOf(context, 'seed', 1));
     const rate = textOf(context, 'learning-rate');
     const value = numberOf(context, 'learning-rate', 0, 0);
-    const { train: training, test } = split(await loadDigits(), COMPARISON.testFraction, random);
-    const network = MultilayerPerceptron.initialise(COMPARISON.widths, random);
+    const { train: training, test } = await load(name, textOf(context, 'folder'), random);
+    const network = MultilayerPerceptron.initialise(widths, random);
     const session = await client.createSession({
       layers: network.layers.map(({ name, inputs, outputs }) => ({ name, kind: 'dense' as const, inputs, outputs })),
       ...(rate === undefined ? {} : { optimizer: { learningRate: { kind: 'constant' as const, value } } }),
     });
     try {
       const task = { train: training, test, batchSize, epochs, seed: Math.floor(2 ** 32 * random()) };
-      const reports = await trainWithService(network, task, session, {
-        onEpoch: (report) => {
-          const [epoch = '', loss = '', accuracy = ''] = rowOf(report);
-          progress(`epoch ${epoch} of ${String(epochs)}: loss ${loss}, test accuracy ${accuracy}`);
+      const reports = await trainWithService(
+        network,
+        task,
+        session,
+        {
+          onEpoch: (report) => {
+            const [epoch = '', loss = '', accuracy = ''] = rowOf(report);
+            progress(`epoch ${epoch} of ${String(epochs)}: loss ${loss}, test accuracy ${accuracy}`);
+          },
         },
-      });
+        signal,
+      );
       return { document: { epochs: reports }, text: table(['EPOCH', 'LOSS', 'TEST ACCURACY'], reports.map(rowOf)) };
     } finally {
       await session.delete();
@@ -84,23 +128,18 @@ const train: Command = {
   },
 };
 
-const UNITS = ['bytes', 'KB', 'MB', 'GB'] as const;
-
-function size(bytes: number): string {
-  const unit = Math.min(UNITS.length - 1, Math.floor(Math.log10(Math.max(1, bytes)) / 3));
-  return `${unit === 0 ? String(bytes) : (bytes / 1000 ** unit).toFixed(1)} ${UNITS[unit] ?? ''}`;
-}
-
 const millions = (operations: number): string => `${(operations / 1e6).toFixed(1)} million`;
 
 function inWords({ request, reply, memory, operations, problems }: Estimate): string {
   const rows = [
-    ['request', size(request.bytes)],
-    ...(request.statisticsBytes === null ? [] : [['request with factor statistics', size(request.statisticsBytes)]]),
-    ['reply', size(reply.bytes)],
-    ['reply with new inverses', size(reply.refreshedBytes)],
-    ['state on the worker', size(memory.stateBytes)],
-    ...(memory.stepBytes === null ? [] : [['a step’s memory beside it', size(memory.stepBytes)]]),
+    ['request', byteSize(request.bytes)],
+    ...(request.statisticsBytes === null
+      ? []
+      : [['request with factor statistics', byteSize(request.statisticsBytes)]]),
+    ['reply', byteSize(reply.bytes)],
+    ['reply with new inverses', byteSize(reply.refreshedBytes)],
+    ['state on the worker', byteSize(memory.stateBytes)],
+    ...(memory.stepBytes === null ? [] : [['a step’s memory beside it', byteSize(memory.stepBytes)]]),
     ['multiply-adds of the passes', millions(operations.passes)],
     ['of the tangent kernels', millions(operations.tangentKernels)],
     ['of the systems', millions(operations.systems)],
@@ -119,7 +158,7 @@ const estimate: Command = {
   run: async (context) => {
     const batch = wholeNumberOf(context, 'batch', COMPARISON.batchSize);
     // What is wrong with it the service says.
-    const content = JSON.stringify({ session: await documentIn(argumentOf(context, 'FILE')), batch });
+    const content = JSON.stringify({ session: await parsedFile(argumentOf(context, 'FILE')), batch });
     const body = { contentType: 'application/json', content, isRepeatable: true };
     const answer = await context.service.request('POST', 'v1/estimates', {}, body);
     const document = await complete(async () => estimateSchema.parse(await answer.json()));
@@ -127,14 +166,4 @@ const estimate: Command = {
   },
 };
 
-/** @throws UsageError if there is no JSON */
-async function documentIn(file: string): Promise<unknown> {
-  try {
-    return JSON.parse(await readFile(file, 'utf8')) as unknown;
-  } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new UsageError(`${file} cannot be read as the document that creates a session: ${reason}`, { cause });
-  }
-}
-
-export const TRAINING_COMMANDS: readonly Command[] = [train, estimate];
+export const TRAINING_COMMANDS: readonly Command[] = [train, estimate, benchCommand];

@@ -34,10 +34,11 @@ async function quickstart(signal: AbortSignal): Promise<void> {
       'Forward and backward run here; the optimizer is the service.\n',
   );
   line.draw(0, 'starting the worker and the edge …');
-  const stack = await startStack({ engine: process.env['DDPNOPT_ENGINE'] });
+  const engine = process.env['DDPNOPT_ENGINE'];
+  const stack = await startStack({ engine });
   try {
     signal.throwIfAborted();
-    line.print(`Worker and edge are ready at ${stack.url}, ${describeEngine(stack)}\n`);
+    line.print(`Worker and edge are ready at ${stack.url}, ${describeEngine(stack, (engine ?? '') !== '')}\n`);
     const failed = stack.failed.then((reason) => {
       throw new Error(reason);
     });

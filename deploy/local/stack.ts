@@ -1,5 +1,6 @@
 /** Worker and edge on this machine, started and stopped together. */
 import type { ServiceProcess } from './child.ts';
+import type { LogLevel } from '../../shared/log-level.ts';
 import { startEdge, type EdgeRuntime } from './edge.ts';
 import { startWorker } from './worker.ts';
 
@@ -26,11 +27,18 @@ export interface StackOptions {
   readonly maximumSessions?: number | undefined;
   /** Folder that sessions survive in; unless given they live in the worker's memory alone. */
   readonly storage?: string | undefined;
+  /** Of both. */
+  readonly logLevel?: LogLevel | undefined;
+  /** Called with a line when one of them is about to start, and when it serves. */
+  readonly onProgress?: ((line: string) => void) | undefined;
 }
 
-/** Which engine computes, in words, and how to get a faster one where there is one to get. */
-export function describeEngine({ engine }: Pick<LocalStack, 'engine'>): string {
-  const isForced = (process.env['DDPNOPT_ENGINE'] ?? '') !== '';
+/**
+ * Which engine computes, in words, and how to get a faster one where there is one to get.
+ *
+ * @param isForced whether somebody asked for this one
+ */
+export function describeEngine({ engine }: Pick<LocalStack, 'engine'>, isForced: boolean): string {
   if (engine !== 'wasm' || isForced || process.platform !== 'linux' || process.arch !== 'x64')
     return `engine: ${engine}`;
   return `engine: ${engine} (npm run native builds a faster one)`;
@@ -39,6 +47,8 @@ export function describeEngine({ engine }: Pick<LocalStack, 'engine'>): string {
 /** Starts both and waits until the edge reports the worker ready. */
 export async function startStack(options: StackOptions = {}): Promise<LocalStack> {
   const { edgePort = 0, workerPort = 0, edge: runtime, edgeState, engine, maximumSessions, storage } = options;
+  const { logLevel, onProgress } = options;
+  const logging = logLevel === undefined ? {} : { DDPNOPT_LOG_LEVEL: logLevel };
   const started: ServiceProcess[] = [];
   const stopAll = async (): Promise<void> => {
     await Promise.all(started.map((process) => process.stop()));
@@ -46,13 +56,16 @@ export async function startStack(options: StackOptions = {}): Promise<LocalStack
   let stopping: Promise<void> | undefined;
   const stop = (): Promise<void> => (stopping ??= stopAll());
   try {
-    const worker = await startWorker({ port: workerPort, engine, maximumSessions, storage });
+    onProgress?.('starting the worker …');
+    const worker = await startWorker({ port: workerPort, engine, maximumSessions, storage, settings: logging });
     started.push(worker);
+    onProgress?.(`the worker serves at ${worker.ready.url}, engine ${worker.ready.engine ?? 'unknown'}`);
+    onProgress?.(`starting the edge (${runtime ?? 'workerd'}) …`);
     const edge = await startEdge({
       port: edgePort,
       workerUrl: worker.ready.url,
       runtime,
-      settings: edgeState === undefined ? {} : { DDPNOPT_EDGE_STATE: edgeState },
+      settings: { ...logging, ...(edgeState === undefined ? {} : { DDPNOPT_EDGE_STATE: edgeState }) },
     });
     started.push(edge);
     const readiness = await fetch(new URL('/readyz', edge.ready.url), {

@@ -2,10 +2,10 @@
  * Builds the npm package `ddpnopt` from the client's sources: ES modules for every runtime, and declarations.
  *
  * zod is a dependency, not bundled: the declarations speak of its types, and a program that has it already does not get it twice.
- * standalone.js has it inside, for pages without a bundler.
+ * standalone.js has it inside, for pages without a bundler. cli.js is the command `ddpnopt`.
  */
 import { execFile } from 'node:child_process';
-import { copyFile, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { gzipSync } from 'node:zlib';
@@ -15,6 +15,9 @@ const ROOT = new URL('../../', import.meta.url);
 /** The package's folder. */
 export const PACKAGE = new URL('clients/js/', ROOT);
 const DIST = new URL('dist/', PACKAGE);
+
+/** What `ddpnopt train` trains on. */
+const DIGITS = new URL('clients/datasets/digits/', ROOT);
 
 const COMMON = { bundle: true, format: 'esm', platform: 'neutral', target: 'es2023', logLevel: 'warning' } as const;
 
@@ -45,7 +48,21 @@ export async function buildPackage(): Promise<BuiltFile[]> {
       minify: true,
       mainFields: ['module', 'main'],
     }),
+    build({
+      ...COMMON,
+      platform: 'node',
+      entryPoints: { cli: fileURLToPath(new URL('clients/cli/npm-main.ts', ROOT)) },
+      outdir,
+      packages: 'external',
+    }),
     declarations(),
+    mkdir(DIST, { recursive: true }).then(() =>
+      Promise.all([
+        // Where the bundled loader looks for it; its licence asks for its origin.
+        copyFile(new URL('digits.csv.gz', DIGITS), new URL('digits.csv.gz', DIST)),
+        copyFile(new URL('ORIGIN.md', DIGITS), new URL('digits-ORIGIN.md', DIST)),
+      ]),
+    ),
     copyFile(new URL('LICENSE', ROOT), new URL('LICENSE', PACKAGE)),
   ]);
   const names = (await readdir(DIST)).filter((name) => name.endsWith('.js'));

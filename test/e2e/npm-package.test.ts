@@ -86,6 +86,25 @@ it('trains under Node', async () => {
   expectTrained(JSON.parse(stdout));
 });
 
+describe('brings the command line along', () => {
+  const command = (...line: string[]) =>
+    run('npx', ['--offline', 'ddpnopt', ...line], { cwd: folder, env: { ...process.env, DDPNOPT_URL: stack.url } });
+
+  it('which trains on the digits that come with it', async () => {
+    const { stdout } = await command('train', '--epochs', '2', '--json');
+    const { epochs } = JSON.parse(stdout) as { epochs: { testAccuracy: number }[] };
+    expect(epochs[1]!.testAccuracy).toBeGreaterThan(0.85);
+  });
+
+  it('and says where the service itself is', async () => {
+    expect((await command('--help')).stdout).toContain('ddpnopt bench');
+    await expect(command('serve')).rejects.toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining('npm start') as string,
+    });
+  });
+});
+
 describe('type-checks in a strict program', () => {
   const PROGRAM = `
 import { DdpnoptClient, type StepReply } from 'ddpnopt';
