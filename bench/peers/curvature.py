@@ -1,4 +1,4 @@
-"""What DDPNOpt and K-FAC share: per-sample gradients of a batch, terminal weights and Kronecker factors."""
+"""What DDPNOpt, K-FAC and EKFAC share: per-sample gradients of a batch, terminal weights and Kronecker factors."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from losses import Loss
 from networks import Convolution, Network, Stage
 
 STRIP = 192
@@ -60,7 +61,7 @@ class Passes:
     """G = ∂φ/∂x; None for the first stage, whose input does not change."""
 
 
-def passes(network: Network, inputs: Tensor, labels: Tensor) -> Passes:
+def passes(network: Network, loss: Loss, inputs: Tensor, labels: Tensor) -> Passes:
     """Both passes, without gradients in the parameters: those follow from the factors."""
     states, pre_activations = [inputs], []
     for index, stage in enumerate(network.stages):
@@ -69,7 +70,7 @@ def passes(network: Network, inputs: Tensor, labels: Tensor) -> Passes:
             pre_activation.requires_grad_()
         pre_activations.append(pre_activation)
         states.append(stage.after(pre_activation))
-    losses = functional.cross_entropy(states.pop(), labels, reduction="none")
+    losses = loss(states.pop(), labels)
     # The samples' losses do not depend on each other: the gradient of their sum holds every sample's own.
     gradients = torch.autograd.grad(losses.sum(), [*pre_activations, *states[1:]])
     outputs, state_gradients = gradients[: len(states)], gradients[len(states) :]
@@ -95,42 +96,59 @@ def output_factors(stage: Stage, gradient: Tensor) -> Tensor:
     return gradient
 
 
-class KroneckerFactors:
-    """A = E[Σ_p a aᵀ] and Γ = E[(1/P) Σ_p h g gᵀ] of one stage, their averages and their damped inverses."""
+class FactorAverages:
+    """A = E[Σ_p a aᵀ] and Γ = E[(1/P) Σ_p h g gᵀ] of one stage, averaged over the batches; their lower triangles."""
 
     def __init__(self, stage: Stage, options: KroneckerOptions) -> None:
         inputs, outputs = stage.layer.matrix.shape
-        self._options = options
-        self._input = stage.layer.matrix.new_zeros(inputs, inputs)
-        self._output = stage.layer.matrix.new_zeros(outputs, outputs)
-        self._steps = 0
+        self.options = options
+        self.input = stage.layer.matrix.new_zeros(inputs, inputs)
+        self.output = stage.layer.matrix.new_zeros(outputs, outputs)
+        self.steps = 0
+
+    def update(self, inputs: Tensor, outputs: Tensor, weights: Tensor) -> bool:
+        """Takes in a batch when it is due; whether what is made of the averages is due to be refreshed."""
+        if self.steps % self.options.statistics_every == 0:
+            batch = len(inputs)
+            count = self.steps // self.options.statistics_every + 1
+            share = (1 - self.options.decay) / (1 - self.options.decay**count)
+            a, g = inputs.flatten(0, -2), outputs.flatten(0, -2)
+            weighted = per_sample(weights, outputs).mul(outputs).flatten(0, -2)
+            _average_product(self.input, a, a, share, batch)
+            _average_product(self.output, weighted, g, share, len(g))
+        self.steps += 1
+        return (self.steps - 1) % self.options.refresh_every == 0
+
+
+def per_sample(weights: Tensor, tensor: Tensor) -> Tensor:
+    """Weights [B] in the shape that multiplies a tensor [B, …]."""
+    return weights.view(-1, *[1] * (tensor.dim() - 1))
+
+
+class KroneckerFactors:
+    """The damped inverses of a stage's factors."""
+
+    def __init__(self, stage: Stage, options: KroneckerOptions) -> None:
+        self._averages = FactorAverages(stage, options)
         self.failures = 0
         self.inverse_input = torch.empty(0)
         self.inverse_output = torch.empty(0)
 
     def update(self, inputs: Tensor, outputs: Tensor, weights: Tensor) -> None:
         """Takes in a batch when it is due; refreshes the inverses when they are due."""
-        if self._steps % self._options.statistics_every == 0:
-            batch = len(inputs)
-            count = self._steps // self._options.statistics_every + 1
-            share = (1 - self._options.decay) / (1 - self._options.decay**count)
-            weighted = outputs * weights.view(-1, *[1] * (outputs.dim() - 1))
-            a, g, weighted = inputs.flatten(0, -2), outputs.flatten(0, -2), weighted.flatten(0, -2)
-            _average_product(self._input, a, a, share, batch)
-            _average_product(self._output, weighted, g, share, len(g))
-        if self._steps % self._options.refresh_every == 0:
+        if self._averages.update(inputs, outputs, weights):
             self._refresh()
-        self._steps += 1
 
     def _refresh(self) -> None:
         """Inverts both factors; where one cannot be factorised, the last good inverses stay."""
-        means = [max(float(factor.diagonal().mean()), 1e-30) for factor in (self._input, self._output)]
+        factors = (self._averages.input, self._averages.output)
+        means = [max(float(factor.diagonal().mean()), 1e-30) for factor in factors]
         split = math.sqrt(means[0] / means[1])
-        root = math.sqrt(self._options.damping)
-        inverses = [_damped_inverse(self._input, split * root), _damped_inverse(self._output, root / split)]
+        root = math.sqrt(self._averages.options.damping)
+        inverses = [_damped_inverse(factors[0], split * root), _damped_inverse(factors[1], root / split)]
         if inverses[0] is not None and inverses[1] is not None:
             self.inverse_input, self.inverse_output = inverses[0], inverses[1]
-        elif self._steps == 0:
+        elif self.inverse_input.numel() == 0:
             raise ArithmeticError("the first Kronecker factors have no factorisation")
         else:
             self.failures += 1

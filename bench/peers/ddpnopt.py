@@ -10,7 +10,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from curvature import (
     KroneckerFactors,
@@ -21,6 +20,7 @@ from curvature import (
     strips,
     terminal_weights,
 )
+from losses import Loss
 from networks import Convolution, Network, Stage
 from trainer import Losses
 
@@ -84,23 +84,34 @@ class ConvolutionExpansion:
 
 
 class DdpNopt:
-    """The optimizer and its state."""
+    """The optimizer and its state.
+
+    Weights decay, biases do not: by λ(η/η_peak)u beside the policy, the service's `decoupled`.
+    """
 
     def __init__(
-        self, network: Network, options: KroneckerOptions, learning_rate: float, batch_coupling: str = "full"
+        self,
+        network: Network,
+        loss: Loss,
+        options: KroneckerOptions,
+        learning_rate: float,
+        batch_coupling: str = "full",
+        weight_decay: float = 0.0,
     ) -> None:
         if batch_coupling not in ("full", "diagonal"):
             raise ValueError(f"the peer has no batch coupling {batch_coupling}")
         self._network = network
+        self._loss = loss
         self._options = options
-        self.learning_rate = learning_rate
+        self.learning_rate = self._peak_learning_rate = learning_rate
+        self._weight_decay = weight_decay
         self._is_full = batch_coupling == "full"
         self._factors = [KroneckerFactors(stage, options) for stage in network.stages]
 
     def step(self, inputs: Tensor, labels: Tensor) -> Losses:
         """A whole training step: both passes, curvature, recursion, and the second forward pass with the changes."""
         stages = self._network.stages
-        first = passes(self._network, inputs, labels)
+        first = passes(self._network, self._loss, inputs, labels)
         with torch.no_grad():
             weights = terminal_weights(first.losses, self._options)
             expansions = [
@@ -112,15 +123,18 @@ class DdpNopt:
             systems = self._value_recursion(expansions, weights)
             target = weights.reciprocal()
             changed = inputs
+            decay = self._weight_decay * self.learning_rate / self._peak_learning_rate
             for index, stage in enumerate(stages):
                 gradient = first.state_gradients[index]
                 right = (
                     target if gradient is None else target + _predicted_change(gradient, changed, first.states[index])
                 )
                 coefficients = self._solve(systems[index], right)
+                if decay > 0:
+                    stage.layer.matrix[:-1].mul_(1 - decay)
                 expansions[index].subtract_step(stage.layer.matrix, coefficients, self.learning_rate)
-                changed = stage.after(stage.layer(changed))
-            after = functional.cross_entropy(changed, labels)
+                changed = stage(changed)
+            after = self._loss(changed, labels).mean()
             return Losses(float(first.losses.mean()), float(after))
 
     def _expand(

@@ -35,7 +35,11 @@ class Dense:
         self.weight, self.bias = self.matrix[:-1], self.matrix[-1]
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        return torch.addmm(self.bias, inputs, self.weight)
+        return self.apply(self.matrix, inputs)
+
+    def apply(self, matrix: Tensor, inputs: Tensor) -> Tensor:
+        """The layer's output with other parameters."""
+        return torch.addmm(matrix[-1], inputs, matrix[:-1])
 
     def module(self) -> nn.Module:
         """The same layer as PyTorch's users write it."""
@@ -61,14 +65,21 @@ class Convolution:
         self.padding = (rows // 2, columns // 2) if same else (0, 0)
         self.output_size = (height + 2 * self.padding[0] - rows + 1, width + 2 * self.padding[1] - columns + 1)
         self.matrix = torch.zeros(rows * columns * channels + 1, outputs, dtype=dtype)
-        self.weight = self.matrix[:-1].view(rows, columns, channels, outputs).permute(3, 2, 0, 1)
-        self.bias = self.matrix[-1]
         self.channels = channels
+        self.weight = self._kernel_of(self.matrix)
+        self.bias = self.matrix[-1]
         self._patches = torch.empty(0)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        weight = self.weight.contiguous(memory_format=torch.channels_last)
-        return functional.conv2d(inputs, weight, self.bias, padding=self.padding)
+        return self.apply(self.matrix, inputs)
+
+    def apply(self, matrix: Tensor, inputs: Tensor) -> Tensor:
+        """The layer's output with other parameters."""
+        weight = self._kernel_of(matrix).contiguous(memory_format=torch.channels_last)
+        return functional.conv2d(inputs, weight, matrix[-1], padding=self.padding)
+
+    def _kernel_of(self, matrix: Tensor) -> Tensor:
+        return matrix[:-1].view(*self.kernel, self.channels, -1).permute(3, 2, 0, 1)
 
     def patches(self, inputs: Tensor) -> Tensor:
         """Every position's inputs and a one for the bias, [B, positions, n + 1]; valid until the next call."""
@@ -103,6 +114,15 @@ class Stage:
 
     layer: Dense | Convolution
     after: nn.Sequential
+    initialization: str
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return self.applied(self.layer.matrix, inputs)
+
+    def applied(self, matrix: Tensor, inputs: Tensor) -> Tensor:
+        """The next stage's input, with other parameters."""
+        outputs: Tensor = self.after(self.layer.apply(matrix, inputs))
+        return outputs
 
 
 class Network:
@@ -119,7 +139,8 @@ class Network:
         samples = inputs.view(-1, *self.input_shape)
         if samples.dim() == 4:
             samples = samples.permute(0, 3, 1, 2)
-        return self._preparation(samples)
+        prepared: Tensor = self._preparation(samples)
+        return prepared
 
     def set_parameters(self, values: Sequence[Tensor]) -> None:
         """Takes weight and bias of every stage, one after the other."""
@@ -131,11 +152,18 @@ class Network:
             stage.layer.bias.copy_(bias)
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Normal weights of variance 2/n (He et al., 2015), biases 0."""
+        """Weights as each layer declares, biases 0: normal of variance 2/n (He et al., 2015), or uniform of variance 2/(n + c)."""
         for stage in self.stages:
-            inputs = stage.layer.matrix.shape[0] - 1
-            stage.layer.matrix[:-1].normal_(0, math.sqrt(2 / inputs), generator=generator)
-            stage.layer.bias.zero_()
+            weights, bias = stage.layer.matrix[:-1], stage.layer.bias
+            inputs, outputs = weights.shape
+            if stage.initialization == "glorot-uniform":
+                # The service counts a kernel's positions in both.
+                positions = math.prod(stage.layer.kernel) if isinstance(stage.layer, Convolution) else 1
+                limit = math.sqrt(6 / (inputs + outputs * positions))
+                weights.uniform_(-limit, limit, generator=generator)
+            else:
+                weights.normal_(0, math.sqrt(2 / inputs), generator=generator)
+            bias.zero_()
 
     def parameters(self) -> list[Tensor]:
         """Weight and bias of every stage, one after the other, in the service's layout."""
@@ -144,7 +172,7 @@ class Network:
     def __call__(self, inputs: Tensor) -> Tensor:
         state = self.prepared(inputs)
         for stage in self.stages:
-            state = stage.after(stage.layer(state))
+            state = stage(state)
         return state
 
     def module(self) -> nn.Sequential:
@@ -171,7 +199,7 @@ def _build(declaration: Mapping[str, Any], dtype: torch.dtype) -> tuple[nn.Seque
         if kind in ("dense", "conv2d"):
             built, shape = _layer(layer, shape, dtype)
             behind = nn.Sequential()
-            stages.append(Stage(built, behind))
+            stages.append(Stage(built, behind, layer.get("initialization", "he-normal")))
         elif kind in ACTIVATIONS:
             behind.append(ACTIVATIONS[kind]())
         elif kind == "flatten":
@@ -190,9 +218,9 @@ def _build(declaration: Mapping[str, Any], dtype: torch.dtype) -> tuple[nn.Seque
 def _layer(layer: Mapping[str, Any], shape: list[int], dtype: torch.dtype) -> tuple[Dense | Convolution, list[int]]:
     outputs: int = layer["outputs"]
     if layer["kind"] == "dense":
-        _refuse_options(layer, {"kind", "name", "outputs"})
+        _refuse_options(layer, {"kind", "name", "outputs", "initialization"})
         return Dense(shape[0], outputs, dtype), [outputs]
-    _refuse_options(layer, {"kind", "name", "outputs", "kernel", "padding"})
+    _refuse_options(layer, {"kind", "name", "outputs", "kernel", "padding", "initialization"})
     padding = layer.get("padding", {"kind": "valid"})["kind"]
     if padding not in ("same", "valid"):
         raise ValueError(f"the peers have no {padding} padding")

@@ -1,41 +1,83 @@
 /**
- * The peers that the engine is compared with: DDPNOpt, K-FAC and Adam in PyTorch, in a process of their own (server.py) that takes
- * its turns when it is asked to. Tasks that alternate take a process each.
+ * The peers that the service is compared with, in PyTorch: a process of their own (server.py) that takes its turns when it is asked
+ * to. Tasks that alternate take a process each.
  */
 import { spawn, type ChildProcessWithoutNullStreams } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import * as z from 'zod';
+import type { LossInput } from '../../shared/loss.ts';
 import type { ModelInput } from '../../shared/model.ts';
 import { MISSING, peersInstalled, PYTHON } from './environment.ts';
 
-/** Left out options have the service's defaults. */
-export interface PeerKronecker {
+interface PeerCommon {
   readonly learningRate: number;
-  readonly damping?: number;
-  readonly decay?: number;
-  readonly statisticsEvery?: number;
-  readonly refreshEvery?: number;
-  readonly lossScale?: { readonly floor?: number; readonly ceiling?: number };
-}
-
-interface PeerSchedule {
   /** Half a cosine from the learning rate to 0 over so many steps; constant unless given. */
   readonly cosineSteps?: number;
   /** Inputs whitened once, on the whole data: `rank` features of them stay, damped by so many mean eigenvalues. */
   readonly whitening?: { readonly rank: number; readonly damping: number };
+  /**
+   * λ of the weights, 0 unless given; biases do not decay. In the form that is each optimizer's standard: added to the gradient with
+   * sgd and rmsprop (L2); decoupled, ηλu a step, with adam (AdamW), muon, kfac and ekfac; decoupled as the service's, λ(η/η_peak)u a
+   * step, with ddpnopt; as a running cost (λ/2)‖u‖² with e-msa and vanilla-ddp.
+   */
+  readonly weightDecay?: number;
 }
 
-export type PeerOptimizer = PeerSchedule &
-  (
-    | /** Metric kronecker, coupling feedback. */ (PeerKronecker & {
-        readonly kind: 'ddpnopt';
-        readonly batchCoupling?: 'full' | 'diagonal';
-      })
-    | (PeerKronecker & { readonly kind: 'kfac' })
-    | { readonly kind: 'adam'; readonly learningRate: number }
-  );
+/** Left out options have the service's defaults. */
+export interface PeerKronecker extends PeerCommon {
+  readonly damping?: number;
+  readonly decay?: number;
+  readonly statisticsEvery?: number;
+  readonly refreshEvery?: number;
+  /** Of the terminal weights h in the factors; floor and ceiling 1 give every sample the same, as the textbook's K-FAC. */
+  readonly lossScale?: { readonly floor?: number; readonly ceiling?: number };
+}
+
+export type PeerOptimizer =
+  | /** torch.optim.SGD, momentum 0.9 unless given. */ (PeerCommon & {
+      readonly kind: 'sgd';
+      readonly momentum?: number;
+    })
+  | /** torch.optim.RMSprop; `decay` is its alpha, 0.99 unless given. */ (PeerCommon & {
+      readonly kind: 'rmsprop';
+      readonly decay?: number;
+      readonly momentum?: number;
+    })
+  | (PeerCommon & { readonly kind: 'adam' })
+  | /** torch.optim.Muon for hidden weights, kernels flattened; AdamW for biases and the output layer, at the same η. */ (PeerCommon & {
+      readonly kind: 'muon';
+      readonly momentum?: number;
+    })
+  | /** `momentum` is 0 unless given. */ (PeerKronecker & {
+      readonly kind: 'kfac' | 'ekfac';
+      readonly momentum?: number;
+    })
+  | /** Metric kronecker, coupling feedback. */ (PeerKronecker & {
+      readonly kind: 'ddpnopt';
+      readonly batchCoupling?: 'full' | 'diagonal';
+    })
+  | /**
+     * Li et al., 2018. `learningRate` is the share of the way to the maximiser of the augmented Hamiltonian that a step goes, 1 in
+     * their method; `penalty` is its ρ, 1 unless given, `iterations` of L-BFGS, 10 unless given.
+     */ (PeerCommon & {
+      readonly kind: 'e-msa';
+      readonly penalty?: number;
+      readonly iterations?: number;
+    })
+  | /**
+     * Dense differential dynamic programming on the stacked batch, of small dense nets: Q_uu is regularised by I/η. Steps that would take
+     * more than `memoryLimit` bytes, 2e9 unless given, are refused.
+     */ (PeerCommon & {
+      readonly kind: 'vanilla-ddp';
+      /** Second-order unless given: with the second derivatives of the layers. */
+      readonly dynamics?: 'first-order' | 'second-order';
+      readonly memoryLimit?: number;
+    });
+
+/** Of the service's losses, those that the peers have. */
+export type PeerLoss = Extract<LossInput, { kind: 'softmax-cross-entropy' | 'max-mahalanobis-centre' }>;
 
 /** Data in files that the peers map: float32 inputs, labels as bytes, one sample after the other. */
 export interface PeerFiles {
@@ -56,6 +98,8 @@ export interface PeerTask {
   readonly network: ModelInput;
   readonly batch: number;
   readonly optimizer: PeerOptimizer;
+  /** Softmax cross-entropy unless given. */
+  readonly loss?: PeerLoss;
   readonly precision?: 'float32' | 'float64';
   /** Of the initial parameters and of data, where those are not given. */
   readonly seed?: number;
@@ -86,9 +130,27 @@ const descriptionSchema = z.object({
 });
 const parametersSchema = z.object({ parameters: z.array(z.base64()) });
 const evaluationSchema = z.object({ loss: z.number(), accuracy: z.number() });
+const trainingSchema = z.object({
+  milliseconds: z.number(),
+  evaluations: z.array(
+    z.object({
+      steps: z.int(),
+      milliseconds: z.number(),
+      trainLoss: z.number(),
+      scores: z.record(z.string(), evaluationSchema),
+    }),
+  ),
+  divergedAt: z.int().nullable(),
+});
+const gradientsSchema = z.object({ norms: z.array(z.number()) });
 const errorSchema = z.object({ error: z.string() });
 
 export type PeerSteps = z.output<typeof stepsSchema>;
+/**
+ * `milliseconds` are those of the steps up to an evaluation, or to the end; `trainLoss` is the mean of the batches' losses since the
+ * evaluation before. `divergedAt` is the step that ended the training early, for a number that was not finite.
+ */
+export type PeerTraining = z.output<typeof trainingSchema>;
 export type PeerDescription = z.output<typeof descriptionSchema>;
 
 const SERVER = fileURLToPath(new URL('server.py', import.meta.url));
@@ -152,7 +214,10 @@ export class PeerProcess {
     });
   }
 
-  /** Takes the next steps; `losses` are the batches' mean losses before each, `lossesAfter` those after it, with ddpnopt. */
+  /**
+   * Takes the next steps; `losses` are the batches' mean losses before each, `lossesAfter` those after it, with ddpnopt and
+   * vanilla-ddp.
+   */
   steps(count: number): Promise<PeerSteps> {
     return this.#ask(stepsSchema, { command: 'steps', count });
   }
@@ -160,6 +225,25 @@ export class PeerProcess {
   /** Takes the next steps on batches of these samples; the last one may be smaller. */
   stepsOn(samples: ArrayLike<number>): Promise<PeerSteps> {
     return this.#ask(stepsSchema, { command: 'steps', samples: Array.from(samples) });
+  }
+
+  /**
+   * A whole training in one request: the next steps on batches of these samples, with an evaluation on every part after `every` of
+   * them, and after the last.
+   */
+  train(
+    samples: ArrayLike<number>,
+    every: number,
+    parts: Readonly<Record<string, PeerData | { readonly files: PeerFiles }>>,
+  ): Promise<PeerTraining> {
+    const encoded = Object.entries(parts).map(([name, part]) => [name, this.#part(part)]);
+    const evaluated = Object.fromEntries(encoded) as Record<string, object>;
+    return this.#ask(trainingSchema, { command: 'train', samples: Array.from(samples), every, parts: evaluated });
+  }
+
+  /** The norm of every layer's gradient of the mean loss on these samples, weight and bias together. */
+  async gradientNorms(samples: ArrayLike<number>): Promise<number[]> {
+    return (await this.#ask(gradientsSchema, { command: 'gradients', samples: Array.from(samples) })).norms;
   }
 
   /** Weight and bias of every layer as they are now. */
@@ -173,7 +257,7 @@ export class PeerProcess {
   }
 
   evaluate(data: PeerData | { readonly files: PeerFiles }): Promise<z.output<typeof evaluationSchema>> {
-    return this.#ask(evaluationSchema, { command: 'evaluate', ...('files' in data ? data : this.#encodedData(data)) });
+    return this.#ask(evaluationSchema, { command: 'evaluate', ...this.#part(data) });
   }
 
   /** Ends the process, once it has done what it was asked. */
@@ -182,6 +266,10 @@ export class PeerProcess {
     const ended = once(this.#child, 'exit');
     this.#child.stdin.end();
     await ended;
+  }
+
+  #part(data: PeerData | { readonly files: PeerFiles }): object {
+    return 'files' in data ? data : this.#encodedData(data);
   }
 
   #encodedData({ inputs, labels }: PeerData): { inputs: string; labels: number[] } {

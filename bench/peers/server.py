@@ -4,7 +4,10 @@
     {"command": "prepare", "network": …, "batch": n, …} → {"parameters": count, "milliseconds": preparation}
     {"command": "steps", "count": n}                   → {"milliseconds": […], "losses": […], "lossesAfter": […]}
     {"command": "steps", "samples": [index, …]}        → the same, on these samples of the data, batch after batch
+    {"command": "train", "samples": [index, …], "every": n, "parts": {name: data}}
+                                                       → {"evaluations": […], "milliseconds": …, "divergedAt": step or null}
     {"command": "parameters"}                          → {"parameters": [array, …]}
+    {"command": "gradients", "samples": [index, …]}    → {"norms": [of every layer, …]}
     {"command": "evaluate", "inputs": …, "labels": …}  → {"loss": …, "accuracy": …}
     {"command": "matmul", "size": n}                   → {"milliseconds": …, "flopsPerSecond": …}
 
@@ -31,19 +34,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from adam import Adam, Whitening
 from curvature import KroneckerOptions
 from ddpnopt import DdpNopt
-from kfac import Kfac
+from ekfac import EkfacCurvature
+from emsa import Emsa
+from kfac import KfacCurvature
+from losses import Loss, make_loss
+from natural_gradient import NaturalGradient
 from networks import Network
-from trainer import Trainer
+from torch_optimizers import TorchOptimizer, is_torch_optimizer
+from trainer import Losses, Trainer
+from vanilla_ddp import DEFAULT_MEMORY_LIMIT, VanillaDdp
+from whitening import Whitening
 
 Request = Mapping[str, Any]
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 # Batches of random samples that the steps go through when the request brings no data.
 RANDOM_BATCHES = 8
+# What a training that diverges ends with: a number that is none, or a factorisation that there is not.
+DIVERGENCE = (ArithmeticError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 
 
 def decoded(text: str, dtype: torch.dtype) -> Tensor:
@@ -98,6 +108,7 @@ class Task:
             declaration["input"] = [rank]
             self.whitening_milliseconds = 1000 * (time.perf_counter() - whitening_began)
         self.network = Network(declaration, self.dtype)
+        self.loss = make_loss(request.get("loss", {"kind": "softmax-cross-entropy"}), self.network.classes, self.dtype)
         if "parameters" in request:
             self.network.set_parameters([decoded(text, self.dtype) for text in request["parameters"]])
         else:
@@ -117,7 +128,7 @@ class Task:
         self._taken = 0
         self._schedule_steps: int | None = optimizer.get("cosineSteps")
         self._learning_rate: float = optimizer["learningRate"]
-        self.trainer = make_trainer(self.network, optimizer)
+        self.trainer = make_trainer(self.network, self.loss, optimizer)
         self.milliseconds = 1000 * (time.perf_counter() - began)
 
     def steps(self, count: int) -> dict[str, Any]:
@@ -133,48 +144,113 @@ class Task:
     def _train(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Any]:
         milliseconds, before, after = [], [], []
         for inputs, labels in batches:
-            if self._schedule_steps is not None:
-                self.trainer.learning_rate = self._learning_rate * cosine(self._taken / self._schedule_steps)
             began = time.perf_counter()
-            losses = self.trainer.step(inputs, labels)
+            losses = self._step(inputs, labels)
             milliseconds.append(1000 * (time.perf_counter() - began))
             before.append(losses.before)
             after.append(losses.after)
-            self._taken += 1
         return {"milliseconds": milliseconds, "losses": before, "lossesAfter": after}
+
+    def _step(self, inputs: Tensor, labels: Tensor) -> Losses:
+        if self._schedule_steps is not None:
+            self.trainer.learning_rate = self._learning_rate * cosine(self._taken / self._schedule_steps)
+        losses = self.trainer.step(inputs, labels)
+        self._taken += 1
+        return losses
+
+    def train(self, request: Request) -> dict[str, Any]:
+        """A whole training in one request: steps on these samples, and evaluations after every so many of them and the last."""
+        every: int = request["every"]
+        parts = {name: self._part(part) for name, part in request["parts"].items()}
+        batches = torch.tensor(request["samples"]).split(self._batch)
+        milliseconds, losses = 0.0, 0.0
+        evaluations: list[dict[str, Any]] = []
+        diverged: int | None = None
+        last = 0
+        for count, indices in enumerate(batches, 1):
+            inputs, labels = self._samples[indices], self._labels[indices]
+            began = time.perf_counter()
+            try:
+                loss = self._step(inputs, labels).before
+            except DIVERGENCE:
+                loss = math.nan
+            milliseconds += 1000 * (time.perf_counter() - began)
+            losses += loss
+            if not math.isfinite(loss):
+                diverged = count
+                break
+            if count % every != 0 and count != len(batches):
+                continue
+            scores = {name: self._score(*part) for name, part in parts.items()}
+            if not all(math.isfinite(score["loss"]) for score in scores.values()):
+                diverged = count
+                break
+            trained = {"steps": count, "milliseconds": milliseconds, "trainLoss": losses / (count - last)}
+            evaluations.append({**trained, "scores": scores})
+            losses, last = 0.0, count
+        return {"milliseconds": milliseconds, "evaluations": evaluations, "divergedAt": diverged}
 
     def trained(self) -> Network:
         """The network with the parameters as they are now."""
-        if isinstance(self.trainer, Adam):
+        if isinstance(self.trainer, TorchOptimizer):
             self.trainer.store()
         return self.network
 
+    def gradient_norms(self, samples: list[int]) -> list[float]:
+        """‖∂/∂u_t‖ of the mean loss on these samples, weight and bias together, of every layer."""
+        stages = self.trained().stages
+        indices = torch.tensor(samples)
+        matrices = [stage.layer.matrix.clone().requires_grad_() for stage in stages]
+        state = self._samples[indices]
+        for stage, matrix in zip(stages, matrices, strict=True):
+            state = stage.applied(matrix, state)
+        gradients = torch.autograd.grad(self.loss(state, self._labels[indices]).mean(), matrices)
+        return [float(gradient.norm()) for gradient in gradients]
+
     def evaluate(self, request: Request) -> dict[str, float]:
         """Mean loss and accuracy on the request's samples."""
+        return self._score(*self._part(request))
+
+    def _part(self, request: Request) -> tuple[Tensor, Tensor]:
+        """The inputs and labels that a request brings, or names."""
         if "files" in request:
             inputs, labels = mapped(request["files"], self._features)
         else:
             labels = torch.tensor(request["labels"])
             inputs = decoded(request["inputs"], self.dtype).view(len(labels), -1)
-        if self.whitening is not None:
-            inputs = self.whitening(inputs)
+        return (inputs if self.whitening is None else self.whitening(inputs)), labels
+
+    def _score(self, inputs: Tensor, labels: Tensor) -> dict[str, float]:
         with torch.no_grad():
             outputs = self.trained()(inputs)
-            loss = functional.cross_entropy(outputs, labels)
-            accuracy = (outputs.argmax(1) == labels).double().mean()
+            loss = self.loss(outputs, labels).mean()
+            accuracy = (self.loss.predictions(outputs) == labels).double().mean()
         return {"loss": float(loss), "accuracy": float(accuracy)}
 
 
-def make_trainer(network: Network, optimizer: Request) -> Trainer:
+def make_trainer(network: Network, loss: Loss, optimizer: Request) -> Trainer:
     """The optimizer that a request names."""
     kind, learning_rate = optimizer["kind"], optimizer["learningRate"]
-    if kind == "adam":
-        return Adam(network, learning_rate)
-    if kind == "kfac":
-        return Kfac(network, KroneckerOptions.of(optimizer), learning_rate)
+    decay: float = optimizer.get("weightDecay", 0.0)
+    if is_torch_optimizer(kind):
+        return TorchOptimizer(network, loss, optimizer)
+    if kind in ("kfac", "ekfac"):
+        options = KroneckerOptions.of(optimizer)
+        curvature = KfacCurvature if kind == "kfac" else EkfacCurvature
+        momentum = optimizer.get("momentum", 0.0)
+        return NaturalGradient(
+            network, loss, lambda stage: curvature(stage, options), options, learning_rate, momentum, decay
+        )
     if kind == "ddpnopt":
         coupling = optimizer.get("batchCoupling", "full")
-        return DdpNopt(network, KroneckerOptions.of(optimizer), learning_rate, coupling)
+        return DdpNopt(network, loss, KroneckerOptions.of(optimizer), learning_rate, coupling, decay)
+    if kind == "e-msa":
+        penalty, iterations = optimizer.get("penalty", 1.0), optimizer.get("iterations", 10)
+        return Emsa(network, loss, learning_rate, penalty, iterations, decay)
+    if kind == "vanilla-ddp":
+        dynamics = optimizer.get("dynamics", "second-order")
+        limit = optimizer.get("memoryLimit", DEFAULT_MEMORY_LIMIT)
+        return VanillaDdp(network, loss, learning_rate, dynamics, decay, limit)
     raise ValueError(f"there is no peer {kind}")
 
 
@@ -218,6 +294,10 @@ class Server:
             return self._task.steps_on(request["samples"])
         if command == "steps":
             return self._task.steps(request["count"])
+        if command == "train":
+            return self._task.train(request)
+        if command == "gradients":
+            return {"norms": self._task.gradient_norms(request["samples"])}
         if command == "parameters":
             return {"parameters": [encoded(values) for values in self._task.trained().parameters()]}
         if command == "evaluate":

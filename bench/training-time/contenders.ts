@@ -1,7 +1,5 @@
 /** Who trains: the worker's hosted step on the native engine, and Adam and K-FAC in PyTorch. */
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { availableParallelism, tmpdir } from 'node:os';
-import path from 'node:path';
+import { availableParallelism } from 'node:os';
 import type { LabelledData } from '../../clients/datasets/digits/digits.ts';
 import { disposeReplaced, tensorsIn, type Engine } from '../../gpu-worker/tensor/engine.ts';
 import {
@@ -11,8 +9,11 @@ import {
   initialHostedState,
 } from '../../gpu-worker/training/hosted-step.ts';
 import { hostedDefinitionSchema } from '../../shared/hosted-definition.ts';
-import { PeerProcess, type PeerFiles, type PeerOptimizer } from '../peers/peers.ts';
-import { select, type Parts, type Task } from './task.ts';
+import { countRight } from '../accuracy.ts';
+import type { PartFiles } from '../part-files.ts';
+import { select, type Parts } from '../parts.ts';
+import { PeerProcess, type PeerOptimizer } from '../peers/peers.ts';
+import type { Task } from './task.ts';
 import { fitWhitening, type Whitening } from './whitening.ts';
 
 export interface RunOptions {
@@ -36,9 +37,6 @@ export interface Run {
   readonly evaluate: (part: 'validation' | 'test') => Promise<Score>;
   readonly stop: () => Promise<void>;
 }
-
-/** The parts as files, for contenders in processes of their own. */
-export type PartFiles = Readonly<Record<keyof Parts, PeerFiles>>;
 
 /** A contender that has been given a task. */
 export interface Entrant {
@@ -152,18 +150,6 @@ export function hostedContender(
   };
 }
 
-function countRight(outputs: ArrayLike<number>, { size, classes, labels }: LabelledData): number {
-  let right = 0;
-  for (let i = 0; i < size; i++) {
-    let best = 0;
-    for (let c = 1; c < classes; c++) {
-      if ((outputs[i * classes + c] ?? 0) > (outputs[i * classes + best] ?? 0)) best = c;
-    }
-    if (best === labels[i]) right++;
-  }
-  return right;
-}
-
 /** A PyTorch peer, in a process of its own that is idle when it is not its turn. */
 export function peerContender(
   { id, name, learningRates, isBaseline }: Omit<Contender, 'enter'>,
@@ -199,25 +185,4 @@ export function peerContender(
       };
     },
   };
-}
-
-/** Lends the parts as files, which are gone afterwards. */
-export async function withFiles<Result>(parts: Parts, use: (files: PartFiles) => Promise<Result>): Promise<Result> {
-  const folder = await mkdtemp(path.join(tmpdir(), 'ddpnopt-training-time-'));
-  try {
-    return await use({
-      train: await written(folder, 'train', parts.train),
-      validation: await written(folder, 'validation', parts.validation),
-      test: await written(folder, 'test', parts.test),
-    });
-  } finally {
-    await rm(folder, { recursive: true });
-  }
-}
-
-async function written(folder: string, part: string, { inputs, labels, size }: LabelledData): Promise<PeerFiles> {
-  const files = { inputs: path.join(folder, `${part}.f32`), labels: path.join(folder, `${part}.u8`), size };
-  await writeFile(files.inputs, new Uint8Array(inputs.buffer, inputs.byteOffset, inputs.byteLength));
-  await writeFile(files.labels, labels);
-  return files;
 }

@@ -13,14 +13,16 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { loadEngine, presentEngines } from '../../gpu-worker/tensor/index.ts';
 import { MISSING, peersInstalled } from '../peers/environment.ts';
+import { withFiles, type PartFiles } from '../part-files.ts';
+import type { Parts } from '../parts.ts';
 import { PeerProcess } from '../peers/peers.ts';
 import { provenance } from '../provenance.ts';
-import { withFiles, type Contender, type Entrant, type PartFiles } from './contenders.ts';
+import type { Contender, Entrant } from './contenders.ts';
 import { lineUp } from './line-up.ts';
 import { race, tune, type Tuning } from './measure.ts';
 import { Progress } from './progress.ts';
 import { renderFigures, renderTrainingTime, type TaskResult, type TrainingTimeResults } from './report.ts';
-import { loadParts, task, type DataSetName, type Parts, type Task } from './task.ts';
+import { loadParts, task, type DataSetName, type Task } from './task.ts';
 
 const FOLDER = new URL('../../docs/results/', import.meta.url);
 const { values: options } = parseArgs({

@@ -1,6 +1,8 @@
 /** Choosing learning rates, and the measured runs in which the contenders take turns. */
 import type { Contender, Entrant, Run, RunOptions } from './contenders.ts';
-import { sampleOrder, stepsPerEpoch, type Parts, type Task } from './task.ts';
+import { isDivergence } from '../divergence.ts';
+import { sampleOrder, stepsPerEpoch, type Parts } from '../parts.ts';
+import type { Task } from './task.ts';
 
 /** A point of a training curve. */
 export interface Point {
@@ -42,14 +44,6 @@ export async function tune(task: Task, parts: Parts, { learningRates }: Contende
   }
   const best = accuracies.reduce((left, right) => ((right.accuracy ?? 0) > (left.accuracy ?? 0) ? right : left));
   return { learningRate: best.learningRate, accuracies };
-}
-
-/** Whether a training ended because its numbers did, which is a result and no fault. */
-function isDivergence(error: unknown): boolean {
-  return (
-    error instanceof Error &&
-    (('code' in error && error.code === 'numerical_failure') || error.message.includes('diverged'))
-  );
 }
 
 /**

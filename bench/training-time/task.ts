@@ -1,8 +1,8 @@
 /** What is trained, on what, and for how long. */
-import { loadDigits, type LabelledData } from '../../clients/datasets/digits/digits.ts';
+import { loadDigits } from '../../clients/datasets/digits/digits.ts';
 import { loadMnist } from '../../clients/datasets/mnist/mnist.ts';
-import { permutation, seededRandom } from '../../clients/train/random.ts';
 import type { ModelInput } from '../../shared/model.ts';
+import { parted, type Parts } from '../parts.ts';
 import { NETWORKS, perceptron } from '../peers/networks.ts';
 
 export type DataSetName = 'digits' | 'mnist' | 'fashion-mnist';
@@ -54,13 +54,6 @@ export function task(dataSet: DataSetName, batch: number): Task {
   return { dataSet, batch, ...SETTINGS[dataSet] };
 }
 
-/** Three parts that share no sample. Learning rates are chosen on the validation part; the test part is for the results. */
-export interface Parts {
-  readonly train: LabelledData;
-  readonly validation: LabelledData;
-  readonly test: LabelledData;
-}
-
 /** Every share of the training set that is held back for validation: 1/12 of MNIST's is 5,000. */
 const VALIDATION_SHARE = 1 / 12;
 const DIGITS_TEST_SHARE = 0.2;
@@ -72,37 +65,4 @@ export async function loadParts(name: DataSetName): Promise<Parts> {
   }
   const { train: rest, validation: test } = parted(await loadDigits(), DIGITS_TEST_SHARE);
   return { ...parted(rest, VALIDATION_SHARE), test };
-}
-
-/** The same split whatever the seed of a run. */
-function parted(data: LabelledData, share: number): Pick<Parts, 'train' | 'validation'> {
-  const order = permutation(data.size, seededRandom(0));
-  const held = Math.round(share * data.size);
-  return { train: select(data, order.subarray(held)), validation: select(data, order.subarray(0, held)) };
-}
-
-export function select({ features, classes, inputs, labels }: LabelledData, samples: Uint32Array): LabelledData {
-  const chosen = new Float32Array(samples.length * features);
-  const chosenLabels = new Uint8Array(samples.length);
-  for (const [position, sample] of samples.entries()) {
-    chosen.set(inputs.subarray(sample * features, (sample + 1) * features), position * features);
-    chosenLabels[position] = labels[sample] ?? 0;
-  }
-  return { size: samples.length, features, classes, inputs: chosen, labels: chosenLabels };
-}
-
-/** Whole batches of an epoch; the few samples beyond them wait for the next one. */
-export function stepsPerEpoch({ size }: LabelledData, batch: number): number {
-  return Math.floor(size / batch);
-}
-
-/** The samples of every step of a run, batch after batch: every contender sees the same ones in the same order. */
-export function sampleOrder(data: LabelledData, batch: number, epochs: number, seed: number): Uint32Array {
-  const random = seededRandom(1000 + seed);
-  const perEpoch = stepsPerEpoch(data, batch) * batch;
-  const order = new Uint32Array(epochs * perEpoch);
-  for (let epoch = 0; epoch < epochs; epoch++) {
-    order.set(permutation(data.size, random).subarray(0, perEpoch), epoch * perEpoch);
-  }
-  return order;
 }

@@ -8,7 +8,7 @@ import {
   secondsTo,
   type ContenderResult,
 } from '../../bench/training-time/report.ts';
-import { sampleOrder } from '../../bench/training-time/task.ts';
+import { sampleOrder } from '../../bench/parts.ts';
 
 const curve = (...points: readonly (readonly [seconds: number, accuracy: number])[]): Point[] =>
   points.map(([seconds, accuracy]) => ({ seconds, accuracy, loss: 1 - accuracy }));

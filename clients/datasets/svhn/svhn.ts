@@ -1,0 +1,47 @@
+/**
+ * SVHN, Street View House Numbers (Netzer et al., 2011), cropped digits: 99,289 images of 32×32 pixels in ten classes, from
+ * train_32x32.mat and test_32x32.mat of their authors. It is not bundled: it is for non-commercial use only.
+ */
+import { readFile } from 'node:fs/promises';
+import type { LabelledData } from '../digits/digits.ts';
+import { parseMat } from './mat-file.ts';
+
+const CLASSES = 10;
+const WHITE = 255;
+
+/**
+ * Training and test set: [height, width, channels], values scaled to [0, 1]. The files call the digit 0 class 10; here it is 0.
+ *
+ * @param folder of the two files
+ * @throws Error if a file is missing or damaged
+ */
+export async function loadSvhn(folder: string): Promise<{ readonly train: LabelledData; readonly test: LabelledData }> {
+  return { train: await load(folder, 'train_32x32.mat'), test: await load(folder, 'test_32x32.mat') };
+}
+
+async function load(folder: string, name: string): Promise<LabelledData> {
+  const arrays = parseMat(await readFile(`${folder}/${name}`), name);
+  const [images, classes] = [arrays.get('X'), arrays.get('y')];
+  if (images === undefined || classes === undefined) throw new Error(`${name} lacks X or y`);
+  const [rows = 0, columns = 0, channels = 0, size = 1] = images.shape;
+  if (images.values.length !== rows * columns * channels * size || classes.values.length !== size) {
+    throw new Error(`${name}: images [${images.shape.join(', ')}] and labels [${classes.shape.join(', ')}] do not fit`);
+  }
+  const features = rows * columns * channels;
+  const inputs = new Float32Array(size * features);
+  for (let sample = 0; sample < size; sample++) {
+    for (let row = 0; row < rows; row++) {
+      for (let column = 0; column < columns; column++) {
+        for (let channel = 0; channel < channels; channel++) {
+          // The file is column-major, samples last.
+          const value = images.values[row + rows * (column + columns * (channel + channels * sample))] ?? 0;
+          inputs[sample * features + (row * columns + column) * channels + channel] = value / WHITE;
+        }
+      }
+    }
+  }
+  const wrong = classes.values.find((label) => !(label >= 1 && label <= CLASSES));
+  if (wrong !== undefined) throw new Error(`${name}: there is no class ${String(wrong)}`);
+  const labels = Uint8Array.from(classes.values, (label) => label % CLASSES);
+  return { size, features, classes: CLASSES, inputs, labels };
+}
