@@ -53,9 +53,15 @@ module.exports = {
     only('demo', '^demo/', ['demo/', 'clients/', 'deploy/', 'node:'], 'through public interfaces only'),
     only(
       'bench',
-      '^bench/(?!engine/|peers/|scaling/|service/|training-time/)',
+      '^bench/(?!engine/|peers/|results/|scaling/|service/|training-time/)',
       ['bench/', 'clients/', 'deploy/', '(fs|os|path|url|child_process|crypto|zlib)'],
       'through public interfaces only',
+    ),
+    only(
+      'bench-results',
+      '^bench/results/',
+      ['bench/', 'clients/', 'deploy/', 'shared/', '(crypto|fs|path|timers/promises|url|util)'],
+      'through public interfaces only: of shared, the order of samples that the service publishes',
     ),
     only(
       'bench-service',

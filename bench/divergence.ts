@@ -2,6 +2,8 @@
 export function isDivergence(error: unknown): boolean {
   return (
     error instanceof Error &&
-    (('code' in error && error.code === 'numerical_failure') || error.message.includes('diverged'))
+    (('code' in error && error.code === 'numerical_failure') ||
+      // How the peers name it.
+      /diverged|ArithmeticError|LinAlgError/.test(error.message))
   );
 }

@@ -1,0 +1,98 @@
+/** Items 1 and 2: accuracy of every optimizer at its chosen setting, and how the training went. */
+import { ALL, OPTIMAL_CONTROL, settingsOf, type Optimizer, type Setting } from '../optimizers.ts';
+import { chosenTrials, choose, outcomesOf, tunedPlan } from '../plan.ts';
+import { CONVOLUTIONAL_TASKS, FASHION_MNIST, MNIST, SMALL_TASKS, type Task } from '../tasks.ts';
+import type { Item, Section } from '../item.ts';
+import type { TrialStore } from '../store.ts';
+import { finalAccuracy, type Point } from '../trial.ts';
+
+export interface OptimizerAccuracy {
+  readonly id: string;
+  readonly name: string;
+  readonly setting: Setting;
+  /** Whether the chosen learning rate is the smallest or the largest of the grid. */
+  readonly isAtEnd: boolean;
+  /** On the test part at the end, a seed each; 0 where the training diverged. */
+  readonly accuracies: readonly number[];
+  /** Over the seeds that did not diverge, at equal steps. */
+  readonly curve: readonly Omit<Point, 'seconds'>[];
+}
+
+export interface TaskAccuracy {
+  readonly id: string;
+  readonly description: string;
+  readonly batch: number;
+  readonly epochs: number;
+  readonly trainingSamples: number | null;
+  readonly seeds: number;
+  readonly tuningSeeds: number;
+  readonly optimizers: readonly OptimizerAccuracy[];
+}
+
+export const ACCURACY_TASKS: readonly Task[] = [...SMALL_TASKS, MNIST, FASHION_MNIST, ...CONVOLUTIONAL_TASKS];
+
+/** Methods whose steps take a hundred times as long have a section of their own. */
+const SLOW = '-optimal-control';
+
+function sectionsOf(task: Task): Section[] {
+  const isQuick = SMALL_TASKS.some(({ id }) => id === task.id);
+  const slow = OPTIMAL_CONTROL.filter((optimizer) => optimizer.runsOn(task));
+  const rest = ALL.filter((optimizer) => !OPTIMAL_CONTROL.includes(optimizer));
+  const whole: Section = { id: task.id, isQuick, plan: (store) => tunedPlan(store, task, rest) };
+  if (slow.length === 0) return [whole];
+  return [whole, { id: `${task.id}${SLOW}`, isQuick: false, plan: (store) => tunedPlan(store, task, slow) }];
+}
+
+export const accuracy: Item = {
+  id: 'accuracy',
+  title: 'Accuracy and convergence',
+  sections: ACCURACY_TASKS.flatMap(sectionsOf),
+  results: (store, complete) => ({
+    tasks: ACCURACY_TASKS.filter(({ id }) => complete.has(id)).map((task) => taskAccuracy(store, task)),
+  }),
+};
+
+export function taskAccuracy(store: TrialStore, task: Task): TaskAccuracy {
+  const { id, description, batch, epochs, trainingSamples, seeds, tuningSeeds } = task;
+  return {
+    id,
+    description,
+    batch,
+    epochs,
+    trainingSamples,
+    seeds: seeds.length,
+    tuningSeeds: tuningSeeds.length,
+    optimizers: ALL.filter((optimizer) => optimizer.runsOn(task)).map((optimizer) =>
+      ofOptimizer(store, task, optimizer),
+    ),
+  };
+}
+
+function ofOptimizer(store: TrialStore, task: Task, optimizer: Optimizer): OptimizerAccuracy {
+  const setting = choose(store, task, optimizer);
+  const trials = chosenTrials(store, task, optimizer);
+  const outcomes = trials === null ? null : outcomesOf(store, trials);
+  if (setting === null || outcomes === null) throw new Error(`${task.id} ${optimizer.id} has not been run`);
+  const rates = settingsOf(optimizer).map(({ learningRate }) => learningRate);
+  return {
+    id: optimizer.id,
+    name: optimizer.name,
+    setting,
+    isAtEnd: rates.length > 1 && [Math.min(...rates), Math.max(...rates)].includes(setting.learningRate),
+    accuracies: outcomes.map(finalAccuracy),
+    curve: meanCurve(outcomes.filter(({ validation }) => validation !== null).map(({ points }) => points)),
+  };
+}
+
+function meanCurve(curves: readonly (readonly Point[])[]): Omit<Point, 'seconds'>[] {
+  const [first = []] = curves;
+  return first.map(({ step }, index) => {
+    const mean = (key: 'trainingLoss' | 'loss' | 'accuracy'): number =>
+      significant(curves.reduce((sum, curve) => sum + (curve[index]?.[key] ?? Number.NaN), 0) / curves.length);
+    return { step, trainingLoss: mean('trainingLoss'), loss: mean('loss'), accuracy: mean('accuracy') };
+  });
+}
+
+function significant(value: number): number {
+  return Number(value.toPrecision(5));
+}

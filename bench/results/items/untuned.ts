@@ -1,0 +1,130 @@
+/** Item 9: the defaults, which nobody tuned, against each baseline's best setting. */
+import type { Item } from '../item.ts';
+import { BASELINES, TUNED, UNTUNED, type Optimizer } from '../optimizers.ts';
+import { chosenTrials, joined, outcomesOf, planned, tunedPlan, type Plan } from '../plan.ts';
+import { mean } from '../statistics.ts';
+import type { TrialStore } from '../store.ts';
+import { BREAST_CANCER, DIGITS, FASHION_MNIST, MNIST, seeds, WINE, type Task } from '../tasks.ts';
+import type { Outcome } from '../trial.ts';
+
+interface CurvePoint {
+  readonly step: number;
+  /** Of the runs that had the machine to themselves. */
+  readonly seconds: number;
+  readonly trainingLoss: number;
+  /** Over all seeds; a run that diverged counts as 0. */
+  readonly accuracy: number;
+}
+
+export interface OptimizerCurve {
+  readonly id: string;
+  readonly name: string;
+  readonly millisecondsPerStep: number;
+  readonly curve: readonly CurvePoint[];
+}
+
+export interface TaskCurves {
+  readonly id: string;
+  readonly description: string;
+  readonly batch: number;
+  /** Whether a default was chosen on this task, or on its data. */
+  readonly hadSay: boolean;
+  readonly seeds: number;
+  readonly timedSeeds: number;
+  readonly optimizers: readonly OptimizerCurve[];
+}
+
+const TASKS: readonly Task[] = [WINE, BREAST_CANCER, DIGITS, MNIST, FASHION_MNIST];
+/** The defaults were chosen in trials on DIGITS and MNIST. */
+const HAD_SAY: readonly Task[] = [DIGITS, MNIST];
+const TIMED: readonly Optimizer[] = [...BASELINES, UNTUNED];
+const TIMED_SEEDS = seeds(3, 200);
+
+export const untuned: Item = {
+  id: 'untuned',
+  title: 'Defaults that nobody tuned',
+  sections: TASKS.map((task) => ({ id: task.id, isQuick: false, plan: (store) => planOf(store, task) })),
+  results: (store, complete) => ({
+    tasks: TASKS.filter(({ id }) => complete.has(id)).map((task) => taskCurves(store, task)),
+  }),
+};
+
+/** The tuned form, too, where item 1 tunes it. */
+function comparedOn(task: Task): readonly Optimizer[] {
+  return task === BREAST_CANCER ? TIMED : [...TIMED, TUNED];
+}
+
+/** The tuned trials, and some of the chosen ones with the machine to themselves, in rounds of one of each. */
+function planOf(store: TrialStore, task: Task): Plan {
+  const rounds = TIMED_SEEDS.map((seed): Plan => {
+    const trials = comparedOn(task).map((optimizer) => ({
+      optimizer,
+      chosen: timedTrials(store, task, optimizer, [seed]),
+    }));
+    return {
+      trials: trials.flatMap(({ optimizer, chosen }) => (chosen ?? []).map((trial) => planned(task, optimizer, trial))),
+      waiting: trials.filter(({ chosen }) => chosen === null).length,
+    };
+  });
+  return joined([tunedPlan(store, task, comparedOn(task)), ...rounds]);
+}
+
+function timedTrials(
+  store: TrialStore,
+  task: Task,
+  optimizer: Optimizer,
+  which: readonly number[],
+): ReturnType<typeof chosenTrials> {
+  return chosenTrials(store, task, optimizer, { seeds: which, alone: true });
+}
+
+function taskCurves(store: TrialStore, task: Task): TaskCurves {
+  return {
+    id: task.id,
+    description: task.description,
+    batch: task.batch,
+    hadSay: HAD_SAY.includes(task),
+    seeds: task.seeds.length,
+    timedSeeds: TIMED_SEEDS.length,
+    optimizers: comparedOn(task).map((optimizer) => curveOf(store, task, optimizer)),
+  };
+}
+
+function curveOf(store: TrialStore, task: Task, optimizer: Optimizer): OptimizerCurve {
+  const outcomes = found(store, chosenTrials(store, task, optimizer));
+  const timed = found(store, timedTrials(store, task, optimizer, TIMED_SEEDS));
+  const paces = timed.flatMap(({ points }) => points.slice(-1).map(({ seconds, step }) => seconds / step));
+  const pace = mean(paces);
+  const longest = outcomes.reduce((left, right) => (right.points.length > left.points.length ? right : left));
+  return {
+    id: optimizer.id,
+    name: optimizer.name,
+    millisecondsPerStep: Number((1000 * pace).toPrecision(3)),
+    curve: longest.points.map(({ step }, index) => ({
+      step,
+      seconds: Number((pace * step).toPrecision(4)),
+      trainingLoss: Number(mean(outcomes.flatMap(({ points }) => points[index]?.trainingLoss ?? [])).toPrecision(4)),
+      accuracy: Number(mean(outcomes.map(({ points }) => points[index]?.accuracy ?? 0)).toFixed(5)),
+    })),
+  };
+}
+
+function found(store: TrialStore, trials: ReturnType<typeof chosenTrials>): Outcome[] {
+  const outcomes = trials === null ? null : outcomesOf(store, trials);
+  if (outcomes === null) throw new Error('a trial of this section has not been run');
+  return outcomes;
+}
+
+export interface Reached {
+  readonly step: number;
+  readonly seconds: number;
+}
+
+/** The first point whose mean accuracy is at least this; null if there is none. */
+export function firstReaching({ curve }: OptimizerCurve, accuracy: number): Reached | null {
+  return curve.find((point) => point.accuracy >= accuracy) ?? null;
+}
+
+export function bestAccuracy({ curve }: OptimizerCurve): number {
+  return Math.max(...curve.map(({ accuracy }) => accuracy));
+}

@@ -1,0 +1,226 @@
+/** The optimizers that are compared, each with the settings that it is tuned over: as many for each. */
+import type { PeerOptimizer } from '../peers/peers.ts';
+import { BREAST_CANCER, WINE, type Task } from './tasks.ts';
+import type { ServiceOptimizer, Trainer } from './trial.ts';
+
+export interface Setting {
+  readonly learningRate: number;
+  /** λ of weight decay; of E-MSA ρ. */
+  readonly regularization: number;
+}
+
+export interface Optimizer {
+  readonly id: string;
+  readonly name: string;
+  /** In half decades; a single one is not tuned. */
+  readonly learningRates: readonly number[];
+  /** The same and two more at either end, for the maps of sensitivity. */
+  readonly widerLearningRates: readonly number[];
+  readonly regularizations: readonly number[];
+  /** What the regularisation is, for the reader. */
+  readonly regularizer: string;
+  readonly trainer: (setting: Setting, task: Task) => Trainer;
+  /** Whether a step of it can be afforded on this task. */
+  readonly runsOn: (task: Task) => boolean;
+}
+
+const TUNED_RATES = 7;
+const WIDER_RATES = 11;
+
+type Rates = Pick<Optimizer, 'learningRates' | 'widerLearningRates'>;
+
+/** @param centre in half decades from 1 */
+function ratesAround(centre: number): Rates {
+  return { learningRates: halfDecades(centre, TUNED_RATES), widerLearningRates: halfDecades(centre, WIDER_RATES) };
+}
+
+/** 1 and 3 of every decade. */
+function halfDecades(centre: number, count: number): number[] {
+  // Written out, so that 3e-3 is not 0.0030000000000000001.
+  return Array.from({ length: count }, (_, index) => {
+    const half = centre - (count - 1) / 2 + index;
+    return Number(`${half % 2 === 0 ? '1' : '3'}e${String(Math.floor(half / 2))}`);
+  });
+}
+
+/** Added to the gradient, or the running cost's gradient in the recursion. */
+const PENALTY = [0, 1e-4, 1e-3];
+/** Times η beside the update. */
+const SCALED_DECAY = [0, 1e-2, 1e-1];
+/** The share of a weight that a step takes away. */
+const DECAY = [0, 1e-4, 1e-3];
+
+const everywhere = (): boolean => true;
+const isTabular = (task: Task): boolean => [WINE, BREAST_CANCER].includes(task);
+
+type PeerSettings = (setting: Setting, task: Task) => PeerOptimizer;
+
+function peer(
+  base: Pick<Optimizer, 'id' | 'name' | 'regularizations' | 'regularizer'> & Partial<Pick<Optimizer, 'runsOn'>>,
+  centre: number,
+  settings: PeerSettings,
+): Optimizer {
+  return {
+    runsOn: everywhere,
+    ...base,
+    ...ratesAround(centre),
+    trainer: (setting, task) => ({ kind: 'peer', optimizer: settings(setting, task) }),
+  };
+}
+
+function inputsOf({ network: { input } }: Task): number {
+  return input.reduce((product, length) => product * length, 1);
+}
+
+/** Added to the eigenvalues, in mean eigenvalues. */
+const WHITENING_DAMPING = 0.1;
+
+export const BASELINES: readonly Optimizer[] = [
+  peer(
+    { id: 'sgd', name: 'SGD, momentum 0.9', regularizations: PENALTY, regularizer: 'λu added to the gradient' },
+    -3,
+    ({ learningRate, regularization: weightDecay }) => ({ kind: 'sgd', learningRate, weightDecay }),
+  ),
+  peer(
+    { id: 'rmsprop', name: 'RMSprop', regularizations: PENALTY, regularizer: 'λu added to the gradient' },
+    -5,
+    ({ learningRate, regularization: weightDecay }) => ({ kind: 'rmsprop', learningRate, weightDecay }),
+  ),
+  peer(
+    { id: 'adam', name: 'Adam', regularizations: SCALED_DECAY, regularizer: 'ηλu beside the update (AdamW)' },
+    -4,
+    ({ learningRate, regularization: weightDecay }) => ({ kind: 'adam', learningRate, weightDecay }),
+  ),
+  peer(
+    {
+      id: 'adam-whitened',
+      name: 'Adam, whitened inputs',
+      regularizations: SCALED_DECAY,
+      regularizer: 'ηλu beside the update (AdamW)',
+    },
+    -4,
+    ({ learningRate, regularization: weightDecay }, task) => ({
+      kind: 'adam',
+      learningRate,
+      weightDecay,
+      whitening: { rank: inputsOf(task), damping: WHITENING_DAMPING },
+    }),
+  ),
+  peer(
+    { id: 'muon', name: 'Muon', regularizations: SCALED_DECAY, regularizer: 'ηλu beside the update' },
+    -4,
+    ({ learningRate, regularization: weightDecay }) => ({ kind: 'muon', learningRate, weightDecay }),
+  ),
+  peer(
+    { id: 'kfac', name: 'K-FAC', regularizations: SCALED_DECAY, regularizer: 'ηλu beside the update' },
+    -2,
+    ({ learningRate, regularization: weightDecay }) => ({ kind: 'kfac', learningRate, weightDecay }),
+  ),
+  peer(
+    { id: 'ekfac', name: 'EKFAC', regularizations: SCALED_DECAY, regularizer: 'ηλu beside the update' },
+    -2,
+    ({ learningRate, regularization: weightDecay }) => ({ kind: 'ekfac', learningRate, weightDecay }),
+  ),
+];
+
+/** Of optimal control, as the paper compares with them: for small dense nets. */
+export const OPTIMAL_CONTROL: readonly Optimizer[] = [
+  peer(
+    {
+      id: 'e-msa',
+      name: 'E-MSA',
+      regularizations: [0.1, 1, 10],
+      regularizer: 'ρ of the augmented Hamiltonian',
+      runsOn: isTabular,
+    },
+    -3,
+    ({ learningRate, regularization: penalty }) => ({ kind: 'e-msa', learningRate, penalty }),
+  ),
+  peer(
+    {
+      id: 'vanilla-ddp',
+      name: 'vanilla DDP',
+      regularizations: PENALTY,
+      regularizer: 'running cost (λ/2)‖u‖²',
+      runsOn: isTabular,
+    },
+    0,
+    ({ learningRate, regularization: weightDecay }) => ({ kind: 'vanilla-ddp', learningRate, weightDecay }),
+  ),
+];
+
+function service(
+  base: Pick<Optimizer, 'id' | 'name' | 'regularizations' | 'regularizer'>,
+  rates: Rates,
+  settings: (setting: Setting) => ServiceOptimizer,
+): Optimizer {
+  return {
+    ...base,
+    ...rates,
+    runsOn: everywhere,
+    trainer: (setting) => ({ kind: 'service', optimizer: settings(setting) }),
+  };
+}
+
+type Metric = 'identity' | 'rmsprop' | 'kronecker';
+
+/** The paper's own recursion: every sample by itself, its loss gradient's outer product unweighted, decay as the running cost. */
+function paperFaithful(metric: Metric, centre: number): Optimizer {
+  return service(
+    {
+      id: `paper-${metric}`,
+      name: `DDPNOpt as in the paper, ${metric}`,
+      regularizations: PENALTY,
+      regularizer: 'running cost (λ/2)‖u‖²',
+    },
+    ratesAround(centre),
+    ({ learningRate, regularization }) => ({
+      learningRate: { kind: 'constant', value: learningRate },
+      metric: { kind: metric },
+      terminalCurvature: { kind: 'gradient', lossScale: null },
+      batchCoupling: 'paper-faithful',
+      weightDecay: regularization === 0 ? null : { kind: 'running-cost', rate: regularization },
+    }),
+  );
+}
+
+export const PAPER_FAITHFUL: readonly Optimizer[] = [
+  paperFaithful('identity', -2),
+  paperFaithful('rmsprop', -5),
+  paperFaithful('kronecker', -3),
+];
+
+type Coupling = NonNullable<ServiceOptimizer['coupling']>;
+
+function ours(id: string, name: string, coupling: Coupling, centre: number): Optimizer {
+  return service(
+    { id, name, regularizations: DECAY, regularizer: 'λu beside the update' },
+    ratesAround(centre),
+    ({ learningRate, regularization }) => ({
+      learningRate: { kind: 'constant', value: learningRate },
+      coupling,
+      weightDecay: regularization === 0 ? null : { kind: 'decoupled', rate: regularization },
+    }),
+  );
+}
+
+/** The service's batch-exact form with its default metric, curvature and batch coupling. */
+export const TUNED = ours('ddpnopt', 'DDPNOpt, tuned', 'feedback', 1);
+
+/** The same without any coupling of the layers, and so without feedback. */
+export const LAYERWISE = ours('ddpnopt-layerwise', 'DDPNOpt, layerwise', 'layerwise', 1);
+
+export const UNTUNED: Optimizer = service(
+  { id: 'ddpnopt-default', name: 'DDPNOpt, defaults', regularizations: [0], regularizer: 'none' },
+  { learningRates: [10], widerLearningRates: [10] },
+  () => ({}),
+);
+
+/** Everybody, in the order of the tables. */
+export const ALL: readonly Optimizer[] = [...BASELINES, ...OPTIMAL_CONTROL, ...PAPER_FAITHFUL, TUNED, UNTUNED];
+
+export function settingsOf({ learningRates, regularizations }: Optimizer): Setting[] {
+  return learningRates.flatMap((learningRate) =>
+    regularizations.map((regularization) => ({ learningRate, regularization })),
+  );
+}

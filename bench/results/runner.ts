@@ -1,0 +1,143 @@
+/**
+ * Runs trials: those of the service several at a time, in sessions of one worker; those of PyTorch one after the other beside them;
+ * and those whose seconds count when all the others are done, one at a time.
+ */
+import { setImmediate } from 'node:timers/promises';
+import { withFiles, type PartFiles } from '../part-files.ts';
+import type { Parts } from '../parts.ts';
+import { loadParts, type DataSetName } from './data.ts';
+import { PeerTrials } from './peer.ts';
+import type { PlannedTrial } from './plan.ts';
+import { ServiceTrials } from './service.ts';
+import type { TrialStore, Versions } from './store.ts';
+import { keyOf, type Network, type Outcome, type Trainer, type Trial } from './trial.ts';
+
+/** Sessions that train at a time: the worker computes one step while the others' requests are on their way. */
+const SESSIONS = 4;
+/** Features of the data sets whose nets are small. */
+const SMALL_INPUT = 64;
+
+export interface RunOptions {
+  readonly revision: string;
+  /** Of the service; unless given, what suits the network. */
+  readonly engine: string | undefined;
+  /** `performance.now()` after which no trial begins any more. */
+  readonly ends: number;
+  /** Called after every trial. */
+  readonly onDone: (planned: PlannedTrial, outcome: Outcome) => void;
+}
+
+interface Lent {
+  readonly parts: Parts;
+  readonly files: PartFiles;
+}
+
+/** Runs those trials that the store lacks. @returns false if the time was up before */
+export async function runTrials(
+  store: TrialStore,
+  trials: readonly PlannedTrial[],
+  options: RunOptions,
+): Promise<boolean> {
+  const missing = missingOf(store, trials);
+  const together = missing.filter(({ trial }) => !trial.alone);
+  const alone = missing.filter(({ trial }) => trial.alone);
+  const runner = new Runner(store, options);
+  try {
+    const of = (kind: Trainer['kind']): PlannedTrial[] => together.filter(({ trial }) => trial.trainer.kind === kind);
+    await Promise.all([runner.all(of('service'), SESSIONS), runner.all(of('peer'), 1)]);
+    await runner.all(alone, 1);
+  } finally {
+    await runner.stop();
+  }
+  return missingOf(store, trials).length === 0;
+}
+
+/** Each only once, however many plans have it. */
+export function missingOf(store: TrialStore, trials: readonly PlannedTrial[]): PlannedTrial[] {
+  const byKey = new Map(trials.map((each) => [keyOf(each.trial), each]));
+  return [...byKey.values()].filter(({ trial }) => store.outcome(trial) === undefined);
+}
+
+/** WebAssembly where a step is so small that the way to the native library is most of it; else the fastest engine that is there. */
+function engineFor({ input }: Network): string | undefined {
+  return input.length === 1 && input[0] <= SMALL_INPUT ? 'wasm' : undefined;
+}
+
+class Runner {
+  readonly #store: TrialStore;
+  readonly #options: RunOptions;
+  readonly #data = new Map<DataSetName, Promise<Parts>>();
+  readonly #services = new Map<string | undefined, Promise<ServiceTrials>>();
+  #peer: Promise<PeerTrials> | undefined;
+
+  constructor(store: TrialStore, options: RunOptions) {
+    this.#store = store;
+    this.#options = options;
+  }
+
+  /** Takes the trials data set by data set, in their order, so many at a time. */
+  async all(trials: readonly PlannedTrial[], atATime: number): Promise<void> {
+    for (const dataSet of new Set(trials.map(({ trial }) => trial.dataSet))) {
+      const parts = await this.#parts(dataSet);
+      const queue = trials.filter(({ trial }) => trial.dataSet === dataSet).values();
+      await withFiles(parts, async (files) => {
+        const lane = async (): Promise<void> => {
+          for (const planned of queue) {
+            if (performance.now() > this.#options.ends) return;
+            await this.#one(planned, { parts, files });
+          }
+        };
+        await Promise.all(Array.from({ length: atATime }, lane));
+      });
+    }
+  }
+
+  async stop(): Promise<void> {
+    await (await this.#peer)?.stop();
+    for (const service of this.#services.values()) await (await service).stop();
+  }
+
+  async #one(planned: PlannedTrial, lent: Lent): Promise<void> {
+    const { trial } = planned;
+    const { outcome, trainer } = await this.#run(trial, lent);
+    const versions: Versions = { revision: this.#options.revision, trainer };
+    this.#store.add(trial, outcome, versions);
+    this.#options.onDone(planned, outcome);
+    // Lets the other lanes and signals have their turn.
+    await setImmediate();
+  }
+
+  async #run(trial: Trial, { parts, files }: Lent): Promise<{ readonly outcome: Outcome; readonly trainer: string }> {
+    const service = await this.#serviceFor(trial.network);
+    const { trainer } = trial;
+    switch (trainer.kind) {
+      case 'service':
+        return { outcome: await service.run(trial, trainer.optimizer, parts), trainer: service.engine };
+      case 'peer': {
+        const peer = await (this.#peer ??= PeerTrials.start());
+        const parameters = await service.initialParameters(trial.network, trial.seed);
+        const outcome = await peer.run(trial, trainer.optimizer, parameters, parts, files);
+        return { outcome, trainer: `PyTorch ${peer.torch}` };
+      }
+    }
+  }
+
+  #serviceFor(network: Network): Promise<ServiceTrials> {
+    const engine = this.#options.engine ?? engineFor(network);
+    let service = this.#services.get(engine);
+    if (service === undefined) {
+      service = ServiceTrials.start(engine);
+      this.#services.set(engine, service);
+    }
+    return service;
+  }
+
+  #parts(name: DataSetName): Promise<Parts> {
+    let parts = this.#data.get(name);
+    if (parts === undefined) {
+      parts = loadParts(name);
+      this.#data.set(name, parts);
+    }
+    return parts;
+  }
+}

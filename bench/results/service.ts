@@ -1,0 +1,114 @@
+/** Trials of the service: a worker and an edge of their own, and hosted sessions over HTTP with the JavaScript client. */
+import type { LabelledData } from '../../clients/datasets/digits/digits.ts';
+import { DdpnoptClient, type HostedTrainingSession } from '../../clients/js/index.ts';
+import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
+import { countRight } from '../accuracy.ts';
+import { select, type Parts } from '../parts.ts';
+import { runTrial, trainingPart, type Training } from './run.ts';
+import type { Network, Outcome, Score, ServiceOptimizer, Trial } from './trial.ts';
+
+const LOSS = { kind: 'softmax-cross-entropy' } as const;
+/** Samples of one prediction. */
+const EVALUATION_BATCH = 2000;
+
+export class ServiceTrials {
+  readonly #stack: LocalStack;
+  readonly #client: DdpnoptClient;
+  readonly #initial = new Map<string, Promise<Float32Array[]>>();
+
+  private constructor(stack: LocalStack) {
+    this.#stack = stack;
+    this.#client = new DdpnoptClient({ url: stack.url });
+  }
+
+  /** @param engine of the worker; unless given, the fastest one that is there */
+  static async start(engine?: string): Promise<ServiceTrials> {
+    return new ServiceTrials(await startStack({ engine }));
+  }
+
+  get engine(): string {
+    return this.#stack.engine;
+  }
+
+  run(trial: Trial, optimizer: ServiceOptimizer, parts: Parts): Promise<Outcome> {
+    return runTrial(trial, parts, async () => {
+      const session = await this.#createSession(trial.network, trial.seed, optimizer);
+      return trainingOf(session, trainingPart(parts, trial), parts, trial.batch);
+    });
+  }
+
+  /** Weight and bias of every layer as a session with that seed begins: everybody else begins with them too. */
+  initialParameters(network: Network, seed: number): Promise<Float32Array[]> {
+    const key = JSON.stringify([network, seed]);
+    let parameters = this.#initial.get(key);
+    if (parameters === undefined) {
+      parameters = this.#fetchInitialParameters(network, seed);
+      this.#initial.set(key, parameters);
+    }
+    return parameters;
+  }
+
+  stop(): Promise<void> {
+    return this.#stack.stop();
+  }
+
+  async #fetchInitialParameters(network: Network, seed: number): Promise<Float32Array[]> {
+    const session = await this.#createSession(network, seed, {});
+    try {
+      const weights = await session.weights();
+      return parameterNames(network).map((name) => {
+        const tensor = weights.get(name);
+        if (tensor === undefined) throw new Error(`the session has no ${name}`);
+        return Float32Array.from(tensor.values);
+      });
+    } finally {
+      await session.delete();
+    }
+  }
+
+  #createSession(model: Network, seed: number, optimizer: ServiceOptimizer): Promise<HostedTrainingSession> {
+    return this.#client.createHostedSession({ model, loss: LOSS, optimizer, seed });
+  }
+}
+
+/** Weight and bias of every layer, in the order of the forward pass. */
+function parameterNames({ layers }: Network): string[] {
+  return layers.flatMap((layer) =>
+    layer.kind === 'dense' || layer.kind === 'conv2d'
+      ? [`layers.${layer.name}.weight`, `layers.${layer.name}.bias`]
+      : [],
+  );
+}
+
+function trainingOf(session: HostedTrainingSession, train: LabelledData, parts: Parts, batch: number): Training {
+  return {
+    async train(samples) {
+      const losses: number[] = [];
+      let milliseconds = 0;
+      for (let begin = 0; begin < samples.length; begin += batch) {
+        const { inputs: x, labels: y } = select(train, samples.subarray(begin, begin + batch));
+        const began = performance.now();
+        const { loss } = await session.step({ x, y });
+        milliseconds += performance.now() - began;
+        losses.push(loss);
+      }
+      return { losses, seconds: milliseconds / 1000 };
+    },
+    evaluate: (part) => scoreOf(session, parts[part]),
+    stop: () => session.delete(),
+  };
+}
+
+async function scoreOf(session: HostedTrainingSession, data: LabelledData): Promise<Score> {
+  let loss = 0;
+  let right = 0;
+  for (let begin = 0; begin < data.size; begin += EVALUATION_BATCH) {
+    const size = Math.min(EVALUATION_BATCH, data.size - begin);
+    const inputs = data.inputs.subarray(begin * data.features, (begin + size) * data.features);
+    const labels = data.labels.subarray(begin, begin + size);
+    const { outputs, loss: mean } = await session.predict({ x: inputs, y: labels });
+    loss += (mean ?? Number.NaN) * size;
+    right += countRight(outputs, { ...data, size, inputs, labels });
+  }
+  return { loss: loss / data.size, accuracy: right / data.size };
+}

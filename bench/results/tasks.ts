@@ -1,0 +1,129 @@
+/** What is trained on what, and for how long. */
+import { NETWORKS } from '../peers/networks.ts';
+import type { DataSetName } from './data.ts';
+import type { Network, Trainer, Trial } from './trial.ts';
+
+export interface Task {
+  readonly id: string;
+  /** For the reader: network, activation. */
+  readonly description: string;
+  readonly dataSet: DataSetName;
+  readonly trainingSamples: number | null;
+  readonly network: Network;
+  readonly batch: number;
+  readonly epochs: number;
+  /** Seeds of the runs that the results are made of. */
+  readonly seeds: readonly number[];
+  /** Seeds of the runs that choose a setting, other ones. */
+  readonly tuningSeeds: readonly number[];
+}
+
+type Activation = 'relu' | 'tanh' | 'sigmoid';
+
+/** Dense layers with an activation between them; weights begin as suits it. */
+export function denseNetwork([input = 0, ...widths]: readonly number[], activation: Activation): Network {
+  const initialization = activation === 'relu' ? 'he-normal' : 'glorot-uniform';
+  const layers = widths.flatMap((outputs, t): Network['layers'] => {
+    const dense = { kind: 'dense', name: `dense${String(t + 1)}`, outputs, initialization } as const;
+    return t < widths.length - 1 ? [dense, { kind: activation }] : [dense];
+  });
+  return { input: [input], layers };
+}
+
+export function seeds(count: number, first = 0): number[] {
+  return Array.from({ length: count }, (_, index) => first + index);
+}
+
+interface DenseOptions extends Pick<Task, 'dataSet' | 'batch' | 'epochs'> {
+  readonly widths: readonly number[];
+  readonly activation: Activation;
+  readonly trainingSamples?: number;
+  readonly tuningSeeds?: number;
+}
+
+function denseTask(id: string, { widths, activation, trainingSamples, tuningSeeds = 2, ...rest }: DenseOptions): Task {
+  return {
+    id,
+    description: `${widths.join('-')}, ${activation}`,
+    trainingSamples: trainingSamples ?? null,
+    network: denseNetwork(widths, activation),
+    seeds: seeds(10),
+    tuningSeeds: seeds(tuningSeeds, 100),
+    ...rest,
+  };
+}
+
+function convolutionalTask(dataSet: DataSetName, shape: readonly [number, number, number]): Task {
+  return {
+    id: `${dataSet}-cnn`,
+    description: 'four 3×3×32 convolutions and two dense layers, relu',
+    dataSet,
+    trainingSamples: null,
+    network: { ...NETWORKS['cnn-32'], input: [...shape] },
+    batch: 128,
+    epochs: 5,
+    seeds: seeds(3),
+    tuningSeeds: seeds(1, 100),
+  };
+}
+
+/** The paper's dense nets: five layers, ten to 32 wide, batches of 8 to 32, tanh on WINE and DIGITS. */
+export const WINE = denseTask('wine', {
+  dataSet: 'wine',
+  widths: [13, 16, 16, 16, 16, 3],
+  activation: 'tanh',
+  batch: 8,
+  epochs: 10,
+});
+export const DIGITS = denseTask('digits', {
+  dataSet: 'digits',
+  widths: [64, 32, 32, 32, 32, 10],
+  activation: 'tanh',
+  batch: 32,
+  epochs: 5,
+});
+/** No default was chosen on it, nor is it in the paper. */
+export const BREAST_CANCER = denseTask('breast-cancer', {
+  dataSet: 'breast-cancer',
+  widths: [30, 16, 16, 16, 16, 2],
+  activation: 'tanh',
+  batch: 16,
+  epochs: 6,
+});
+export const MNIST = denseTask('mnist', {
+  dataSet: 'mnist',
+  widths: [784, 32, 32, 32, 32, 10],
+  activation: 'relu',
+  batch: 32,
+  epochs: 1,
+  trainingSamples: 10_000,
+  tuningSeeds: 1,
+});
+export const FASHION_MNIST = denseTask('fashion-mnist', {
+  dataSet: 'fashion-mnist',
+  widths: [784, 32, 32, 32, 32, 10],
+  activation: 'relu',
+  batch: 32,
+  epochs: 1,
+  trainingSamples: 10_000,
+  tuningSeeds: 1,
+});
+export const SMALL_TASKS = [WINE, DIGITS] as const;
+export const CONVOLUTIONAL_TASKS = [
+  convolutionalTask('mnist', [28, 28, 1]),
+  convolutionalTask('fashion-mnist', [28, 28, 1]),
+  convolutionalTask('cifar10', [32, 32, 3]),
+  convolutionalTask('svhn', [32, 32, 3]),
+] as const;
+
+interface TrialSettings extends Pick<Trial, 'seed' | 'evaluations'> {
+  readonly alone?: boolean;
+}
+
+export function trialOf(
+  { dataSet, trainingSamples, network, batch, epochs }: Task,
+  trainer: Trainer,
+  { seed, evaluations, alone = false }: TrialSettings,
+): Trial {
+  return { dataSet, trainingSamples, network, batch, epochs, seed, evaluations, trainer, alone };
+}

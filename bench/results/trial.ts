@@ -1,0 +1,72 @@
+/** A trial: one training run that is defined completely by its definition, and what came of it. */
+import { createHash } from 'node:crypto';
+import type { DdpnoptClient } from '../../clients/js/index.ts';
+import type { PeerOptimizer, PeerTask } from '../peers/peers.ts';
+import type { DataSetName } from './data.ts';
+
+export type Network = PeerTask['network'];
+
+/** Options of the service's optimizer; what is left out is the default. */
+export type ServiceOptimizer = NonNullable<Parameters<DdpnoptClient['createHostedSession']>[0]['optimizer']>;
+
+/** Who trains: a hosted session of the service, or PyTorch. */
+export type Trainer =
+  | { readonly kind: 'service'; readonly optimizer: ServiceOptimizer }
+  | { readonly kind: 'peer'; readonly optimizer: PeerOptimizer };
+
+export interface Trial {
+  readonly dataSet: DataSetName;
+  /** How many samples of the training part are trained on, the first ones; null for all. */
+  readonly trainingSamples: number | null;
+  readonly network: Network;
+  readonly batch: number;
+  readonly epochs: number;
+  /** Of the initial weights and of the order of the samples: trials of one seed share both, whoever trains. */
+  readonly seed: number;
+  /** How often the test part is evaluated, at equal distances; the last time at the end. */
+  readonly evaluations: number;
+  readonly trainer: Trainer;
+  /** Whether nothing else runs meanwhile, so that its seconds can be compared. */
+  readonly alone: boolean;
+}
+
+export interface Score {
+  readonly loss: number;
+  readonly accuracy: number;
+}
+
+/** The test part after so many steps. */
+export interface Point extends Score {
+  readonly step: number;
+  /** Of steps as whoever trains sees them: of the service with what HTTP takes, of the peers without. Evaluations stop the clock. */
+  readonly seconds: number;
+  /** Mean loss of the batches since the point before, each before its step. */
+  readonly trainingLoss: number;
+}
+
+export interface Outcome {
+  /** Up to where the training diverged. */
+  readonly points: readonly Point[];
+  /** The validation part at the end; null if the training diverged. */
+  readonly validation: Score | null;
+  /** Whole milliseconds of the trial, preparation and evaluations included. */
+  readonly milliseconds: number;
+}
+
+/** What a trial is stored under: a digest of its definition. */
+export function keyOf(trial: Trial): string {
+  return createHash('sha256').update(canonical(trial)).digest('hex').slice(0, 24);
+}
+
+/** JSON with the keys in order, and without what is undefined. */
+function canonical(value: unknown): string {
+  return JSON.stringify(value, (_, inner: unknown) => {
+    if (typeof inner !== 'object' || inner === null || Array.isArray(inner)) return inner;
+    return Object.fromEntries(Object.entries(inner).toSorted(([a], [b]) => (a < b ? -1 : 1)));
+  });
+}
+
+/** The accuracy on the test part at the end; 0 where the training diverged. */
+export function finalAccuracy({ points, validation }: Outcome): number {
+  return validation === null ? 0 : (points.at(-1)?.accuracy ?? 0);
+}
