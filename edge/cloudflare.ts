@@ -50,6 +50,7 @@ function placementObject({ PLACEMENT }: Bindings): AsyncDirectory {
     heartbeat: (report) => stub().heartbeat(report),
     leave: (id) => stub().leave(id),
     lease: (session, failed) => stub().lease(session, failed),
+    reserve: (session, tenant, quota) => stub().reserve(session, tenant, quota),
     release: (session, epoch) => stub().release(session, epoch),
     anyWorker: (failed) => stub().anyWorker(failed),
     workers: () => stub().workers(),

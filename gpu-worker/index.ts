@@ -31,7 +31,7 @@ import { LIMITS } from '../shared/limits.ts';
 import { isLogged, logLevelSchema } from '../shared/log-level.ts';
 import type { ProcessReady } from '../shared/service-process.ts';
 import { createSigner } from '../shared/signature.ts';
-import { newWorkerId } from '../shared/worker-report.ts';
+import { CHANGES_AT_ONCE, newWorkerId } from '../shared/worker-report.ts';
 import { startComputeThread, type ComputeThread } from './engine/compute-thread.ts';
 import { ComputeQueue } from './engine/queue.ts';
 import { createWorkerApp } from './server/app.ts';
@@ -289,8 +289,12 @@ function register(bound: string): Registration | null {
       queued: queue.length,
       bytes: sessions.bytes,
       isDraining,
+      changes: sessions.unreportedChanges(CHANGES_AT_ONCE),
       heartbeatMilliseconds,
     }),
+    onReported: ({ changes }) => {
+      sessions.reported(changes);
+    },
     adopt: ({ session, epoch }) => {
       void sessions.adopt(session, epoch);
     },

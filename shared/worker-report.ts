@@ -1,5 +1,7 @@
 /** What a worker says of itself with every heartbeat. */
 import * as z from 'zod';
+import { sessionIdSchema } from './session.ts';
+import { tenantSchema } from './tenant.ts';
 
 export const workerIdSchema = z
   .string()
@@ -12,6 +14,9 @@ export type WorkerId = z.output<typeof workerIdSchema>;
 export function newWorkerId(): WorkerId {
   return workerIdSchema.parse(`wrk_${crypto.randomUUID().replaceAll('-', '')}`);
 }
+
+/** Sessions that have begun or ended, of which one heartbeat tells at most. */
+export const CHANGES_AT_ONCE = 100;
 
 const count = z.int().min(0);
 
@@ -31,11 +36,18 @@ export const workerReportSchema = z.strictObject({
   bytes: count,
   /** Whether it is about to end: it takes no new sessions, and gives up those that it has. */
   isDraining: z.boolean(),
+  /** Sessions that it has since a while ago, and whose; those that are over for good with null: expired, deleted, or in no store. */
+  changes: z
+    .array(z.strictObject({ session: sessionIdSchema, tenant: tenantSchema.nullable() }))
+    .max(CHANGES_AT_ONCE)
+    .default([]),
   /** Milliseconds from one heartbeat to the next. */
   heartbeatMilliseconds: count.min(1),
 });
 
 export type WorkerReport = z.output<typeof workerReportSchema>;
+
+export type SessionChange = WorkerReport['changes'][number];
 
 /** Heartbeats that may be missing before a worker counts as lost; as long a lease lasts. */
 export const LOST_HEARTBEATS = 3;

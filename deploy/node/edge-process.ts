@@ -109,6 +109,7 @@ function directoryHere(directory: PlacementDirectory): AsyncDirectory {
     heartbeat: soon(directory.heartbeat.bind(directory)),
     leave: soon(directory.leave.bind(directory)),
     lease: soon(directory.lease.bind(directory)),
+    reserve: soon(directory.reserve.bind(directory)),
     release: soon(directory.release.bind(directory)),
     anyWorker: soon(directory.anyWorker.bind(directory)),
     workers: soon(directory.workers.bind(directory)),

@@ -42,6 +42,7 @@ export async function callWorker(
 ): Promise<Response> {
   const { placement } = c.get('platform');
   let route = await placement.route(session);
+  const isCreation = init.method === 'PUT' && path === '';
   for (let tries = 1; ; tries++) {
     try {
       const response = await callOwner(c, session, route, path, init);
@@ -50,8 +51,10 @@ export async function callWorker(
     } catch (error) {
       // There is one, and it stays where it is.
       if (error instanceof ProblemError && error.code === 'other_tenant') throw sessionNotFound(session);
-      if (error instanceof ProblemError && NO_SESSION.has(error.code)) await placement.release(session, route);
       const failure = failureOf(error);
+      if (error instanceof ProblemError && (NO_SESSION.has(error.code) || (isCreation && isRefusal(error)))) {
+        await placement.release(session, route);
+      }
       if (failure === null || hasClientGone(c, init)) throw error;
       const next = await placement.reroute(session, route, failure.reason, failure.epoch);
       const isRepeatable =
@@ -70,14 +73,13 @@ const TRIES = 3;
 /** Those after which it does no harm to do the same again. */
 const REPEATABLE: ReadonlySet<WorkerRequest['method']> = new Set(['GET', 'PUT', 'PATCH']);
 
-/** What a worker answers that has no such session, or does not begin one. */
-const NO_SESSION: ReadonlySet<ProblemCode> = new Set([
-  'session_not_found',
-  'session_expired',
-  'session_limit_reached',
-  'quota_exceeded',
-  'checkpoint_not_found',
-]);
+/** What a worker answers that has no such session. */
+const NO_SESSION: ReadonlySet<ProblemCode> = new Set(['session_not_found', 'session_expired']);
+
+/** Whether nothing was done: the worker has said so, rather than nothing, or something else. */
+function isRefusal(error: ProblemError): boolean {
+  return failureOf(error) === null && error.code !== 'worker_protocol';
+}
 
 /** Whether a call may have failed because of the client, and not of the worker. */
 function hasClientGone(c: Context<EdgeEnv>, { body }: WorkerRequest): boolean {

@@ -8,6 +8,7 @@
 import type { Lease } from '../../shared/lease.ts';
 import { LIMITS } from '../../shared/limits.ts';
 import { sessionIdSchema, type SessionId } from '../../shared/session.ts';
+import type { Tenant } from '../../shared/tenant.ts';
 import { LOST_HEARTBEATS, workerIdSchema, type WorkerId, type WorkerReport } from '../../shared/worker-report.ts';
 import type { Sql, SqlValue } from '../state/sql.ts';
 
@@ -26,8 +27,11 @@ export interface PlacedLease {
   readonly url: string;
 }
 
+/** The place of a session that is about to begin, or how many its tenant holds where it may hold no more. */
+export type Reservation = PlacedLease | { readonly held: number };
+
 /** A worker as the directory knows it. */
-export interface KnownWorker extends Omit<WorkerReport, 'heartbeatMilliseconds'> {
+export interface KnownWorker extends Omit<WorkerReport, 'heartbeatMilliseconds' | 'changes'> {
   /** When it was last heard, in milliseconds since the Unix epoch. */
   readonly heard: number;
   /** Whether sessions are given to it. */
@@ -36,6 +40,9 @@ export interface KnownWorker extends Omit<WorkerReport, 'heartbeatMilliseconds'>
 
 /** Milliseconds that the place of a session is remembered that nobody asks for: longer than a session can be idle. */
 const FORGOTTEN_MILLISECONDS = 2 * 1000 * LIMITS.ttlSeconds.maximum;
+
+/** Heartbeats for which a session counts that was reserved: one that has begun is in its worker's next. */
+const RESERVED_HEARTBEATS = 2 * LOST_HEARTBEATS;
 
 /** Sessions that a worker is given with one heartbeat. */
 const ADOPTED_AT_ONCE = 20;
@@ -60,6 +67,10 @@ export class PlacementDirectory {
         session TEXT PRIMARY KEY, worker TEXT NOT NULL, store TEXT, epoch INTEGER NOT NULL, renewed INTEGER NOT NULL) STRICT`);
       sql.all('CREATE INDEX IF NOT EXISTS leases_by_renewal ON leases (renewed)');
       sql.all('CREATE INDEX IF NOT EXISTS leases_by_worker ON leases (worker)');
+      // reserved_until: null where a worker has said that the session has begun.
+      sql.all(`CREATE TABLE IF NOT EXISTS held (
+        session TEXT PRIMARY KEY, tenant TEXT NOT NULL, reserved_until INTEGER) STRICT`);
+      sql.all('CREATE INDEX IF NOT EXISTS held_by_tenant ON held (tenant)');
     });
   }
 
@@ -69,7 +80,8 @@ export class PlacementDirectory {
    * @returns leases of sessions that others have left behind and that are its own now: if nobody asks for them, it sees to their expiry
    */
   heartbeat(report: WorkerReport): PlacedLease[] {
-    const { id, url, engine, store, capacity, sessions, queued, bytes, isDraining, heartbeatMilliseconds } = report;
+    const { id, url, engine, store, capacity, sessions, queued, bytes, isDraining, changes, heartbeatMilliseconds } =
+      report;
     const now = this.#now();
     return this.#sql.transaction(() => {
       // Two heartbeats in one millisecond: the second one counts as later all the same.
@@ -85,7 +97,20 @@ export class PlacementDirectory {
         ...[id, url, engine, store, capacity, sessions, queued, bytes, isDraining ? 1 : 0],
         ...[heard, now + LOST_HEARTBEATS * heartbeatMilliseconds, 0],
       );
-      this.#sql.all('DELETE FROM leases WHERE renewed < ?', now - FORGOTTEN_MILLISECONDS);
+      const forgotten = this.#sql.all(
+        'DELETE FROM leases WHERE renewed < ? RETURNING session',
+        now - FORGOTTEN_MILLISECONDS,
+      );
+      for (const row of forgotten) this.#letGo(text(row['session']));
+      for (const { session, tenant } of changes) {
+        if (tenant === null) {
+          this.#sql.all('DELETE FROM leases WHERE session = ? AND worker = ?', session, id);
+          this.#letGo(session);
+        } else {
+          const isKnown = this.#sql.all('SELECT 1 FROM leases WHERE session = ?', session).length > 0;
+          this.#hold(session, tenant, isKnown ? null : now + FORGOTTEN_MILLISECONDS);
+        }
+      }
       return isDraining || store === null ? [] : this.#adopt(report, store, now);
     });
   }
@@ -136,6 +161,54 @@ export class PlacementDirectory {
     });
   }
 
+  /**
+   * Places a session that is about to begin, unless its tenant holds as many as it may. One that is reserved counts at once, so that of
+   * requests at the same time no more pass than there is room for. Its worker says with a heartbeat that it has begun, and that it is over.
+   *
+   * @param quota null for no limit
+   * @returns null if there is no worker that could own it
+   */
+  reserve(session: SessionId, tenant: Tenant, quota: number | null): Reservation | null {
+    return this.#sql.transaction(() => {
+      const now = this.#now();
+      this.#sql.all('DELETE FROM held WHERE reserved_until <= ?', now);
+      const held = quota === null ? 0 : this.#heldBy(tenant, now);
+      if (quota !== null && held >= quota) return { held };
+      const placed = this.#place(session, null, null);
+      if (placed === null) return null;
+      const [worker] = this.#sql.all(
+        'SELECT expires - heard AS patience FROM workers WHERE id = ?',
+        placed.lease.worker,
+      );
+      const heartbeat = Number(worker?.['patience']) / LOST_HEARTBEATS;
+      this.#hold(session, tenant, now + Math.ceil(RESERVED_HEARTBEATS * heartbeat));
+      return placed;
+    });
+  }
+
+  #hold(session: SessionId, tenant: Tenant, reservedUntil: number | null): void {
+    this.#sql.all('INSERT OR REPLACE INTO held VALUES (?, ?, ?)', session, tenant, reservedUntil);
+  }
+
+  /** Counts a session as nobody's any more, unless a worker owns it. */
+  #letGo(session: string | null): void {
+    this.#sql.all(
+      'DELETE FROM held WHERE session = ? AND session NOT IN (SELECT session FROM leases WHERE session = ?)',
+      ...[session, session],
+    );
+  }
+
+  /** Sessions of a tenant. What lived in the memory of a worker that is lost is lost with it. */
+  #heldBy(tenant: Tenant, now: number): number {
+    const [row] = this.#sql.all(
+      `SELECT COUNT(*) AS count FROM held LEFT JOIN leases ON leases.session = held.session
+       LEFT JOIN workers ON workers.id = leases.worker
+       WHERE tenant = ? AND (leases.worker IS NULL OR leases.store IS NOT NULL OR workers.expires > ?)`,
+      ...[tenant, now],
+    );
+    return Number(row?.['count']);
+  }
+
   #place(session: SessionId, failed: FailedLease | null, before: Record<string, SqlValue> | null): PlacedLease | null {
     const store = text(before?.['store'] ?? null);
     const now = this.#now();
@@ -158,7 +231,10 @@ export class PlacementDirectory {
 
   /** Forgets a session that there is not, or not any more. */
   release(session: SessionId, epoch: number): void {
-    this.#sql.all('DELETE FROM leases WHERE session = ? AND epoch = ?', session, epoch);
+    this.#sql.transaction(() => {
+      this.#sql.all('DELETE FROM leases WHERE session = ? AND epoch = ?', session, epoch);
+      this.#letGo(session);
+    });
   }
 
   /** Base URL of the least busy worker. @param failed the one that could not be reached. @returns null if there is none */

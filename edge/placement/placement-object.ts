@@ -1,9 +1,16 @@
 /** The placement directory as a Durable Object: one for the whole service. */
 import { DurableObject } from 'cloudflare:workers';
 import type { SessionId } from '../../shared/session.ts';
+import type { Tenant } from '../../shared/tenant.ts';
 import type { WorkerId, WorkerReport } from '../../shared/worker-report.ts';
 import { durableObjectSql } from '../state/durable-object-sql.ts';
-import { PlacementDirectory, type FailedLease, type KnownWorker, type PlacedLease } from './placement-directory.ts';
+import {
+  PlacementDirectory,
+  type FailedLease,
+  type KnownWorker,
+  type PlacedLease,
+  type Reservation,
+} from './placement-directory.ts';
 
 export class PlacementObject extends DurableObject<Env> {
   readonly #directory: PlacementDirectory;
@@ -23,6 +30,10 @@ export class PlacementObject extends DurableObject<Env> {
 
   lease(session: SessionId, failed: FailedLease | null): PlacedLease | null {
     return this.#directory.lease(session, failed);
+  }
+
+  reserve(session: SessionId, tenant: Tenant, quota: number | null): Reservation | null {
+    return this.#directory.reserve(session, tenant, quota);
   }
 
   release(session: SessionId, epoch: number): void {

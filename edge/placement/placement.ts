@@ -1,11 +1,13 @@
 /** Which worker owns a session, as request handlers ask for it. */
+import { sessionQuotaExceeded } from '../../shared/access.ts';
 import { ProblemError } from '../../shared/errors.ts';
 import { signLease } from '../../shared/lease.ts';
 import { LIMITS } from '../../shared/limits.ts';
 import type { SessionId } from '../../shared/session.ts';
+import type { Tenant } from '../../shared/tenant.ts';
 import type { Signer } from '../../shared/signature.ts';
 import { withDeadline } from '../deadline.ts';
-import type { FailedLease, PlacementDirectory } from './placement-directory.ts';
+import type { FailedLease, PlacedLease, PlacementDirectory } from './placement-directory.ts';
 
 /** The way to a session's worker. */
 export interface Route {
@@ -16,6 +18,13 @@ export interface Route {
 }
 
 export interface Placement {
+  /**
+   * Finds a place for a session that is about to begin, and counts it as its tenant's.
+   *
+   * @param quota sessions that the tenant may hold; null for no limit. The one worker of a configuration counts its own
+   * @throws ProblemError `quota_exceeded`, `worker_unavailable`
+   */
+  readonly reserve: (session: SessionId, tenant: Tenant, quota: number | null) => Promise<void>;
   /** The way to the worker that owns the session, or is to own it. @throws ProblemError `worker_unavailable` */
   readonly route: (session: SessionId) => Promise<Route>;
   /** Another way, after one has failed; null if there can be none. @throws ProblemError `worker_unavailable` */
@@ -35,7 +44,7 @@ export interface Placement {
   readonly directory: AsyncDirectory | null;
 }
 
-type Method = 'heartbeat' | 'leave' | 'lease' | 'release' | 'anyWorker' | 'workers';
+type Method = 'heartbeat' | 'leave' | 'lease' | 'reserve' | 'release' | 'anyWorker' | 'workers';
 
 /** The directory, wherever it is. */
 export type AsyncDirectory = {
@@ -48,6 +57,7 @@ export type AsyncDirectory = {
 export function singleWorker(url: string): Placement {
   const base = url.replace(/\/+$/, '');
   return {
+    reserve: () => Promise.resolve(),
     route: () => Promise.resolve({ url: base, lease: null }),
     reroute: () => Promise.resolve(null),
     release: () => Promise.resolve(),
@@ -72,9 +82,12 @@ export function registeredWorkers(remote: AsyncDirectory, signer: Signer, now: (
     const placed = await directory.lease(session, failed);
     if (placed === null) {
       routes.delete(session);
-      throw noWorker('No worker that could take the session is registered and answers.');
+      throw noWorkerFor();
     }
-    const { lease, url } = placed;
+    return remember(session, placed);
+  }
+
+  async function remember(session: SessionId, { lease, url }: PlacedLease): Promise<Route> {
     const token = await signLease(lease, signer);
     const route: Route = { url, lease: { token, epoch: lease.epoch, expires: lease.expires } };
     // Somebody else may have asked meanwhile, and later.
@@ -89,6 +102,12 @@ export function registeredWorkers(remote: AsyncDirectory, signer: Signer, now: (
   }
 
   return {
+    reserve: async (session, tenant, quota) => {
+      const reservation = await directory.reserve(session, tenant, quota);
+      if (reservation === null) throw noWorkerFor();
+      if ('held' in reservation) throw sessionQuotaExceeded(tenant, reservation.held);
+      await remember(session, reservation);
+    },
     route: async (session) => {
       const known = routes.get(session);
       return known?.lease != null && known.lease.expires > now() ? known : ask(session, null);
@@ -120,6 +139,7 @@ function reachable(directory: AsyncDirectory): AsyncDirectory {
     heartbeat: (report) => reached(() => directory.heartbeat(report)),
     leave: (id) => reached(() => directory.leave(id)),
     lease: (session, failed) => reached(() => directory.lease(session, failed)),
+    reserve: (session, tenant, quota) => reached(() => directory.reserve(session, tenant, quota)),
     release: (session, epoch) => reached(() => directory.release(session, epoch)),
     anyWorker: (failed) => reached(() => directory.anyWorker(failed)),
     workers: () => reached(() => directory.workers()),
@@ -148,6 +168,10 @@ function noDirectory(cause?: unknown): ProblemError {
     { detail: 'The placement directory does not answer.', remedy: 'Send the same request again in a second.' },
     { cause },
   );
+}
+
+function noWorkerFor(): ProblemError {
+  return noWorker('No worker that could take the session is registered and answers.');
 }
 
 function noWorker(detail: string): ProblemError {

@@ -2,7 +2,6 @@
 import { createRoute, type OpenAPIHono } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import * as z from 'zod';
-import { sessionQuotaExceeded } from '../../shared/access.ts';
 import { LIMITS } from '../../shared/limits.ts';
 import { MERGE_PATCH_CONTENT_TYPE, sessionChangesSchema } from '../../shared/session-changes.ts';
 import { parseSessionOrder, sessionOrderSchema } from '../../shared/session-order.ts';
@@ -151,11 +150,16 @@ export function registerSessions(app: OpenAPIHono<EdgeEnv>): void {
   app.openapi(
     createSession,
     async (c) => {
-      const id = newSessionId();
+      const { placement } = c.get('platform');
+      const [id, tenant, quota] = [newSessionId(), tenantOf(c), sessionQuota(c)];
+      await placement.reserve(id, tenant, quota);
       const response = await callWorker(c, id, '', {
         method: 'PUT',
         body: JSON.stringify(c.req.valid('json')),
-        headers: { 'content-type': JSON_TYPE, ...(await sessionQuota(c)) },
+        headers: {
+          'content-type': JSON_TYPE,
+          ...(quota === null ? {} : { [WORKER_HEADER.sessionQuota]: String(quota) }),
+        },
       });
       const session = await readDocument(sessionSchema, response);
       rememberDefinition(c, session);
@@ -200,17 +204,9 @@ async function listOf(c: Context<EdgeEnv>, query: SessionListQuery): Promise<Ses
   return mergePages(await askEveryWorker(c, `/sessions?${search.toString()}`, sessionListSchema), query);
 }
 
-/** How many sessions the tenant may hold: a worker counts its own, the edge those of several. @throws ProblemError `quota_exceeded` */
-async function sessionQuota(c: Context<EdgeEnv>): Promise<Record<string, string>> {
-  if (c.get('principal')?.key == null) return {};
-  const tenant = tenantOf(c);
-  const { sessions: quota } = c.get('access').usage.limitsOf(tenant);
-  if (quota === null) return {};
-  if (c.get('platform').placement.directory !== null) {
-    const { total } = await listOf(c, { limit: 1 });
-    if (total >= quota) throw sessionQuotaExceeded(tenant, total);
-  }
-  return { [WORKER_HEADER.sessionQuota]: String(quota) };
+/** Sessions that the tenant may hold; null for no limit. */
+function sessionQuota(c: Context<EdgeEnv>): number | null {
+  return c.get('principal')?.key == null ? null : c.get('access').usage.limitsOf(tenantOf(c)).sessions;
 }
 
 /** Says of a document that is no order what is wrong, in the words of the form that it is of. */

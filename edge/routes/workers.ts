@@ -13,7 +13,7 @@ import { workerIdSchema, workerReportSchema, type HeartbeatAnswer } from '../../
 import type { EdgeEnv } from '../environment.ts';
 import type { AsyncDirectory } from '../placement/placement.ts';
 
-const REPORT_BYTES = 16_384;
+const REPORT_BYTES = 32_768;
 
 export function registerWorkers(app: OpenAPIHono<EdgeEnv>): void {
   app.get('/workers', async (c) => {

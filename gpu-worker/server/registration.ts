@@ -9,6 +9,8 @@ export interface RegistrationOptions {
   readonly edgeUrl: string;
   readonly signer: Signer;
   readonly report: () => WorkerReport;
+  /** Told of a report that has arrived. */
+  readonly onReported: (report: WorkerReport) => void;
   /** Told of sessions that are this worker's from now on. */
   readonly adopt: (lease: Lease) => void;
   /** Told when heartbeats begin to fail, with the reason, and when they arrive again, with null. */
@@ -34,6 +36,7 @@ export class Registration {
     const report = this.#options.report();
     try {
       await this.#adopt(await this.#call('PUT', report, JSON.stringify(report)));
+      this.#options.onReported(report);
       if (this.#isFailing) this.#options.onChange(null);
       this.#isFailing = false;
     } catch (error) {

@@ -24,6 +24,7 @@ import {
   type SessionId,
 } from '../../shared/session.ts';
 import { LOCAL_TENANT, type Tenant } from '../../shared/tenant.ts';
+import type { SessionChange } from '../../shared/worker-report.ts';
 import { soleOwner } from '../storage/ownership.ts';
 import type { OwnedStore, Storage } from '../storage/storage.ts';
 import type { SavedCheckpoint } from '../training/trainers.ts';
@@ -73,6 +74,8 @@ export class SessionRegistry {
   readonly #leaving = new Map<SessionId, Promise<void>>();
   /** In which epoch this worker owns, or owned, a session, and what it reads and writes of it as such. */
   readonly #owned = new Map<SessionId, { readonly epoch: number; readonly store: OwnedStore }>();
+  /** What the placement directory is to be told of where there is one: whose sessions have begun here; null for those that are over. */
+  readonly #changes = new Map<SessionId, Tenant | null>();
   #isDraining = false;
   readonly #checkpoints: Checkpoints;
   readonly #replies: RetainedReplies;
@@ -122,7 +125,7 @@ export class SessionRegistry {
     try {
       this.own(id, epoch);
       await this.#leaving.get(id);
-      await this.#findStored(id);
+      if ((await this.#findStored(id)) === null) this.#note(id, null);
     } catch (error) {
       if (error instanceof ProblemError && error.code === 'session_moved') return;
       this.#options.reportFailure(error);
@@ -142,6 +145,19 @@ export class SessionRegistry {
       if (this.#sessions.get(session.id) === session) this.#sessions.delete(session.id);
     };
     await Promise.all([...this.#sessions.values()].map(handOver));
+  }
+
+  /** Sessions that have begun here or are over for good, the first of those that the placement directory was not told of. */
+  unreportedChanges(atMost: number): SessionChange[] {
+    return [...this.#changes].slice(0, atMost).map(([session, tenant]) => ({ session, tenant }));
+  }
+
+  /** The placement directory knows of them. */
+  reported(changes: readonly SessionChange[]): void {
+    for (const { session, tenant } of changes) {
+      // It may have changed meanwhile.
+      if (this.#changes.get(session) === tenant) this.#changes.delete(session);
+    }
   }
 
   /** The sessions of a tenant, in any order. */
@@ -231,7 +247,10 @@ export class SessionRegistry {
     try {
       await session.use(async () => session.begin(await this.#startOf(order)));
     } catch (error) {
-      if (this.#sessions.get(id) === session) this.#sessions.delete(id);
+      if (this.#sessions.get(id) === session) {
+        this.#sessions.delete(id);
+        this.#note(id, null);
+      }
       throw error;
     }
     return session;
@@ -332,6 +351,7 @@ export class SessionRegistry {
       this.#sessions.delete(id);
       if (!this.#options.storage.isDurable) {
         session.close('expired');
+        this.#note(id, null);
         session.deleteStored().catch(this.#options.reportFailure);
         continue;
       }
@@ -367,6 +387,7 @@ export class SessionRegistry {
       session.close('expired');
       await session.deleteStored();
       this.#owned.delete(session.id);
+      this.#note(session.id, null);
     } catch (error) {
       if (error instanceof ProblemError && error.code === 'session_moved') {
         session.close('stopped', error);
@@ -449,6 +470,7 @@ export class SessionRegistry {
     const parts = new PendingParts(id, { storage: store, budget: this.#partsBudget, now, reportFailure });
     const session = new TrainingSession(id, record, this.#resources, log, parts, this.#replies);
     this.#sessions.set(id, session);
+    this.#note(id, record.tenant);
     return session;
   }
 
@@ -464,6 +486,11 @@ export class SessionRegistry {
   #forget(id: SessionId): void {
     this.#sessions.delete(id);
     this.#owned.delete(id);
+    this.#note(id, null);
+  }
+
+  #note(id: SessionId, tenant: Tenant | null): void {
+    if (this.#options.isStorageShared) this.#changes.set(id, tenant);
   }
 
   /** A session that is not held: in storage, kept as a checkpoint, or nowhere. */

@@ -521,7 +521,7 @@ describe.each(EDGE_RUNTIMES)('with several workers, the edge in %s', (runtime: E
   let storage: string;
   beforeAll(async () => {
     storage = mkdtempSync(join(tmpdir(), 'ddpnopt-access-'));
-    service = await startPlacedService(runtime, { storage, settings: {} }, 1, 3000, { DDPNOPT_ADMIN_KEY: ADMIN_KEY });
+    service = await startPlacedService(runtime, { storage, settings: {} }, 2, 3000, { DDPNOPT_ADMIN_KEY: ADMIN_KEY });
     ({ url } = service);
   });
   afterAll(async () => {
@@ -550,18 +550,30 @@ describe.each(EDGE_RUNTIMES)('with several workers, the edge in %s', (runtime: E
     expect(await sessionsOf(theirs.key, url)).toEqual([]);
     const listed = await callAs(ADMIN_KEY, url, 'GET', '/v1/admin/workers');
     const { workers } = workerListSchema.parse(json(listed));
-    expect(workers).toMatchObject([{ state: 'usable', engine: 'reference', sessions: expect.any(Number) as number }]);
+    const usable = { state: 'usable', engine: 'reference', sessions: expect.any(Number) as number };
+    expect(workers).toMatchObject([usable, usable]);
   });
 
-  it('counts the sessions of a tenant on all of them', async () => {
-    const limits = { sessions: 1 };
+  it('counts the sessions of a tenant on all of them, also those that are created at the same time', async () => {
+    const limits = { sessions: 3 };
     expect((await callAs(ADMIN_KEY, url, 'PUT', '/v1/admin/tenants/few/limits', limits)).status).toBe(200);
     const { key } = await newKey(url, { tenant: 'few' });
-    await newSessionAs(key, url);
-    expectProblem(await callAs(key, url, 'POST', '/v1/sessions', { layers: LAYERS }), {
-      status: 429,
-      code: 'quota_exceeded',
-      mentions: ['1 sessions'],
-    });
+    const create = (definition: object = { layers: LAYERS }) => callAs(key, url, 'POST', '/v1/sessions', definition);
+    const refused = { status: 429, code: 'quota_exceeded', mentions: ['3 sessions'] } as const;
+    const createMany = async (): Promise<Answer[]> => {
+      const answers = await Promise.all(Array.from({ length: 10 }, () => create()));
+      for (const answer of answers.filter(({ status }) => status !== 201)) expectProblem(answer, refused);
+      return answers.filter(({ status }) => status === 201);
+    };
+    // What no worker takes holds no place.
+    const missing = { fromCheckpoint: `ckp_${'0'.repeat(32)}` };
+    for (let i = 0; i < 4; i++) expectProblem(await create(missing), { status: 404, code: 'checkpoint_not_found' });
+    expect(await createMany()).toHaveLength(3);
+    const held = await sessionsOf(key, url);
+    expect(held).toHaveLength(3);
+    expect(await createMany()).toHaveLength(0);
+    for (const id of held.slice(1)) expect((await callAs(key, url, 'DELETE', `/v1/sessions/${id}`)).status).toBe(204);
+    expect(await createMany()).toHaveLength(2);
+    expect(await sessionsOf(key, url)).toHaveLength(3);
   });
 });

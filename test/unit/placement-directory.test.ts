@@ -2,8 +2,9 @@
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { openSqliteSql, type SqliteSql } from '../../deploy/node/sqlite-sql.ts';
-import { PlacementDirectory } from '../../edge/placement/placement-directory.ts';
+import { PlacementDirectory, type Reservation } from '../../edge/placement/placement-directory.ts';
 import { newSessionId } from '../../shared/session.ts';
+import { tenantSchema } from '../../shared/tenant.ts';
 import { newWorkerId, type WorkerReport } from '../../shared/worker-report.ts';
 
 const HEARTBEAT = 1000;
@@ -33,6 +34,7 @@ function worker(changed: Partial<WorkerReport> = {}): WorkerReport {
     queued: 0,
     bytes: 0,
     isDraining: false,
+    changes: [],
     heartbeatMilliseconds: HEARTBEAT,
     ...changed,
   };
@@ -233,5 +235,83 @@ describe('the sessions of a lost worker', () => {
     directory.heartbeat(lost);
     expect(directory.heartbeat(lost)).toEqual([]);
     expect(directory.heartbeat(heir)).toEqual([]);
+  });
+});
+
+describe('the sessions that a tenant may hold', () => {
+  const [ours, theirs] = [tenantSchema.parse('ours'), tenantSchema.parse('theirs')];
+  const isPlaced = (reservation: Reservation | null): boolean => reservation !== null && 'lease' in reservation;
+  /** Reserves a session that is to be the third of two at most. */
+  const third = () => directory.reserve(newSessionId(), ours, 2);
+
+  it('count from the moment that they are reserved, and others’ do not', () => {
+    expect(third()).toBeNull();
+    worker();
+    for (let i = 0; i < 2; i++) expect(isPlaced(third())).toBe(true);
+    expect(third()).toEqual({ held: 2 });
+    expect(isPlaced(directory.reserve(newSessionId(), theirs, 2))).toBe(true);
+    expect(isPlaced(directory.reserve(newSessionId(), ours, null))).toBe(true);
+    expect(third()).toEqual({ held: 3 });
+  });
+
+  it('count until they are released, or their worker says that they are over', () => {
+    const owner = worker();
+    const [first, second] = [newSessionId(), newSessionId()];
+    for (const session of [first, second]) directory.reserve(session, ours, 2);
+    const begun = [first, second].map((session) => ({ session, tenant: ours }));
+    directory.heartbeat({ ...owner, changes: begun });
+    directory.release(first, 1);
+    expect(isPlaced(third())).toBe(true);
+    expect(third()).toEqual({ held: 2 });
+    // Only who owns a session can say so.
+    directory.heartbeat({ ...worker(), changes: [{ session: second, tenant: null }] });
+    expect(third()).toEqual({ held: 2 });
+    directory.heartbeat({ ...owner, changes: [{ session: second, tenant: null }] });
+    expect(isPlaced(third())).toBe(true);
+  });
+
+  it('count for a while if nobody says whether they have begun, and for good if their worker does', () => {
+    const owner = worker();
+    const [lost, late] = [newSessionId(), newSessionId()];
+    for (const session of [lost, late]) directory.reserve(session, ours, 2);
+    for (let i = 0; i < 6; i++) {
+      expect(third()).toEqual({ held: 2 });
+      now += HEARTBEAT;
+      directory.heartbeat({ ...owner, changes: i === 4 ? [{ session: late, tenant: ours }] : [] });
+    }
+    expect(isPlaced(third())).toBe(true);
+    expect(third()).toEqual({ held: 2 });
+    now += 60 * HEARTBEAT;
+    directory.heartbeat(owner);
+    expect(isPlaced(third())).toBe(true);
+    expect(third()).toEqual({ held: 2 });
+  });
+
+  it('count when their worker is lost, unless they were in its memory alone', () => {
+    const durable = worker();
+    for (const tenant of [ours, theirs]) {
+      const session = newSessionId();
+      directory.reserve(session, tenant, 1);
+      directory.heartbeat({ ...durable, changes: [{ session, tenant }] });
+    }
+    directory.leave(durable.id);
+    const forgetful = worker({ store: null });
+    const passing = newSessionId();
+    directory.reserve(passing, ours, 2);
+    directory.heartbeat({ ...forgetful, changes: [{ session: passing, tenant: ours }] });
+    expect(third()).toEqual({ held: 2 });
+    directory.leave(forgetful.id);
+    worker();
+    expect(isPlaced(third())).toBe(true);
+    expect(third()).toEqual({ held: 2 });
+  });
+
+  it('count that the directory has forgotten, as soon as a worker says that it has them', () => {
+    const owner = worker();
+    const session = newSessionId();
+    directory.heartbeat({ ...owner, changes: [{ session, tenant: ours }] });
+    expect(directory.reserve(newSessionId(), ours, 1)).toEqual({ held: 1 });
+    directory.heartbeat({ ...owner, changes: [{ session, tenant: null }] });
+    expect(isPlaced(directory.reserve(newSessionId(), ours, 1))).toBe(true);
   });
 });

@@ -34,6 +34,7 @@ beforeEach(() => {
       asked.push(failed === null ? 'lease' : `${failed.reason} ${failed.epoch}`);
       return Promise.resolve(answers.length > 1 ? answers.shift()! : answers[0]!);
     },
+    reserve: () => Promise.reject(new Error('not here')),
     release: (_, epoch) => {
       asked.push(`release ${epoch}`);
       return Promise.resolve();
