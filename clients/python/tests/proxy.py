@@ -10,6 +10,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+LAST_CHUNK = b"0\r\n\r\n"
+EVENT_STREAM = b"content-type: text/event-stream"
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -76,6 +79,12 @@ class CuttingProxy:
                 self.requests.append(request.split(b"\r\n")[0].decode())
                 server.sendall(request)
                 reply_head, reply_body = read_message(server)
+                if cut is None and EVENT_STREAM in reply_head.lower():
+                    client.sendall(reply_head + reply_body)
+                    while not reply_body.endswith(LAST_CHUNK):
+                        reply_body = server.recv(65536)
+                        client.sendall(reply_body)
+                    return
                 if cut is not None:
                     client.sendall((reply_head + reply_body)[: cut.offset(len(reply_head), len(reply_body))])
                     self._break(client)
@@ -89,7 +98,10 @@ class CuttingProxy:
 
 
 def read_message(connection: socket.socket) -> tuple[bytes, bytes]:
-    """Head and body of an HTTP message as they stand on the wire; nothing at the end of the connection."""
+    """Head and body of an HTTP message as they stand on the wire; nothing at the end of the connection.
+
+    Of a stream of events what has come with the head.
+    """
     data = b""
     while b"\r\n\r\n" not in data:
         more = connection.recv(65536)
@@ -99,8 +111,10 @@ def read_message(connection: socket.socket) -> tuple[bytes, bytes]:
     split = data.index(b"\r\n\r\n") + 4
     head, body = data[:split], data[split:]
     headers = head.lower()
+    if EVENT_STREAM in headers:
+        return head, body
     if b"transfer-encoding: chunked" in headers:
-        while not body.endswith(b"0\r\n\r\n"):
+        while not body.endswith(LAST_CHUNK):
             body += connection.recv(65536)
         return head, body
     length = 0

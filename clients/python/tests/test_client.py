@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import threading
+from contextlib import aclosing, closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import pairwise
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 import ddpnopt
 from ddpnopt.connection import API_VERSION
+from proxy import CUTS, cutting_proxy
 
 HOSTED: dict[str, Any] = {
     "mode": "hosted",
@@ -254,6 +256,112 @@ def test_asynchronously(url: str) -> None:
 
     losses = asyncio.run(train())
     assert losses == [losses[0]] * 3
+
+
+def rows(tensors: dict[str, NDArray[Any]], first: int, last: int) -> dict[str, NDArray[Any]]:
+    return {name: values[first:last] for name, values in tensors.items()}
+
+
+@pytest.mark.parametrize("encoding", ["sample-factors", "inverse-factors"])
+def test_a_step_from_parts(exact_url: str, encoding: str) -> None:
+    """Two clients send parts; one commits, the other takes the reply: both have the step of the whole batch."""
+    definition = {"layers": LAYERS, "policyEncoding": encoding}
+    with ddpnopt.Client(exact_url) as client, ddpnopt.Client(exact_url) as helper:
+        whole, divided = client.create_session(definition), client.create_session(definition)
+        other = helper.open_session(divided.id)
+        networks = [Perceptron() for _ in range(3)]
+        for _ in range(2):
+            passes = [network.passes() for network in networks]
+            tensors = passes[0][0]
+            expected = whole.step(tensors)
+            divided.send_part(1, tensors)
+            divided.drop_parts(1)
+            with pytest.raises(ddpnopt.ProblemError) as raised:
+                divided.commit(2)
+            assert raised.value.code == "parts_missing"
+            divided.send_part(1, rows(tensors, 5, 12))
+            sent = other.send_part(0, rows(tensors, 0, 5))
+            assert [(part["samples"], part["firstSample"]) for part in sent["parts"]] == [(5, 0), (7, 5)]
+            assert divided.parts()["samples"] == 12
+            with pytest.raises(ddpnopt.StepOutOfOrderError):
+                other.reply()
+            replies = [expected, divided.commit(2, batch=tensors), other.reply(batch=tensors)]
+            assert replies[1].metrics == replies[2].metrics == expected.metrics
+            for network, reply, (_, outputs, gradients) in zip(networks, replies, passes, strict=True):
+                network.apply_policies(reply, outputs, gradients)
+            for network in networks[1:]:
+                for ours, theirs in zip(network.weights, networks[0].weights, strict=True):
+                    np.testing.assert_array_equal(ours, theirs)
+        assert (divided.next_step, other.next_step) == (2, 2)
+        assert [row["step"] for row in other.history] == [0, 1]
+
+
+def test_parts_are_refused_where_they_make_up_no_batch(client: ddpnopt.Client) -> None:
+    session = client.create_session({"mode": "kernel", "layers": [{"name": "fc"}]})
+    with pytest.raises(ddpnopt.ProblemError) as raised:
+        session.send_part(0, {"losses": np.ones(2), "layers.fc.gram": np.array([1.0, 0.0, 1.0])})
+    assert raised.value.code == "parts_unsupported"
+
+
+def test_events(client: ddpnopt.Client, url: str) -> None:
+    session = client.create_session(HOSTED)
+    taken = [session.step({"x": X, "y": Y}).metrics for _ in range(3)]
+    # From two connections: the second one goes on where the first broke off.
+    with cutting_proxy(url) as proxy, ddpnopt.Client(proxy.url, retries=ddpnopt.Retries(first=0.001)) as through:
+        proxy.cuts.append(CUTS["inside the reply's head"])
+        heard = []
+        with closing(through.open_session(session.id).events(after=0)) as events:
+            for event in events:
+                assert event.kind == "step"
+                heard.append(event.data)
+                if len(heard) == 2:
+                    taken.append(session.step({"x": X, "y": Y}).metrics)
+                if len(heard) == 3:
+                    session.delete()
+    assert heard == taken[1:]
+    with pytest.raises(ddpnopt.SessionNotFoundError):
+        next(session.events())
+
+
+def test_estimates_sessions_and_usage(client: ddpnopt.Client) -> None:
+    definition = {"layers": [{"name": "fc", "kind": "dense", "inputs": 5, "outputs": 3, "sequence": True}]}
+    estimate = client.estimate(definition, 12, positions={"fc": 7})
+    narrow = client.estimate(definition, 12, positions={"fc": 7}, send_as="bf16")
+    assert estimate["accepted"] and 0 < narrow["request"]["bytes"] < 0.6 * estimate["request"]["bytes"]
+    session = client.create_session(definition)
+    reply = session.step(
+        {
+            "losses": np.ones(12, np.float32),
+            "layers.fc.input": np.ones((12, 7, 5), np.float32),
+            "layers.fc.output_grad": np.ones((12, 7, 3), np.float32),
+        }
+    )
+    # Versions travel as 64-bit numbers both ways; padding of the header may differ.
+    assert abs(reply.bytes_sent - estimate["request"]["bytes"]) < 64
+    assert [each["nextStep"] for each in client.sessions() if each["id"] == session.id] == [1]
+    with pytest.raises(ddpnopt.ProblemError) as raised:
+        client.estimate({"layers": []}, 12)
+    assert raised.value.param == "session.layers"
+    assert client.usage("2026-01-01", "2026-01-02") == []
+
+
+def test_parts_events_and_estimates_asynchronously(url: str) -> None:
+    async def train() -> None:
+        async with ddpnopt.AsyncClient(url) as client:
+            session = await client.create_session(HOSTED)
+            assert (await client.estimate(HOSTED, 3))["accepted"]
+            assert session.id in [each["id"] for each in await client.sessions()]
+            await asyncio.gather(*(session.send_part(k, {"x": X[k : k + 1], "y": Y[k : k + 1]}) for k in range(3)))
+            assert len((await session.parts())["parts"]) == 3
+            heard = []
+            async with aclosing(session.events(after=-1)) as events:
+                metrics = (await session.commit(3)).metrics
+                async for event in events:
+                    heard.append(event.data)
+                    await session.delete()
+            assert heard == [metrics]
+
+    asyncio.run(train())
 
 
 def test_one_step_at_a_time(client: ddpnopt.Client) -> None:

@@ -78,6 +78,22 @@ def test_every_step_is_applied_once_asynchronously(client: ddpnopt.Client, url: 
     check(created, losses, expected)
 
 
+def test_parts_and_their_commit_are_applied_once(client: ddpnopt.Client, url: str) -> None:
+    expected = undisturbed(client, len(CUTS))
+    created = client.create_session(MODEL)
+    with cutting_proxy(url) as proxy, ddpnopt.Client(proxy.url, retries=RETRIES) as through:
+        session = through.open_session(created.id)
+        losses = []
+        for cut, batch in zip(CUTS.values(), batches(len(CUTS)), strict=True):
+            for k in range(2):
+                proxy.cuts.append(cut)
+                session.send_part(k, {name: values[3 * k : 3 * k + 3] for name, values in batch.items()})
+            proxy.cuts.extend([cut, cut])
+            losses.append(float(session.commit(2).metrics["loss"]))
+            assert proxy.cuts == []
+    check(created, losses, expected)
+
+
 @pytest.mark.parametrize("name", [name for name in CUTS if name != "before a byte of the request"])
 def test_a_session_is_never_created_twice(url: str, name: str) -> None:
     with cutting_proxy(url) as proxy, ddpnopt.Client(proxy.url, retries=RETRIES) as through:

@@ -102,12 +102,14 @@ def test_couplings_without_a_second_pass(url: str, coupling: Any, mode: Any) -> 
 
 def test_only_what_is_given_is_trained(url: str) -> None:
     model = perceptron()
-    model[0].weight.requires_grad_(False)
-    frozen = [model[0].weight.clone(), model[2].bias.clone()]
-    optimizer = DDPNOpt(model, [parameter for parameter in model.parameters() if parameter is not model[2].bias], url=url)
+    first, second = model[0], model[2]
+    assert isinstance(first, nn.Linear) and isinstance(second, nn.Linear)
+    first.weight.requires_grad_(False)
+    frozen = [first.weight.clone(), second.bias.clone()]
+    optimizer = DDPNOpt(model, [parameter for parameter in model.parameters() if parameter is not second.bias], url=url)
     before = weights(model)
     optimizer.step(closure(model))
-    assert torch.equal(model[0].weight, frozen[0]) and torch.equal(model[2].bias, frozen[1])
+    assert torch.equal(first.weight, frozen[0]) and torch.equal(second.bias, frozen[1])
     assert optimizer.session is not None
     layers = {layer["name"]: layer for layer in optimizer.session.description["layers"]}
     # A bias alone is no layer of the service's: its gradients are sent.
@@ -228,9 +230,10 @@ def test_what_is_refused_by_name(url: str) -> None:
     )
     refused(dropping, url, "layer", "sample by sample")
 
-    capped = nn.Sequential(nn.Embedding(9, 3, max_norm=1.0), nn.Flatten(), nn.Linear(18, 3))
+    embedding = nn.Embedding(9, 3, max_norm=1.0)
+    capped = nn.Sequential(embedding, nn.Flatten(), nn.Linear(18, 3))
     with torch.no_grad():
-        capped[0].weight.mul_(0.01)
+        embedding.weight.mul_(0.01)
     refused(capped, url, "embedding 0", "max_norm", x=torch.zeros(16, 6, dtype=torch.long))
 
 
@@ -270,14 +273,15 @@ def test_a_step_whose_reply_never_came(url: str) -> None:
 
 def test_options_that_are_refused() -> None:
     model = perceptron()
-    for options, mention in [
+    refusals: list[tuple[dict[str, Any], str]] = [
         ({"lr": -1.0}, "lr is -1.0"),
         ({"mode": "hosted"}, "hosted"),
         ({"mode": "kernel", "metric": "adam"}, "'kronecker' or 'identity'"),
         ({"mode": "kernel", "reply_as": "f16"}, "reply_as"),
         ({"mode": "kernel", "weight_decay": {"kind": "decoupled", "rate": 0.1}}, "weight_decay is a number"),
         ({"optimizer": {"terminalCurvature": {"kind": "gauss-newton", "columns": 3}}}, "terminalCurvature"),
-    ]:
+    ]
+    for options, mention in refusals:
         with pytest.raises(ValueError, match=mention):
             DDPNOpt(model, **options)
 
@@ -317,6 +321,7 @@ def test_batch_normalisation(url: str) -> None:
     optimizer = DDPNOpt(model, url=url)
     before = mean_loss(model)
     norm = model[1]
+    assert isinstance(norm, nn.BatchNorm1d) and norm.num_batches_tracked is not None
     norm.reset_running_stats()
     expected = 0.1 * model[0](X).mean(0)
     with pytest.warns(UserWarning, match=r"\(1\) makes each sample's loss depend on all others"):
@@ -339,14 +344,17 @@ def test_batch_normalisation(url: str) -> None:
 
 def test_parameter_groups(url: str) -> None:
     model = perceptron()
-    groups = [{"params": model[0].parameters()}, {"params": model[2:].parameters(), "lr": 2.5}]
+    groups: list[dict[str, Any]] = [{"params": model[0].parameters()}, {"params": model[2:].parameters(), "lr": 2.5}]
     optimizer = DDPNOpt(model, groups, url=url, lr=10.0)
     optimizer.step(closure(model))
     assert optimizer.session is not None
     described = optimizer.session.description["optimizer"]
     assert described["learningRate"]["value"] == 10
     assert {group["pattern"]: group["learningRateFactor"] for group in described["groups"]} == {"2": 0.25, "4": 0.25}
-    mixed = DDPNOpt(model, [{"params": [model[0].weight]}, {"params": [model[0].bias], "lr": 1.0}], url=url)
+    first = model[0]
+    assert isinstance(first, nn.Linear)
+    split: list[dict[str, Any]] = [{"params": [first.weight]}, {"params": [first.bias], "lr": 1.0}]
+    mixed = DDPNOpt(model, split, url=url)
     with pytest.raises(UnsupportedLayerError, match="layer 0 are in groups with different lr"):
         mixed.step(closure(model))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -102,17 +103,21 @@ def affine(module: nn.Module, x: Tensor) -> Tensor:
     return x * module.weight.reshape(shape) + module.bias.reshape(shape)
 
 
+def on_a_copy(module: nn.Module, x: Tensor) -> Tensor:
+    return module(x.clone())
+
+
 def steps_of(network: nn.Sequential) -> list[tuple[nn.Module | None, Callable[[Tensor], Tensor]]]:
     """The network as functions, each with the module whose parameters it uses."""
     steps: list[tuple[nn.Module | None, Callable[[Tensor], Tensor]]] = []
     for module in network:
         if isinstance(module, nn.GroupNorm | nn.LayerNorm):
-            steps.append((None, lambda x, module=module: normalised(module, x)))
-            steps.append((module, lambda x, module=module: affine(module, x)))
+            steps.append((None, partial(normalised, module)))
+            steps.append((module, partial(affine, module)))
         elif list(module.parameters()):
             steps.append((module, module))
         else:
-            steps.append((None, lambda x, module=module: module(x.clone())))
+            steps.append((None, partial(on_a_copy, module)))
     return steps
 
 
@@ -188,7 +193,7 @@ def change_module(module: nn.Module, change: Tensor) -> None:
         if isinstance(module, Scale | nn.LayerNorm | nn.GroupNorm):
             parts = change.split([parameter.numel() for parameter in module.parameters()])
             for parameter, part in zip(module.parameters(), parts, strict=True):
-                parameter += part.reshape(parameter.shape)
+                parameter.add_(part.reshape(parameter.shape))
             return
         weight = module.weight
         assert isinstance(weight, Tensor)
@@ -203,8 +208,9 @@ def change_module(module: nn.Module, change: Tensor) -> None:
         else:
             c, channels, rows, columns = weight.shape
             weight += matrix.reshape(rows, columns, channels, c).permute(3, 2, 0, 1)
-        if isinstance(module.bias if hasattr(module, "bias") else None, Tensor):
-            module.bias += change[weight.numel() :]
+        bias = getattr(module, "bias", None)
+        if isinstance(bias, Tensor):
+            bias += change[weight.numel() :]
 
 
 class ExactTrainer:

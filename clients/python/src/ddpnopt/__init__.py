@@ -17,6 +17,7 @@ from ddpnopt.errors import (
     StepOutOfOrderError,
     UnexpectedAnswerError,
 )
+from ddpnopt.events import Event
 from ddpnopt.policy import Coefficients, Inverses, LayerPolicy
 from ddpnopt.retries import Retries
 from ddpnopt.steps import Prediction, ReplayLimits, StepReply, history_arrays
@@ -29,6 +30,7 @@ __all__ = [
     "Client",
     "Coefficients",
     "DdpnoptError",
+    "Event",
     "Inverses",
     "LayerPolicy",
     "NoAnswerError",

@@ -1,11 +1,12 @@
-"""The synchronous client."""
+"""The synchronous client, made of asynchronous.py by generate.py: change that one."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import httpx
 import numpy as np
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 
 from ddpnopt import steps
 from ddpnopt.connection import DEFAULT_TIMEOUT, as_answer, client_arguments, no_answer, request_arguments
-from ddpnopt.errors import NoAnswerError
-from ddpnopt.exchange import Answer, Operation, Request, Result, Wait
+from ddpnopt.errors import NoAnswerError, ProblemError
+from ddpnopt.events import Event, EventListener
+from ddpnopt.exchange import Answer, Operation, Request, Result, Wait, error_of
 from ddpnopt.policy import Inverses
 from ddpnopt.progress import progress
 from ddpnopt.retries import Retries
@@ -79,6 +81,35 @@ class Client:
             order["ttlSeconds"] = ttl_seconds
         return Session(self, self.run(steps.create_session(order, self._retries, self._replay)))
 
+    def sessions(self) -> list[Document]:
+        """The sessions of the key's tenant, newest first: `id`, `mode`, `nextStep`, `createdAt`, `expiresAt`."""
+        return self.run(steps.list_sessions(self._retries))
+
+    def usage(self, first: str | None = None, last: str | None = None) -> list[Document]:
+        """Steps, bytes and compute seconds of the key's tenant by day, from the first to the last, as `2026-01-31` in UTC."""
+        return self.run(steps.usage(first, last, self._retries))
+
+    def estimate(
+        self,
+        definition: Mapping[str, Any],
+        batch: int,
+        *,
+        positions: Mapping[str, int] | None = None,
+        send_as: Literal["f16", "bf16"] | None = None,
+    ) -> Document:
+        """What a step of a session would take, and whether it would be accepted; neither need exist.
+
+        Args:
+            definition: the document of `POST /v1/sessions`.
+            batch: samples of the step.
+            positions: mode `layers`: S by layer name, of layers over sequences and of embeddings; 1 unless given.
+            send_as: element type for the large tensors of a request.
+
+        Returns:
+            Bytes up and down, memory, multiply-adds; `accepted`, and in `problems` what it would be refused with.
+        """
+        return self.run(steps.estimate(definition, batch, positions, send_as, self._retries))
+
     def solve_kernels(self, losses: Any, grams: Any, **settings: Any) -> dict[str, NDArray[Any]]:
         """`POST /v1/kernel/solve`: solves the systems of one batch without a session.
 
@@ -139,6 +170,37 @@ class Client:
     def _send(self, request: Request) -> Answer:
         try:
             return as_answer(self._http.request(**request_arguments(request)))
+        except httpx.TransportError as error:
+            raise no_answer(request, error) from error
+
+    def listen(self, path: str, after: int | None) -> Generator[Event, None, None]:
+        """The events of a session until it ends; connections that break off are made again."""
+        listener = EventListener(path, after, self._retries)
+        while not listener.is_over:
+            failure: NoAnswerError | ProblemError | None = None
+            try:
+                with self._lines(listener) as lines:
+                    for line in lines:
+                        event = listener.read(line)
+                        if event is not None:
+                            yield event
+                        if listener.is_over:
+                            return
+            except (NoAnswerError, ProblemError) as error:
+                failure = error
+            time.sleep(listener.pause(failure))
+
+    @contextmanager
+    def _lines(self, listener: EventListener) -> Iterator[Iterator[str]]:
+        request = Request("GET", listener.path)
+        try:
+            # Whatever the client's timeout is: between two steps there are only heartbeats.
+            timeout = httpx.Timeout(DEFAULT_TIMEOUT)
+            with self._http.stream("GET", listener.path, headers=listener.headers, timeout=timeout) as response:
+                if not listener.accepts(response.status_code, response.headers.get("content-type")):
+                    response.read()
+                    raise error_of(as_answer(response), request)
+                yield response.iter_lines()
         except httpx.TransportError as error:
             raise no_answer(request, error) from error
 
@@ -204,6 +266,49 @@ class Session:
             send_as: element type for the large ones; `int8` only in sessions with `"transport": {"int8": true}`.
         """
         return self._client.run(self._state.step(tensors, send_as))
+
+    def send_part(self, k: int, tensors: Mapping[str, Any], *, send_as: NarrowType | None = None) -> Document:
+        """Sends a mini-batch as part k of the next step, from this client or another; `commit` takes them as one batch.
+
+        The parts make up the batch in the order of k. In mode `kernel` with batch coupling `diagonal` only.
+
+        Returns:
+            The parts that are there, and the samples of each.
+        """
+        return self._client.run(self._state.send_part(k, tensors, send_as))
+
+    def parts(self) -> Document:
+        """The parts of the next step that the service has."""
+        return self._client.run(self._state.parts())
+
+    def drop_parts(self, k: int | None = None) -> None:
+        """Drops a part of the next step, to send another in its place; without k all of them."""
+        self._client.run(self._state.drop_parts(k))
+
+    def commit(self, parts: int, *, batch: Mapping[str, Any] | None = None) -> StepReply:
+        """Takes the step whose parts 0 to `parts` - 1 have been sent; what follows an error is said at `step`.
+
+        Args:
+            parts: how many there are.
+            batch: the tensors of all parts in one, where policies in inverse factors are to form changes of dense layers.
+        """
+        return self._client.run(self._state.commit(parts, batch))
+
+    def reply(self, *, batch: Mapping[str, Any] | None = None) -> StepReply:
+        """The reply of the next step, which another client has committed; until then raises `StepOutOfOrderError`."""
+        return self._client.run(self._state.reply(batch))
+
+    def events(self, *, after: int | None = None) -> Generator[Event, None, None]:
+        """The session's steps as they are taken, by this client or others, until the session ends.
+
+        Connections that break off are made again, and go on where they were. Close the iterator (`contextlib.closing`) if you
+        leave it early.
+
+        Args:
+            after: the last step that is known, those after it come first as far as they are kept; -1 for all. Events from now on
+                unless given.
+        """
+        return self._client.listen(f"{self._state.path}/events", after)
 
     def describe(self) -> Document:
         """The session as the service sees it."""

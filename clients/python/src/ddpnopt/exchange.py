@@ -88,7 +88,7 @@ def exchange(request: Request, retries: Retries) -> Operation[Answer]:
                 return answer
             if is_in_doubt and request.method == "DELETE" and answer.status in (404, 410):
                 return answer
-            failure = _error_of(answer, request)
+            failure = error_of(answer, request)
         except NoAnswerError as error:
             failure = error
         if isinstance(failure, NoAnswerError):
@@ -107,7 +107,8 @@ def exchange(request: Request, retries: Retries) -> Operation[Answer]:
         yield Wait(retries.delay(failures, retry_after))
 
 
-def _error_of(answer: Answer, request: Request) -> ProblemError | NoAnswerError | UnexpectedAnswerError:
+def error_of(answer: Answer, request: Request) -> ProblemError | NoAnswerError | UnexpectedAnswerError:
+    """What an answer means that is none of success."""
     what = f"{request.method} {request.path}: status {answer.status}"
     if answer.media_type == PROBLEM:
         problem = answer.document()

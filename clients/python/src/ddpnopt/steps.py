@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 from urllib.parse import urlencode
 
 import numpy as np
@@ -156,25 +156,76 @@ class SessionState:
 
     def step(self, tensors: Mapping[str, Any], send_as: NarrowType | None) -> Operation[StepReply]:
         """Takes the next step; it counts when its reply is complete."""
+
+        def take(n: int) -> Operation[tuple[Answer, int]]:
+            body = self._encode(tensors, send_as)
+            answer = yield from self._put(n, body)
+            self._buffer.keep(n, body)
+            return answer, len(body)
+
+        return self._count(take, tensors)
+
+    def commit(self, parts: int, batch: Mapping[str, Any] | None) -> Operation[StepReply]:
+        """Takes the next step of the parts that have been sent."""
+
+        def take(n: int) -> Operation[tuple[Answer, int]]:
+            content = json.dumps({"parts": parts}).encode()
+            # The number makes it the same commit, however often it is sent.
+            request = Request("POST", f"{self.path}/steps/{n}/commit", content, JSON)
+            return (yield from exchange(request, self._retries)), len(content)
+
+        return self._count(take, batch or {})
+
+    def reply(self, batch: Mapping[str, Any] | None) -> Operation[StepReply]:
+        """The reply of a step that another client has committed; counts it."""
+
+        def take(n: int) -> Operation[tuple[Answer, int]]:
+            return (yield from exchange(Request("GET", f"{self.path}/steps/{n}"), self._retries)), 0
+
+        return self._count(take, batch or {})
+
+    def _count(self, take: Callable[[int], Operation[tuple[Answer, int]]], sent: Mapping[str, Any]) -> Operation[StepReply]:
+        """Reads what came of the next step.
+
+        Args:
+            take: asks for the step of this number; gives the answer, and how many bytes were sent.
+            sent: the tensors of its batch, as far as they are here.
+        """
         if self._is_stepping:
             raise RuntimeError("the session is taking a step; wait for its reply before the next one")
         self._is_stepping = True
         try:
             n, began = self.next_step, time.monotonic()
-            sent = dict(tensors)
-            if self._has_versions():
-                versions = [self.inverses[name].version if name in self.inverses else 0 for name in self._layers]
-                sent.setdefault("metric_versions", np.asarray(versions, np.int64))
-            body = encode(sent, send_as=send_as, narrows=self._narrows)
-            answer = yield from self._put(n, body)
-            reply = self._read(answer, sent, len(body), time.monotonic() - began)
-            self._buffer.keep(n, body)
+            answer, bytes_sent = yield from take(n)
+            reply = self._read(answer, sent, bytes_sent, time.monotonic() - began)
             self.next_step = n + 1
             traffic = {"bytesSent": reply.bytes_sent, "bytesReceived": reply.bytes_received, "seconds": reply.seconds}
             self.history.append({**reply.metrics, **traffic})
             return reply
         finally:
             self._is_stepping = False
+
+    def _encode(self, tensors: Mapping[str, Any], send_as: NarrowType | None) -> bytes:
+        sent = dict(tensors)
+        if self._has_versions():
+            versions = [self.inverses[name].version if name in self.inverses else 0 for name in self._layers]
+            sent.setdefault("metric_versions", np.asarray(versions, np.int64))
+        return encode(sent, send_as=send_as, narrows=self._narrows)
+
+    @property
+    def _parts_path(self) -> str:
+        return f"{self.path}/steps/{self.next_step}/parts"
+
+    def send_part(self, k: int, tensors: Mapping[str, Any], send_as: NarrowType | None) -> Operation[Document]:
+        request = Request("PUT", f"{self._parts_path}/{k}", self._encode(tensors, send_as), SAFETENSORS)
+        return _document((yield from exchange(request, self._retries)))
+
+    def parts(self) -> Operation[Document]:
+        return _document((yield from exchange(Request("GET", self._parts_path), self._retries)))
+
+    def drop_parts(self, k: int | None) -> Operation[None]:
+        path = self._parts_path if k is None else f"{self._parts_path}/{k}"
+        yield from exchange(Request("DELETE", path), self._retries)
 
     def _put(self, n: int, body: bytes) -> Operation[Answer]:
         """Sends a step, and before it those that the service says it has lost."""
@@ -334,6 +385,41 @@ def solve_kernels(losses: Any, grams: Any, settings: Mapping[str, Any], retries:
     body = encode({"losses": losses, "grams": kernels[:, rows, columns]})
     request = Request("POST", f"v1/kernel/solve?{urlencode(settings)}", body, SAFETENSORS)
     return decode((yield from exchange(request, retries)).content).tensors
+
+
+def estimate(
+    definition: Mapping[str, Any],
+    batch: int,
+    positions: Mapping[str, int] | None,
+    send_as: Literal["f16", "bf16"] | None,
+    retries: Retries,
+) -> Operation[Document]:
+    """What a step of a session would take."""
+    order: Document = {"session": definition, "batch": batch, "positions": positions or {}}
+    if send_as is not None:
+        order["sendAs"] = send_as.upper()
+    # It changes nothing.
+    request = replace(json_request("POST", "v1/estimates", order), is_idempotent=True)
+    return _document((yield from exchange(request, retries)))
+
+
+def list_sessions(retries: Retries) -> Operation[list[Document]]:
+    """All sessions of the key's tenant, page by page."""
+    found: list[Document] = []
+    query = {"limit": "200"}
+    while True:
+        page = _document((yield from exchange(Request("GET", f"v1/sessions?{urlencode(query)}"), retries)))
+        found.extend(page["sessions"])
+        if page["next"] is None:
+            return found
+        query["after"] = page["next"]
+
+
+def usage(first: str | None, last: str | None, retries: Retries) -> Operation[list[Document]]:
+    """What was taken, by day."""
+    query = urlencode({name: day for name, day in (("from", first), ("to", last)) if day is not None})
+    days: list[Document] = _document((yield from exchange(Request("GET", f"v1/usage?{query}"), retries)))["days"]
+    return days
 
 
 def download_checkpoint(id: str, retries: Retries) -> Operation[bytes]:  # noqa: A002
