@@ -138,7 +138,10 @@ const sessionStatus = {
 
 export const sessionSchema = z
   .discriminatedUnion('mode', [
-    z.object({ ...layersDefinitionSchema.shape, ...sessionStatus }).meta({ id: 'LayersSession' }),
+    // Which a definition may leave out, and a session never does.
+    z
+      .object({ ...layersDefinitionSchema.shape, ...sessionStatus, mode: z.literal('layers') })
+      .meta({ id: 'LayersSession' }),
     z.object({ ...kernelDefinitionSchema.shape, ...sessionStatus }).meta({ id: 'KernelSession' }),
     z.object({ ...hostedDefinitionSchema.shape, ...sessionStatus }).meta({ id: 'HostedSession' }),
   ])

@@ -16,7 +16,12 @@ import { ACCESS_PROBLEMS } from './problem-responses.ts';
 /** Of the document what is read and completed here. The library's own types allow references where its generator makes none. */
 export interface OpenApiDocument {
   readonly paths: Readonly<Record<string, Readonly<Partial<Record<Method, Operation>>>>>;
-  components: Record<string, unknown>;
+  components: Record<string, unknown> & { readonly schemas: Readonly<Record<string, ComponentSchema>> };
+}
+
+interface ComponentSchema {
+  readonly oneOf?: readonly unknown[];
+  discriminator?: { readonly mapping: Readonly<Record<string, string>> };
 }
 
 export interface Operation {
@@ -105,6 +110,7 @@ const COMPONENTS = {
 export function openApiDocument(app: OpenAPIHono<EdgeEnv>): OpenApiDocument {
   const document = app.getOpenAPI31Document(INFO) as unknown as OpenApiDocument;
   document.components = { ...document.components, ...COMPONENTS };
+  for (const schema of Object.values(document.components.schemas)) dropIncompleteDiscriminator(schema);
   for (const { method, path, operation } of operationsOf(document)) {
     const isVersioned = path.startsWith('/v1/');
     operation.operationId = operationId(method, path);
@@ -128,6 +134,17 @@ export function openApiDocument(app: OpenAPIHono<EdgeEnv>): OpenApiDocument {
     }
   }
   return document;
+}
+
+/**
+ * A discriminator's property must be there (OpenAPI 3.1, "Discriminator Object"), and what the mapping lacks has the name of its schema.
+ * Where the property has a default the alternatives differ by what they take.
+ */
+function dropIncompleteDiscriminator(schema: ComponentSchema): void {
+  const { oneOf, discriminator } = schema;
+  if (discriminator !== undefined && Object.keys(discriminator.mapping).length !== oneOf?.length) {
+    delete schema.discriminator;
+  }
 }
 
 function addProblem(responses: Operation['responses'], code: ProblemCode): void {
