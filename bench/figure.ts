@@ -1,4 +1,5 @@
 /** Curves on logarithmic axes as an SVG file: a pure function of their points. */
+import { escaped, formatted, line, rounded, text } from './svg.ts';
 
 export interface Series {
   readonly name: string;
@@ -81,26 +82,4 @@ function decadeTicks(low: number, high: number): number[] {
   const digits = last - first > 4 ? [1] : [1, 2, 5];
   // Written out, so that 5e-3 is not 0.005000000000000001.
   return decades.flatMap((decade) => digits.map((digit) => Number(`${String(digit)}e${String(decade)}`)));
-}
-
-type Place = readonly [x: number, y: number];
-
-function line([x1, y1]: Place, [x2, y2]: Place, attributes: string): string {
-  return `<line x1="${rounded(x1)}" y1="${rounded(y1)}" x2="${rounded(x2)}" y2="${rounded(y2)}" ${attributes}/>`;
-}
-
-function text(x: number, y: number, content: string, attributes: string): string {
-  return `<text x="${rounded(x)}" y="${rounded(y)}"${attributes === '' ? '' : ` ${attributes}`}>${escaped(content)}</text>`;
-}
-
-function rounded(value: number): string {
-  return String(Math.round(10 * value) / 10);
-}
-
-function formatted(value: number): string {
-  return value.toLocaleString('en', { maximumSignificantDigits: 4 });
-}
-
-function escaped(content: string): string {
-  return content.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;');
 }

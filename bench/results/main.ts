@@ -3,7 +3,7 @@
  * done, so that a run that is stopped, however it is, goes on where it was; and writes the pages of docs/results of what is complete.
  *
  * usage: npm run bench:results [-- --quick] [--only item[:section]] [--seconds n] [--fresh] [--list] [--pages]
- *   --quick      the small sets' accuracies alone
+ *   --quick      the small sets' accuracies alone, on the standard output only
  *   --only id    one item, or one section of it; can be repeated
  *   --seconds n  begins no trial after n seconds
  *   --fresh      forgets the trials that were run
@@ -14,18 +14,14 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { MISSING, peersInstalled } from '../peers/environment.ts';
 import { provenance } from '../provenance.ts';
+import { CATALOGUE, type Entry } from './catalogue.ts';
 import { missingFolder } from './data.ts';
-import { isComplete, type Item, type Section } from './item.ts';
-import { ablation } from './items/ablation.ts';
-import { accuracy } from './items/accuracy.ts';
-import { feedback } from './items/feedback.ts';
-import { sensitivity } from './items/sensitivity.ts';
-import { untuned } from './items/untuned.ts';
+import { isComplete, type Section } from './item.ts';
 import { Progress } from './progress.ts';
-import { missingOf, runTrials } from './runner.ts';
+import { makePages, writePages } from './publish.ts';
+import { missingOf, TrialRunner } from './runner.ts';
 import { TrialStore } from './store.ts';
 
-const ITEMS: readonly Item[] = [accuracy, sensitivity, feedback, ablation, untuned];
 const STORE = fileURLToPath(new URL('../../.bench/results/trials.jsonl', import.meta.url));
 
 const { values: options } = parseArgs({
@@ -45,66 +41,79 @@ function fail(reason: string): never {
 }
 
 interface Selected {
-  readonly item: Item;
+  readonly entry: Entry;
   readonly section: Section;
 }
 
 const ends = performance.now() + 1000 * Number(options.seconds);
 if (Number.isNaN(ends)) fail(`--seconds takes a number, not ${options.seconds}.`);
-const known = ITEMS.flatMap(({ id, sections }) => [id, ...sections.map((section) => `${id}:${section.id}`)]);
+const known = CATALOGUE.flatMap(({ id, sections }) => [id, ...sections.map((section) => `${id}:${section.id}`)]);
 const stranger = options.only.find((id) => !known.includes(id));
 if (stranger !== undefined) fail(`--only ${stranger}: there is ${known.join(', ')}.`);
-const isWanted = (item: Item, section: Section): boolean =>
+const isWanted = ({ id }: Entry, section: Section): boolean =>
   options.only.length === 0
     ? !options.quick || section.isQuick
-    : options.only.includes(item.id) || options.only.includes(`${item.id}:${section.id}`);
-const selected: readonly Selected[] = ITEMS.flatMap((item) =>
-  item.sections.filter((section) => isWanted(item, section)).map((section) => ({ item, section })),
+    : options.only.includes(id) || options.only.includes(`${id}:${section.id}`);
+const selected: readonly Selected[] = CATALOGUE.flatMap((entry) =>
+  entry.sections.filter((section) => isWanted(entry, section)).map((section) => ({ entry, section })),
 );
 
 const store = new TrialStore(STORE);
 if (options.fresh) store.clear();
-if (options.list) {
-  for (const { item, section } of selected) {
+if (options.list) list();
+else if (options.pages || (await runSelected())) await publish();
+
+function list(): void {
+  for (const { entry, section } of selected) {
     const { trials, waiting } = section.plan(store);
     const missing = missingOf(store, trials).length + waiting;
-    process.stdout.write(
-      `${item.id}:${section.id}  ${String(trials.length + waiting)} trials, ${String(missing)} to run\n`,
-    );
+    const all = String(trials.length + waiting);
+    process.stdout.write(`${entry.id}:${section.id}  ${all} trials, ${String(missing)} to run\n`);
   }
-} else {
-  if (!options.pages) await runSelected();
 }
 
-async function runSelected(): Promise<void> {
+/** @returns false if the time was up before all was run */
+async function runSelected(): Promise<boolean> {
   if (!peersInstalled()) fail(MISSING);
   const { revision } = provenance('');
-  for (const { item, section } of selected) {
-    const folder = section
-      .plan(store)
-      .trials.map(({ trial }) => missingFolder(trial.dataSet))
-      .find((each) => each !== null);
-    if (folder !== undefined) {
-      process.stdout.write(`${item.id}:${section.id} is left out: ${folder} names no folder of its data\n`);
-      continue;
-    }
-    const progress = new Progress();
-    while (!isComplete(store, section)) {
-      const plan = section.plan(store);
-      const isThrough = await runTrials(store, plan.trials, {
-        revision,
-        engine: process.env['DDPNOPT_ENGINE'],
-        ends,
-        onDone({ group }, { milliseconds, validation }) {
-          progress.add(milliseconds);
-          const result = validation === null ? 'diverged' : `validation ${validation.accuracy.toFixed(3)}`;
-          process.stdout.write(`${item.id}: ${group}, ${result}; ${progress.line(store, section.plan(store))}\n`);
-        },
-      });
-      if (!isThrough) {
+  const runner = new TrialRunner(store, { revision, engine: process.env['DDPNOPT_ENGINE'], ends });
+  try {
+    for (const { entry, section } of selected) {
+      const name = `${entry.id}:${section.id}`;
+      const folders = section.plan(store).trials.flatMap(({ trial }) => missingFolder(trial.dataSet) ?? []);
+      const [variable] = folders;
+      if (variable !== undefined) {
+        process.stdout.write(`${name} is left out: ${variable} names no folder of its data\n`);
+      } else if (!(await runSection(runner, name, section))) {
         process.stdout.write('The time is up; the same command goes on from here.\n');
-        return;
+        return false;
       }
     }
+  } finally {
+    await runner.stop();
+  }
+  return true;
+}
+
+/** Trials, and those that their outcomes lead to. */
+async function runSection(runner: TrialRunner, name: string, section: Section): Promise<boolean> {
+  const progress = new Progress();
+  while (!isComplete(store, section)) {
+    const isThrough = await runner.run(section.plan(store).trials, ({ group }, { milliseconds, validation }) => {
+      progress.add(milliseconds);
+      const result = validation === null ? 'diverged' : `validation ${validation.accuracy.toFixed(3)}`;
+      process.stdout.write(`${name}: ${group}, ${result}; ${progress.line(store, section.plan(store))}\n`);
+    });
+    if (!isThrough) return false;
+  }
+  return true;
+}
+
+async function publish(): Promise<void> {
+  for (const entry of CATALOGUE) {
+    const pages = makePages(store, entry);
+    if (pages === null) continue;
+    if (options.quick) process.stdout.write(`\n${pages.files.get(`${entry.id}.md`) ?? ''}`);
+    else await writePages(entry.id, pages);
   }
 }

@@ -23,33 +23,14 @@ export interface RunOptions {
   readonly engine: string | undefined;
   /** `performance.now()` after which no trial begins any more. */
   readonly ends: number;
-  /** Called after every trial. */
-  readonly onDone: (planned: PlannedTrial, outcome: Outcome) => void;
 }
+
+/** Called after every trial. */
+type OnDone = (planned: PlannedTrial, outcome: Outcome) => void;
 
 interface Lent {
   readonly parts: Parts;
   readonly files: PartFiles;
-}
-
-/** Runs those trials that the store lacks. @returns false if the time was up before */
-export async function runTrials(
-  store: TrialStore,
-  trials: readonly PlannedTrial[],
-  options: RunOptions,
-): Promise<boolean> {
-  const missing = missingOf(store, trials);
-  const together = missing.filter(({ trial }) => !trial.alone);
-  const alone = missing.filter(({ trial }) => trial.alone);
-  const runner = new Runner(store, options);
-  try {
-    const of = (kind: Trainer['kind']): PlannedTrial[] => together.filter(({ trial }) => trial.trainer.kind === kind);
-    await Promise.all([runner.all(of('service'), SESSIONS), runner.all(of('peer'), 1)]);
-    await runner.all(alone, 1);
-  } finally {
-    await runner.stop();
-  }
-  return missingOf(store, trials).length === 0;
 }
 
 /** Each only once, however many plans have it. */
@@ -63,7 +44,8 @@ function engineFor({ input }: Network): string | undefined {
   return input.length === 1 && input[0] <= SMALL_INPUT ? 'wasm' : undefined;
 }
 
-class Runner {
+/** Starts processes when a trial needs them, and keeps them until it is stopped. */
+export class TrialRunner {
   readonly #store: TrialStore;
   readonly #options: RunOptions;
   readonly #data = new Map<DataSetName, Promise<Parts>>();
@@ -75,21 +57,15 @@ class Runner {
     this.#options = options;
   }
 
-  /** Takes the trials data set by data set, in their order, so many at a time. */
-  async all(trials: readonly PlannedTrial[], atATime: number): Promise<void> {
-    for (const dataSet of new Set(trials.map(({ trial }) => trial.dataSet))) {
-      const parts = await this.#parts(dataSet);
-      const queue = trials.filter(({ trial }) => trial.dataSet === dataSet).values();
-      await withFiles(parts, async (files) => {
-        const lane = async (): Promise<void> => {
-          for (const planned of queue) {
-            if (performance.now() > this.#options.ends) return;
-            await this.#one(planned, { parts, files });
-          }
-        };
-        await Promise.all(Array.from({ length: atATime }, lane));
-      });
-    }
+  /** Runs those trials that the store lacks. @returns false if the time was up before */
+  async run(trials: readonly PlannedTrial[], onDone: OnDone): Promise<boolean> {
+    const missing = missingOf(this.#store, trials);
+    const together = missing.filter(({ trial }) => !trial.alone);
+    const of = (kind: Trainer['kind']): PlannedTrial[] => together.filter(({ trial }) => trial.trainer.kind === kind);
+    await Promise.all([this.#all(of('service'), SESSIONS, onDone), this.#all(of('peer'), 1, onDone)]);
+    const alone = missing.filter(({ trial }) => trial.alone);
+    await this.#all(alone, 1, onDone);
+    return missingOf(this.#store, trials).length === 0;
   }
 
   async stop(): Promise<void> {
@@ -97,12 +73,29 @@ class Runner {
     for (const service of this.#services.values()) await (await service).stop();
   }
 
-  async #one(planned: PlannedTrial, lent: Lent): Promise<void> {
+  /** Takes the trials data set by data set, in their order, so many at a time. */
+  async #all(trials: readonly PlannedTrial[], atATime: number, onDone: OnDone): Promise<void> {
+    for (const dataSet of new Set(trials.map(({ trial }) => trial.dataSet))) {
+      const parts = await this.#parts(dataSet);
+      const queue = trials.filter(({ trial }) => trial.dataSet === dataSet).values();
+      await withFiles(parts, async (files) => {
+        const lane = async (): Promise<void> => {
+          for (const planned of queue) {
+            if (performance.now() > this.#options.ends) return;
+            await this.#one(planned, { parts, files }, onDone);
+          }
+        };
+        await Promise.all(Array.from({ length: atATime }, lane));
+      });
+    }
+  }
+
+  async #one(planned: PlannedTrial, lent: Lent, onDone: OnDone): Promise<void> {
     const { trial } = planned;
     const { outcome, trainer } = await this.#run(trial, lent);
     const versions: Versions = { revision: this.#options.revision, trainer };
     this.#store.add(trial, outcome, versions);
-    this.#options.onDone(planned, outcome);
+    onDone(planned, outcome);
     // Lets the other lanes and signals have their turn.
     await setImmediate();
   }

@@ -9,6 +9,8 @@ export interface Task {
   readonly description: string;
   readonly dataSet: DataSetName;
   readonly trainingSamples: number | null;
+  /** Of the test part. */
+  readonly testSamples: number;
   readonly network: Network;
   readonly batch: number;
   readonly epochs: number;
@@ -34,7 +36,7 @@ export function seeds(count: number, first = 0): number[] {
   return Array.from({ length: count }, (_, index) => first + index);
 }
 
-interface DenseOptions extends Pick<Task, 'dataSet' | 'batch' | 'epochs'> {
+interface DenseOptions extends Pick<Task, 'dataSet' | 'testSamples' | 'batch' | 'epochs'> {
   readonly widths: readonly number[];
   readonly activation: Activation;
   readonly trainingSamples?: number;
@@ -53,11 +55,12 @@ function denseTask(id: string, { widths, activation, trainingSamples, tuningSeed
   };
 }
 
-function convolutionalTask(dataSet: DataSetName, shape: readonly [number, number, number]): Task {
+function convolutionalTask(dataSet: DataSetName, shape: readonly [number, number, number], testSamples: number): Task {
   return {
     id: `${dataSet}-cnn`,
     description: 'four 3×3×32 convolutions and two dense layers, relu',
     dataSet,
+    testSamples,
     trainingSamples: null,
     network: { ...NETWORKS['cnn-32'], input: [...shape] },
     batch: 128,
@@ -70,6 +73,7 @@ function convolutionalTask(dataSet: DataSetName, shape: readonly [number, number
 /** The paper's dense nets: five layers, ten to 32 wide, batches of 8 to 32, tanh on WINE and DIGITS. */
 export const WINE = denseTask('wine', {
   dataSet: 'wine',
+  testSamples: 36,
   widths: [13, 16, 16, 16, 16, 3],
   activation: 'tanh',
   batch: 8,
@@ -77,6 +81,7 @@ export const WINE = denseTask('wine', {
 });
 export const DIGITS = denseTask('digits', {
   dataSet: 'digits',
+  testSamples: 359,
   widths: [64, 32, 32, 32, 32, 10],
   activation: 'tanh',
   batch: 32,
@@ -85,6 +90,7 @@ export const DIGITS = denseTask('digits', {
 /** No default was chosen on it, nor is it in the paper. */
 export const BREAST_CANCER = denseTask('breast-cancer', {
   dataSet: 'breast-cancer',
+  testSamples: 114,
   widths: [30, 16, 16, 16, 16, 2],
   activation: 'tanh',
   batch: 16,
@@ -92,6 +98,7 @@ export const BREAST_CANCER = denseTask('breast-cancer', {
 });
 export const MNIST = denseTask('mnist', {
   dataSet: 'mnist',
+  testSamples: 10_000,
   widths: [784, 32, 32, 32, 32, 10],
   activation: 'relu',
   batch: 32,
@@ -101,6 +108,7 @@ export const MNIST = denseTask('mnist', {
 });
 export const FASHION_MNIST = denseTask('fashion-mnist', {
   dataSet: 'fashion-mnist',
+  testSamples: 10_000,
   widths: [784, 32, 32, 32, 32, 10],
   activation: 'relu',
   batch: 32,
@@ -110,10 +118,10 @@ export const FASHION_MNIST = denseTask('fashion-mnist', {
 });
 export const SMALL_TASKS = [WINE, DIGITS] as const;
 export const CONVOLUTIONAL_TASKS = [
-  convolutionalTask('mnist', [28, 28, 1]),
-  convolutionalTask('fashion-mnist', [28, 28, 1]),
-  convolutionalTask('cifar10', [32, 32, 3]),
-  convolutionalTask('svhn', [32, 32, 3]),
+  convolutionalTask('mnist', [28, 28, 1], 10_000),
+  convolutionalTask('fashion-mnist', [28, 28, 1], 10_000),
+  convolutionalTask('cifar10', [32, 32, 3], 10_000),
+  convolutionalTask('svhn', [32, 32, 3], 26_032),
 ] as const;
 
 interface TrialSettings extends Pick<Trial, 'seed' | 'evaluations'> {

@@ -22,6 +22,8 @@ export interface AblationResults {
   readonly description: string;
   readonly batch: number;
   readonly epochs: number;
+  readonly seeds: number;
+  readonly tuningSeeds: number;
   readonly learningRates: Readonly<Record<string, readonly number[]>>;
   readonly rows: readonly AblationRow[];
 }
@@ -92,18 +94,19 @@ function optimizerOf({ metric, curvature, coupling, batchCoupling }: Combination
   };
 }
 
-export const ablation: Item = {
+export const ablation: Item<AblationResults> = {
   id: 'ablation',
-  title: 'What each part of the method is worth',
   sections: METRICS.map((metric) => ({
     id: metric,
     isQuick: false,
     plan: (store) => tunedPlan(store, TASK, combinationsOf(metric).map(optimizerOf)),
   })),
-  results: (store, complete): AblationResults => ({
+  results: (store, complete) => ({
     description: TASK.description,
     batch: TASK.batch,
     epochs: TASK.epochs,
+    seeds: TASK.seeds.length,
+    tuningSeeds: TASK.tuningSeeds.length,
     learningRates: LEARNING_RATES,
     rows: METRICS.filter((metric) => complete.has(metric)).flatMap((metric) =>
       combinationsOf(metric).map((combination) => rowOf(store, combination)),

@@ -1,5 +1,5 @@
 /** Items 1 and 2: accuracy of every optimizer at its chosen setting, and how the training went. */
-import { ALL, OPTIMAL_CONTROL, settingsOf, type Optimizer, type Setting } from '../optimizers.ts';
+import { ALL, OPTIMAL_CONTROL, settingsOf, TUNED, type Optimizer, type Setting } from '../optimizers.ts';
 import { chosenTrials, choose, outcomesOf, tunedPlan } from '../plan.ts';
 import { CONVOLUTIONAL_TASKS, FASHION_MNIST, MNIST, SMALL_TASKS, type Task } from '../tasks.ts';
 import type { Item, Section } from '../item.ts';
@@ -12,6 +12,7 @@ export interface OptimizerAccuracy {
   readonly setting: Setting;
   /** Whether the chosen learning rate is the smallest or the largest of the grid. */
   readonly isAtEnd: boolean;
+  readonly regularizer: string;
   /** On the test part at the end, a seed each; 0 where the training diverged. */
   readonly accuracies: readonly number[];
   /** Over the seeds that did not diverge, at equal steps. */
@@ -26,10 +27,17 @@ export interface TaskAccuracy {
   readonly trainingSamples: number | null;
   readonly seeds: number;
   readonly tuningSeeds: number;
+  readonly testSamples: number;
   readonly optimizers: readonly OptimizerAccuracy[];
 }
 
-export const ACCURACY_TASKS: readonly Task[] = [...SMALL_TASKS, MNIST, FASHION_MNIST, ...CONVOLUTIONAL_TASKS];
+export interface AccuracyResults {
+  readonly learningRates: number;
+  readonly regularizations: number;
+  readonly tasks: readonly TaskAccuracy[];
+}
+
+const ACCURACY_TASKS: readonly Task[] = [...SMALL_TASKS, MNIST, FASHION_MNIST, ...CONVOLUTIONAL_TASKS];
 
 /** Methods whose steps take a hundred times as long have a section of their own. */
 const SLOW = '-optimal-control';
@@ -43,28 +51,32 @@ function sectionsOf(task: Task): Section[] {
   return [whole, { id: `${task.id}${SLOW}`, isQuick: false, plan: (store) => tunedPlan(store, task, slow) }];
 }
 
-export const accuracy: Item = {
+export const accuracy: Item<AccuracyResults> = {
   id: 'accuracy',
-  title: 'Accuracy and convergence',
   sections: ACCURACY_TASKS.flatMap(sectionsOf),
   results: (store, complete) => ({
-    tasks: ACCURACY_TASKS.filter(({ id }) => complete.has(id)).map((task) => taskAccuracy(store, task)),
+    learningRates: TUNED.learningRates.length,
+    regularizations: TUNED.regularizations.length,
+    tasks: ACCURACY_TASKS.filter(({ id }) => complete.has(id)).map((task) =>
+      taskAccuracy(store, task, complete.has(`${task.id}${SLOW}`)),
+    ),
   }),
 };
 
-export function taskAccuracy(store: TrialStore, task: Task): TaskAccuracy {
-  const { id, description, batch, epochs, trainingSamples, seeds, tuningSeeds } = task;
+function taskAccuracy(store: TrialStore, task: Task, hasSlow: boolean): TaskAccuracy {
+  const { id, description, batch, epochs, trainingSamples, testSamples, seeds, tuningSeeds } = task;
   return {
     id,
     description,
     batch,
     epochs,
     trainingSamples,
+    testSamples,
     seeds: seeds.length,
     tuningSeeds: tuningSeeds.length,
-    optimizers: ALL.filter((optimizer) => optimizer.runsOn(task)).map((optimizer) =>
-      ofOptimizer(store, task, optimizer),
-    ),
+    optimizers: ALL.filter(
+      (optimizer) => optimizer.runsOn(task) && (hasSlow || !OPTIMAL_CONTROL.includes(optimizer)),
+    ).map((optimizer) => ofOptimizer(store, task, optimizer)),
   };
 }
 
@@ -77,6 +89,7 @@ function ofOptimizer(store: TrialStore, task: Task, optimizer: Optimizer): Optim
   return {
     id: optimizer.id,
     name: optimizer.name,
+    regularizer: optimizer.regularizer,
     setting,
     isAtEnd: rates.length > 1 && [Math.min(...rates), Math.max(...rates)].includes(setting.learningRate),
     accuracies: outcomes.map(finalAccuracy),

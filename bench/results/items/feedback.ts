@@ -3,7 +3,7 @@ import type { Item, Section } from '../item.ts';
 import type { PlannedTrial } from '../plan.ts';
 import { outcomesOf } from '../plan.ts';
 import type { TrialStore } from '../store.ts';
-import { denseNetwork, seeds, trialOf, type Task } from '../tasks.ts';
+import { denseNetwork, DIGITS, seeds, trialOf, type Task } from '../tasks.ts';
 import { finalAccuracy, type Trial } from '../trial.ts';
 
 export const COUPLINGS = ['layerwise', 'value', 'gauss-newton-step', 'feedback'] as const;
@@ -24,7 +24,8 @@ export interface RegimeResult extends Regime {
 }
 
 export interface FeedbackResults {
-  readonly widths: number;
+  readonly width: number;
+  readonly trainingSamples: number;
   readonly steps: number;
   readonly seeds: number;
   readonly regimes: readonly RegimeResult[];
@@ -58,6 +59,7 @@ const REGIMES: readonly RegimeTask[] = ACTIVATIONS.flatMap((activation) =>
           id: `digits-${activation}-${String(layers)}-${String(batch)}`,
           description: '',
           dataSet: 'digits' as const,
+          testSamples: DIGITS.testSamples,
           trainingSamples: TRAINING_SAMPLES,
           network: denseNetwork([64, ...Array.from({ length: layers - 1 }, () => WIDTH), 10], activation),
           batch,
@@ -88,15 +90,16 @@ const section: Section = {
   }),
 };
 
-export const feedback: Item = {
+export const feedback: Item<FeedbackResults> = {
   id: 'feedback',
-  title: 'What feedback is worth beyond coupling',
   sections: [section],
-  results: (store, complete): Partial<FeedbackResults> => {
-    if (!complete.has(section.id)) return {};
-    const regimes = REGIMES.map((each) => regimeResult(store, each));
-    return { widths: WIDTH, steps: stepsOf(store), seeds: SEEDS.length, regimes };
-  },
+  results: (store) => ({
+    width: WIDTH,
+    trainingSamples: TRAINING_SAMPLES,
+    steps: stepsOf(store),
+    seeds: SEEDS.length,
+    regimes: REGIMES.map((each) => regimeResult(store, each)),
+  }),
 };
 
 function outcomes(store: TrialStore, each: RegimeTask, coupling: Coupling): NonNullable<ReturnType<typeof outcomesOf>> {

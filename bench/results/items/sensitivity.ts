@@ -21,14 +21,19 @@ export interface TaskSensitivity {
   readonly id: string;
   readonly description: string;
   readonly seeds: number;
+  readonly testSamples: number;
   readonly maps: readonly SensitivityMap[];
+}
+
+export interface SensitivityResults {
+  readonly learningRates: number;
+  readonly tasks: readonly TaskSensitivity[];
 }
 
 const COMPARED: readonly Optimizer[] = [TUNED, LAYERWISE, ...PAPER_FAITHFUL, ...BASELINES];
 
-export const sensitivity: Item = {
+export const sensitivity: Item<SensitivityResults> = {
   id: 'sensitivity',
-  title: 'Sensitivity to learning rate and weight decay',
   sections: SMALL_TASKS.map((task) => ({
     id: task.id,
     isQuick: false,
@@ -43,6 +48,7 @@ export const sensitivity: Item = {
     }),
   })),
   results: (store, complete) => ({
+    learningRates: TUNED.widerLearningRates.length,
     tasks: SMALL_TASKS.filter(({ id }) => complete.has(id)).map((task) => taskSensitivity(store, task)),
   }),
 };
@@ -64,6 +70,7 @@ function taskSensitivity(store: TrialStore, task: Task): TaskSensitivity {
     id: task.id,
     description: task.description,
     seeds: task.tuningSeeds.length,
+    testSamples: task.testSamples,
     maps: COMPARED.map((optimizer) => ({
       id: optimizer.id,
       name: optimizer.name,

@@ -34,15 +34,18 @@ export interface TaskCurves {
   readonly optimizers: readonly OptimizerCurve[];
 }
 
+export interface UntunedResults {
+  readonly tasks: readonly TaskCurves[];
+}
+
 const TASKS: readonly Task[] = [WINE, BREAST_CANCER, DIGITS, MNIST, FASHION_MNIST];
 /** The defaults were chosen in trials on DIGITS and MNIST. */
 const HAD_SAY: readonly Task[] = [DIGITS, MNIST];
 const TIMED: readonly Optimizer[] = [...BASELINES, UNTUNED];
 const TIMED_SEEDS = seeds(3, 200);
 
-export const untuned: Item = {
+export const untuned: Item<UntunedResults> = {
   id: 'untuned',
-  title: 'Defaults that nobody tuned',
   sections: TASKS.map((task) => ({ id: task.id, isQuick: false, plan: (store) => planOf(store, task) })),
   results: (store, complete) => ({
     tasks: TASKS.filter(({ id }) => complete.has(id)).map((task) => taskCurves(store, task)),

@@ -1,0 +1,100 @@
+/** Item 9, and the wall-clock of item 2, as a page and figures: pure functions of the stored JSON. */
+import { renderFigure } from '../../figure.ts';
+import { markdownTable } from '../../markdown.ts';
+import type { Files, ResultsHeader } from '../item.ts';
+import { bestAccuracy, firstReaching, type Reached, type TaskCurves, type UntunedResults } from '../items/untuned.ts';
+import { origin, percent } from './page.ts';
+
+const DEFAULTS = 'ddpnopt-default';
+const OURS = [DEFAULTS, 'ddpnopt'];
+/** As many curves as there are colours. */
+const DRAWN = ['sgd', 'rmsprop', 'adam', 'adam-whitened', 'kfac', 'ekfac', 'ddpnopt', DEFAULTS];
+
+export interface Comparison {
+  readonly baseline: string;
+  /** The best mean accuracy on the way. */
+  readonly best: number;
+  readonly own: Reached | null;
+  /** When the defaults' mean accuracy is as good; null if it never is. */
+  readonly defaults: Reached | null;
+}
+
+export function comparisons({ optimizers }: TaskCurves): Comparison[] {
+  const defaults = optimizers.find(({ id }) => id === DEFAULTS);
+  return optimizers
+    .filter(({ id }) => !OURS.includes(id))
+    .map((baseline) => {
+      const best = bestAccuracy(baseline);
+      return {
+        baseline: baseline.name,
+        best,
+        own: firstReaching(baseline, best),
+        defaults: defaults === undefined ? null : firstReaching(defaults, best),
+      };
+    });
+}
+
+export function renderUntuned(stored: ResultsHeader & UntunedResults): Files {
+  const figures = stored.tasks.map((task): [string, string] => [figureOf(task), renderSeconds(task)]);
+  return new Map([['untuned.md', renderPage(stored)], ...figures]);
+}
+
+function figureOf({ id }: TaskCurves): string {
+  return `untuned-${id}-seconds.svg`;
+}
+
+function renderSeconds({ id, optimizers }: TaskCurves): string {
+  return renderFigure({
+    title: `${id}: training loss against seconds`,
+    xLabel: 'seconds of training, HTTP included for DDPNOpt',
+    yLabel: 'mean loss of the batches since the point before',
+    series: optimizers
+      .filter((optimizer) => DRAWN.includes(optimizer.id))
+      .map(({ name, curve }) => ({
+        name,
+        points: curve.map(({ seconds, trainingLoss }) => [seconds, trainingLoss] as const),
+      })),
+  });
+}
+
+function renderPage(stored: ResultsHeader & UntunedResults): string {
+  return `# Defaults that nobody tuned
+
+${origin(stored)}
+
+A session of the service with no option given, against each baseline at the setting that [its tuning](accuracy.md) chose: the steps and
+the seconds until the mean test accuracy is as good as the best that the baseline reaches on the way. Means over the seeds, at twelve
+evaluations of each run; where the defaults never reach it the table says so. The seconds are those of steps, from runs that took turns
+alone on the machine; of DDPNOpt they include what its requests take over HTTP, one a step, which for nets as small as these is most of
+them ([what a step costs without](engine.md), [seconds without HTTP on larger nets](training-time.md)).
+${stored.tasks.map(renderTask).join('')}`;
+}
+
+function renderTask(task: TaskCurves): string {
+  const { id, description, batch, hadSay, seeds, timedSeeds, optimizers } = task;
+  const defaults = optimizers.find((optimizer) => optimizer.id === DEFAULTS);
+  const rows = comparisons(task).map(({ baseline, best, own, defaults: reached }) => [
+    baseline,
+    percent(best),
+    own === null ? '' : String(own.step),
+    reached === null ? 'never' : String(reached.step),
+    own === null ? '' : own.seconds.toPrecision(2),
+    reached === null ? 'never' : reached.seconds.toPrecision(2),
+  ]);
+  const paces = optimizers.map(({ name, millisecondsPerStep }) => [name, millisecondsPerStep.toPrecision(3)]);
+  const say = hadSay
+    ? 'The defaults were chosen in trials on this data set, among others.'
+    : 'No default was chosen on this data set.';
+  return `
+## ${id}
+
+Network ${description}; batches of ${String(batch)}; ${String(seeds)} seeds, timed on ${String(timedSeeds)}. ${say}
+The defaults' best is ${defaults === undefined ? 'not known' : `${percent(bestAccuracy(defaults))} %`}.
+
+${markdownTable(['baseline, tuned', 'its best, %', 'its steps', "defaults' steps", 'its seconds', "defaults' seconds"], rows)}
+
+${markdownTable(['optimizer', 'ms / step'], paces)}
+
+![Training loss against seconds](${figureOf(task)})
+`;
+}
