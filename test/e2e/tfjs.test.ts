@@ -117,15 +117,37 @@ describe('mode layers', () => {
 });
 
 describe('mode kernel', () => {
-  const make = () => [
+  const dense = () => [
     tfl.layers.dense({ units: 5, inputShape: [6], activation: 'tanh' }),
     tfl.layers.dense({ units: 4, activation: 'relu', useBias: false }),
     tfl.layers.dense({ units: 3 }),
   ];
+  const convolutions = () => [
+    tfl.layers.conv2d({ filters: 3, kernelSize: [3, 2], strides: [2, 1], padding: 'same', activation: 'tanh', inputShape: [5, 4, 2] }),
+    tfl.layers.conv2d({ filters: 2, kernelSize: 2, useBias: false }),
+    tfl.layers.flatten(),
+    tfl.layers.dense({ units: 3 }),
+  ]; // prettier-ignore
+  const sequences = () => [
+    tfl.layers.dense({ units: 4, inputShape: [3, 5], activation: 'tanh' }),
+    tfl.layers.dense({ units: 2, useBias: false }),
+    tfl.layers.flatten(),
+    tfl.layers.dense({ units: 3 }),
+  ];
+  const MODELS = [
+    { what: 'dense layers', make: dense, input: [6] },
+    { what: 'convolutions', make: convolutions, input: [5, 4, 2] },
+    { what: 'dense layers over sequences', make: sequences, input: [3, 5] },
+  ];
 
-  it.each(['feedback', 'value'] as const)(
-    'with the identity as metric does what mode layers does: %s',
-    async (coupling) => {
+  it.each([
+    { coupling: 'feedback', ...MODELS[0]! },
+    { coupling: 'value', ...MODELS[0]! },
+    { coupling: 'feedback', ...MODELS[1]! },
+    { coupling: 'feedback', ...MODELS[2]! },
+  ] as const)(
+    'with the identity as metric does what mode layers does: $coupling, $what',
+    async ({ coupling, make, input }) => {
       const models = { kernel: sequential(make), layers: sequential(make) };
       const optimizer = { coupling, learningRate: { kind: 'constant', value: 0.5 } } as const;
       const options = { tf, client, loss: 'mse' } as const;
@@ -139,7 +161,7 @@ describe('mode kernel', () => {
         optimizer: { ...optimizer, metric: { kind: 'identity' } },
       });
       for (let step = 0; step < 3; step++) {
-        const [x, y] = [uniform([7, 6], step), uniform([7, 3], 10 + step)];
+        const [x, y] = [uniform([7, ...input], step), uniform([7, 3], 10 + step)];
         const before = tf.memory().numTensors;
         const ours = await kernel.trainOnBatch(x, y);
         expect(tf.memory().numTensors).toBe(before);
@@ -152,6 +174,24 @@ describe('mode kernel', () => {
       await layers.dispose();
     },
   );
+
+  it.each(MODELS)('makes of the same statistics the step that mode layers makes: $what', async ({ make, input }) => {
+    const models = { kernel: sequential(make), layers: sequential(make) };
+    const [x, y] = [uniform([7, ...input], 1), uniform([7, 3], 2)];
+    const options = { tf, client, loss: 'mse' } as const;
+    const rate = (value: number) => ({ learningRate: { kind: 'constant' as const, value } });
+    // The first step brings the inverses of the batch's factors, and should change nothing else.
+    const kernel = await trainWith(models.kernel, { ...options, mode: 'kernel', optimizer: rate(1e-12) });
+    await kernel.trainOnBatch(x, y);
+    await kernel.session.change({ optimizer: rate(0.5) });
+    const layers = await trainWith(models.layers, { ...options, optimizer: rate(0.5) });
+    const [ours, theirs] = [await kernel.trainOnBatch(x, y), await layers.trainOnBatch(x, y)];
+    expect(ours.lossAfter).toBeCloseTo(theirs.lossAfter!, 4);
+    expect(ours.lossAfter).toBeLessThan(ours.loss);
+    expectClose(valuesOf(models.kernel), valuesOf(models.layers), 1e-4);
+    await kernel.dispose();
+    await layers.dispose();
+  });
 
   it('with the service’s Kronecker factors sends statistics now and then, and changes by what inverses it holds', async () => {
     const model = sequential(() => [tfl.layers.dense({ units: 3, inputShape: [6], name: 'line' })]);
@@ -203,13 +243,13 @@ describe('mode kernel', () => {
     await trainer.dispose();
   });
 
-  it('takes dense layers alone', async () => {
+  it('takes layers with factors alone', async () => {
     const model = sequential(() => [
-      tfl.layers.conv2d({ filters: 1, kernelSize: 2, inputShape: [3, 3, 1], name: 'conv' }),
-      tfl.layers.flatten(),
+      tfl.layers.dense({ units: 2, inputShape: [3] }),
+      tfl.layers.layerNormalization({ name: 'norm' }),
     ]);
     await expect(trainWith(model, { tf, client, mode: 'kernel', loss: 'mse' })).rejects.toThrow(
-      /conv \(Conv2D\) is not dense.*mode "layers"/,
+      /norm \(LayerNormalization\) is neither dense nor a convolution.*mode "layers"/,
     );
   });
 });
@@ -249,6 +289,34 @@ const CASES: Case[] = [
     input: [3, 5],
     outputs: 2,
     loss: 'mse',
+  },
+  {
+    name: 'layer normalisation, of images',
+    make: () => [
+      tfl.layers.conv2d({ name: 'conv', filters: 3, kernelSize: 2, inputShape: [4, 3, 2] }),
+      tfl.layers.layerNormalization({ name: 'norm' }),
+      tfl.layers.flatten(),
+      tfl.layers.dense({ name: 'out', units: 2 }),
+    ],
+    input: [4, 3, 2],
+    outputs: 2,
+    loss: 'mse',
+  },
+  {
+    name: 'batch normalisation, of images and of features',
+    make: () => [
+      tfl.layers.conv2d({ name: 'conv', filters: 3, kernelSize: 2, inputShape: [5, 4, 2], useBias: false }),
+      tfl.layers.batchNormalization({ name: 'images', momentum: 0.8, epsilon: 1e-3 }),
+      tfl.layers.reLU(),
+      tfl.layers.flatten(),
+      tfl.layers.dense({ name: 'hidden', units: 4 }),
+      tfl.layers.batchNormalization({ name: 'features', momentum: 0.9 }),
+      tfl.layers.activation({ activation: 'tanh' }),
+      tfl.layers.dense({ name: 'out', units: 3 }),
+    ],
+    input: [5, 4, 2],
+    outputs: 3,
+    loss: 'softmax-cross-entropy',
   },
   {
     name: 'binary outputs behind a sigmoid',
@@ -413,7 +481,6 @@ describe('refuses by name', () => {
     { what: 'a layer with parameters that it does not know', mode: 'layers', layers: () => [tfl.layers.embedding({ inputDim: 5, outputDim: 2, inputLength: 3, name: 'words' })], message: /words \(Embedding\) has parameters/ },
     { what: 'noise', mode: 'layers', layers: () => [dense(), tfl.layers.gaussianNoise({ stddev: 1, name: 'noise' })], message: /noise \(GaussianNoise\) draws noise/ },
     { what: 'a penalty', mode: 'layers', layers: () => [tfl.layers.dense({ units: 2, inputShape: [3], name: 'bound', kernelRegularizer: 'l1l2' })], message: /bound \(Dense\) has a kernelRegularizer.*weightDecay/ },
-    { what: 'batch normalisation', mode: 'layers', layers: () => [dense(), tfl.layers.batchNormalization({ name: 'norm' })], message: /norm \(BatchNormalization\) mixes the samples.*hosted/ },
     { what: 'a dilated convolution', mode: 'layers', layers: () => [tfl.layers.conv2d({ filters: 2, kernelSize: 2, dilationRate: 2, inputShape: [5, 5, 1], name: 'wide' }), tfl.layers.flatten()], message: /wide \(Conv2D\) is dilated.*hosted/ },
     { what: 'an activation it does not know', mode: 'layers', layers: () => [tfl.layers.dense({ units: 2, inputShape: [3], name: 'soft', activation: 'softsign' })], message: /soft \(Dense\) has the activation softsign; within a layer linear, relu/ },
     { what: 'an activation it does not know', mode: 'hosted', layers: () => [tfl.layers.dense({ units: 2, inputShape: [3], name: 'odd', activation: 'selu' })], message: /no equal of layer odd \(Dense\) with activation selu; train in mode "layers"/ },

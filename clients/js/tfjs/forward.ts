@@ -2,13 +2,14 @@
  * A layers model taken apart: what goes into each layer with parameters, its pre-activation, and what comes behind, in TensorFlow.js's
  * operations. Parameters are arguments, so that each can be tried before it is the model's.
  */
+import { at } from '../../../shared/at.ts';
 import { derivedSeed } from '../../../shared/random.ts';
 import type { LayersDefinitionInput } from '../../../shared/layers-definition.ts';
 import { UnsupportedLayerError, type ReadLayer, type TfjsLoss, type WeightName } from './read-model.ts';
-import type { Tensor, TensorFlow } from './tensorflow.ts';
+import type { Layer, Tensor, TensorFlow, Variable } from './tensorflow.ts';
 
 type TrainedWeight = Exclude<WeightName, 'running_mean' | 'running_variance'>;
-type StageCore = Extract<ReadLayer['core'], { kind: 'dense' | 'conv2d' | 'layer-norm' }>;
+type StageCore = Extract<ReadLayer['core'], { kind: 'dense' | 'conv2d' | 'layer-norm' | 'batch-norm' }>;
 
 /** Activations within a layer with parameters, by TensorFlow.js's names. */
 const STAGE_ACTIVATIONS = ['linear', 'relu', 'tanh', 'sigmoid', 'softplus', 'elu', 'selu', 'relu6', 'swish'] as const;
@@ -33,8 +34,6 @@ export function linksOf(layers: readonly ReadLayer[]): Link[] {
       case 'map':
       case 'dropout':
         return { kind: 'map', read };
-      case 'batch-norm':
-        throw new UnsupportedLayerError(layer.name, `layer ${layer.name} (BatchNormalization) mixes the samples of a batch, whose gradients must be each its own; train in mode "hosted", or use layerNormalization`); // prettier-ignore
       case 'conv2d':
         if (Math.max(...core.dilations) > 1) {
           throw new UnsupportedLayerError(layer.name, `layer ${layer.name} (Conv2D) is dilated, and TensorFlow.js has no gradient of that; train in mode "hosted"`); // prettier-ignore
@@ -42,6 +41,7 @@ export function linksOf(layers: readonly ReadLayer[]): Link[] {
         return stage(read, core);
       case 'dense':
       case 'layer-norm':
+      case 'batch-norm':
         return stage(read, core);
     }
   });
@@ -74,14 +74,14 @@ function definitionOf({ layer, name, weights }: ReadLayer, core: StageCore): Sta
   const outputs = Array.isArray(output) && typeof output.at(-1) === 'number' ? Number(output.at(-1)) : 0;
   switch (core.kind) {
     case 'dense':
-      if (shape.length > 2) throw new UnsupportedLayerError(layer.name, `layer ${layer.name} (Dense) has an input of ${String(shape.length)} axes; [features] and [positions, features] are taken. Flatten it first`); // prettier-ignore
       return {
         kind: 'dense',
         name,
         inputs: size(-1),
         outputs,
         bias: weights.includes('bias'),
-        sequence: shape.length === 2,
+        // Every axis between samples and features is one of positions.
+        sequence: shape.length > 1,
       };
     case 'conv2d': {
       const [rows = 1, columns = 1] = layer.weights[0]?.shape ?? [];
@@ -99,22 +99,76 @@ function definitionOf({ layer, name, weights }: ReadLayer, core: StageCore): Sta
       };
     }
     case 'layer-norm':
-      if (shape.length > 2) throw new UnsupportedLayerError(layer.name, `layer ${layer.name} (LayerNormalization) has an input of ${String(shape.length)} axes; [features] and [positions, features] are taken in mode "layers". Train in mode "hosted"`); // prettier-ignore
+    case 'batch-norm':
       return {
         kind: 'scale-shift',
         name,
         features: size(-1),
         shift: weights.includes('shift'),
-        sequence: shape.length === 2,
+        sequence: shape.length > 1,
       };
   }
 }
 
-/** What the layer's parameters meet: its input, or of a norm the normalised input. */
-export function stageInput(tf: TensorFlow, { core }: Stage, x: Tensor): Tensor {
-  if (core.kind !== 'layer-norm') return x;
-  const { mean, variance } = tf.moments(x, -1, true);
-  return tf.mul(tf.sub(x, mean), tf.rsqrt(tf.add(variance, core.epsilon)));
+/** Mean and variance of every channel, [C] each. */
+export interface ChannelStatistics {
+  readonly mean: Tensor;
+  readonly variance: Tensor;
+}
+
+/** Over samples and positions of [B, …, C]. */
+export function channelStatistics(tf: TensorFlow, x: Tensor): ChannelStatistics {
+  const axes = x.shape.slice(0, -1).map((_, axis) => axis);
+  return tf.moments(x, axes);
+}
+
+/**
+ * What the layer's parameters meet: its input, or of a norm the normalised input.
+ *
+ * @param isTraining whether batch normalisation goes by the batch's own statistics, which ties its samples together; else by the running ones
+ */
+export function stageInput(tf: TensorFlow, { core, layer }: Stage, x: Tensor, isTraining: boolean): Tensor {
+  switch (core.kind) {
+    case 'dense':
+    case 'conv2d':
+      return x;
+    case 'layer-norm':
+      return normalised(tf, x, tf.moments(x, -1, true), core.epsilon);
+    case 'batch-norm':
+      return normalised(tf, x, isTraining ? channelStatistics(tf, x) : runningStatistics(layer), core.epsilon);
+  }
+}
+
+function normalised(tf: TensorFlow, x: Tensor, { mean, variance }: ChannelStatistics, epsilon: number): Tensor {
+  return tf.mul(tf.sub(x, mean), tf.rsqrt(tf.add(variance, epsilon)));
+}
+
+/** In a layer's weights they stand behind scale and shift. */
+function runningVariables(layer: Layer): [mean: Variable, variance: Variable] {
+  return [at(layer.weights, 2), at(layer.weights, 3)];
+}
+
+function runningStatistics(layer: Layer): ChannelStatistics {
+  const [mean, variance] = runningVariables(layer);
+  return { mean: mean.read(), variance: variance.read() };
+}
+
+/** Moves a batch normalisation's running statistics towards a batch's, as the layer itself does when it trains. */
+export function averageStatistics(
+  tf: TensorFlow,
+  { layer }: Stage,
+  { mean, variance }: ChannelStatistics,
+  momentum: number,
+): void {
+  const [runningMean, runningVariance] = runningVariables(layer);
+  const towards = (running: Variable, observed: Tensor): void => {
+    tf.tidy(() => {
+      const average = running.read();
+      running.write(tf.add(average, tf.mul(tf.sub(observed, average), 1 - momentum)));
+    });
+  };
+  towards(runningMean, mean);
+  towards(runningVariance, variance);
 }
 
 /** [B, …, c] of the stage's input and its parameters, in the order of the layer's weights. */
@@ -134,6 +188,7 @@ export function preActivation(tf: TensorFlow, { core }: Stage, input: Tensor, pa
       return behind(tf.conv2d(input as Parameters<TensorFlow['conv2d']>[0], first as Parameters<TensorFlow['conv2d']>[1], [rows, columns], core.padding)); // prettier-ignore
     }
     case 'layer-norm':
+    case 'batch-norm':
       return behind(tf.mul(input, first));
   }
 }

@@ -7,18 +7,27 @@ import { precondition, type LayerMetric } from '../layer-metric.ts';
 import type { MetricsHistory } from '../metrics-history.ts';
 import type { ParameterChanges } from '../parameter-changes.ts';
 import type { RequestOptions } from '../transport.ts';
-import type { Stage } from './forward.ts';
-import { addChanges, type LocalModel, type PassedBatch, type StageTrace } from './local-model.ts';
+import { preActivation, type Stage } from './forward.ts';
+import { addChanges, parametersOf, type LocalModel, type PassedBatch, type StageTrace } from './local-model.ts';
 import { find, LocalTrainer } from './local-trainer.ts';
 import { UnsupportedLayerError } from './read-model.ts';
 import type { Tensor, TensorFlow } from './tensorflow.ts';
 import type { StepLogs, TrainerSetting } from './trainer.ts';
 
-/** A stage as kernel mode takes it. @throws UnsupportedLayerError for one that is not dense */
-export function denseLayer({ layer, definition }: Stage): Extract<Layer, { kind: 'dense' }> {
+type FactoredLayer = Extract<Layer, { kind: 'dense' | 'conv2d' }>;
+
+/** A stage as kernel mode takes it. @throws UnsupportedLayerError for one that has no factors */
+function factoredLayer({ layer, definition }: Stage): FactoredLayer {
   const parsed = layerSchema.parse(definition);
-  if (parsed.kind === 'dense' && !parsed.sequence) return parsed;
-  throw new UnsupportedLayerError(layer.name, `layer ${layer.name} (${layer.getClassName()}) is not dense over [features], and mode "kernel" takes no other here; train in mode "layers"`); // prettier-ignore
+  if (parsed.kind === 'dense' || parsed.kind === 'conv2d') return parsed;
+  throw new UnsupportedLayerError(layer.name, `layer ${layer.name} (${layer.getClassName()}) is neither dense nor a convolution, and mode "kernel" takes no other here; set its trainable to false to keep it as it is, or train in mode "layers"`); // prettier-ignore
+}
+
+/** Sizes of a stage's Kronecker factors: rows of its weight matrix, a constant 1 for the bias among them, and columns. */
+export function factorSizes(stage: Stage): { readonly inputs: number; readonly outputs: number } {
+  const layer = factoredLayer(stage);
+  const rows = layer.kind === 'conv2d' ? layer.kernel[0] * layer.kernel[1] * layer.inputs : layer.inputs;
+  return { inputs: layer.bias ? rows + 1 : rows, outputs: layer.outputs };
 }
 
 export class KernelTrainer extends LocalTrainer {
@@ -56,7 +65,7 @@ export class KernelTrainer extends LocalTrainer {
     /** −η P⁻¹ Jᵀκ. */
     const change = async (stage: Stage, trace: StageTrace, kappa: Float64Array, learningRate: number) => {
       const gradient = await model.weightedGradient(stage, trace, kappa);
-      return scaled(precondition(denseLayer(stage), metricOf(held.get(stage.name)), gradient), -learningRate);
+      return scaled(precondition(factoredLayer(stage), metricOf(held.get(stage.name)), gradient), -learningRate);
     };
     if (reply.kind === 'coefficients') {
       for (const [t, stage] of model.stages.entries()) {
@@ -78,10 +87,10 @@ export class KernelTrainer extends LocalTrainer {
     return this.session.delete(options);
   }
 
-  /** N = (a A⁻¹ aᵀ) ∘ (g Γ⁻¹ gᵀ), [B, B], for the inputs a with a constant 1 for the bias; and the statistics, if it is their turn. */
+  /** N = J A⁻¹⊗Γ⁻¹ Jᵀ, [B, B]; and the statistics, if it is their turn. */
   async #kernelInput(
     stage: Stage,
-    { input, gradient }: StageTrace,
+    trace: StageTrace,
     inverses: LayerInverses | undefined,
     losses: Float32Array,
   ): Promise<KernelInput> {
@@ -89,14 +98,12 @@ export class KernelTrainer extends LocalTrainer {
     const { metric, terminalCurvature, batchCoupling } = this.session.session.optimizer;
     const isTheirTurn = metric.kind === 'kronecker' && this.session.nextStep % this.#statisticsEvery === 0;
     const batch = losses.length;
-    const { bias } = denseLayer(stage);
     const tensors = tf.tidy(() => {
-      const a = bias ? tf.concat([input, tf.ones([batch, 1])], 1) : input;
-      const products = tf.mul(gramOf(tf, a, inverses?.input), gramOf(tf, gradient, inverses?.outputGradient));
-      if (!isTheirTurn) return [products];
-      const weights = tf.tensor(Float32Array.from(terminalWeights(losses, terminalCurvature)), [batch, 1]);
-      const factors = [tf.matMul(a, a, true), tf.matMul(gradient, tf.mul(gradient, weights), true)];
-      return [products, ...factors.map((factor) => tf.mul(factor, 1 / batch))];
+      const samples = samplesOf(tf, stage, trace);
+      const gram = tangentKernel(tf, samples, inverses);
+      if (!isTheirTurn) return [gram];
+      const weights = tf.tensor(Float32Array.from(terminalWeights(losses, terminalCurvature)), [batch, 1, 1]);
+      return [gram, ...statisticsOf(tf, samples, weights)];
     });
     const [gram = new Float32Array(), inputFactor, outputGradient] = await Promise.all(
       tensors.map(async (tensor) => Float32Array.from(await tensor.data())),
@@ -113,11 +120,69 @@ export class KernelTrainer extends LocalTrainer {
   }
 }
 
-/** rows · inverse · rowsᵀ. */
-function gramOf(tf: TensorFlow, rows: Tensor, inverse: LayerInverses['input'] | undefined): Tensor {
-  if (inverse === undefined) return tf.matMul(rows, rows, false, true);
-  const n = Math.sqrt(inverse.length);
-  return tf.matMul(tf.matMul(rows, tf.tensor(Float32Array.from(inverse), [n, n])), rows, false, true);
+/** What a stage's gradients are made of: J_i = Σ_p a_ip g_ipᵀ over the positions p, one for a dense layer over [features]. */
+interface Samples {
+  /** Inputs, or of a convolution patches, with a constant 1 for the bias, [B, P, n]. */
+  readonly a: Tensor;
+  /** [B, P, c]. */
+  readonly g: Tensor;
+}
+
+function samplesOf(tf: TensorFlow, stage: Stage, { input, gradient }: StageTrace): Samples {
+  const layer = factoredLayer(stage);
+  const batch = input.shape[0];
+  const rows = layer.kind === 'conv2d' ? patches(tf, stage, input) : input;
+  const g = tf.reshape(gradient, [batch, -1, layer.outputs]);
+  const positions = g.shape[1] ?? 1;
+  const flat = tf.reshape(rows, [batch, positions, rows.shape.at(-1) ?? 1]);
+  return { a: layer.bias ? tf.concat([flat, tf.ones([batch, positions, 1])], 2) : flat, g };
+}
+
+/** [B, rows, columns, kernel rows · kernel columns · C], by a convolution with the identity; as the rows of a weight matrix stand. */
+function patches(tf: TensorFlow, stage: Stage, input: Tensor): Tensor {
+  const [rows = 1, columns = 1, channels = 1] = at(parametersOf(stage), 0).shape;
+  const size = rows * columns * channels;
+  return preActivation(tf, stage, input, [tf.reshape(tf.eye(size), [rows, columns, channels, size])]);
+}
+
+/** N_ij = ⟨J_i, A⁻¹ J_j Γ⁻¹⟩; the identity in place of inverses that are not there yet. */
+function tangentKernel(tf: TensorFlow, { a, g }: Samples, inverses: LayerInverses | undefined): Tensor {
+  const [batch = 0, positions = 1, n = 1] = a.shape;
+  const [A, Gamma] = [matrixOf(tf, inverses?.input), matrixOf(tf, inverses?.outputGradient)];
+  const through = (rows: Tensor, inverse: Tensor | null): Tensor =>
+    inverse === null ? rows : tf.matMul(rows, inverse);
+  if (positions === 1) {
+    const gramOf = (rows: Tensor, inverse: Tensor | null): Tensor => {
+      const matrix = tf.reshape(rows, [batch, -1]);
+      return tf.matMul(through(matrix, inverse), matrix, false, true);
+    };
+    return tf.mul(gramOf(a, A), gramOf(g, Gamma));
+  }
+  const flat = (rows: Tensor): Tensor => tf.reshape(rows, [batch * positions, -1]);
+  const gradients = (inputs: Tensor, outputs: Tensor): Tensor =>
+    tf.reshape(
+      tf.matMul(tf.reshape(inputs, [batch, positions, n]), tf.reshape(outputs, [batch, positions, -1]), true),
+      [batch, -1],
+    );
+  // Σ_p (A⁻¹ a)(Γ⁻¹ g)ᵀ: inverses are symmetric.
+  return tf.matMul(gradients(through(flat(a), A), through(flat(g), Gamma)), gradients(a, g), false, true);
+}
+
+function matrixOf(tf: TensorFlow, values: LayerInverses['input'] | undefined): Tensor | null {
+  if (values === undefined) return null;
+  const n = Math.sqrt(values.length);
+  return tf.tensor(Float32Array.from(values), [n, n]);
+}
+
+/** A = E[Σ_p a aᵀ] and Γ = E[(1/P) Σ_p h g gᵀ] of a batch, for terminal weights h [B, 1, 1] (Grosse & Martens, 2016). */
+function statisticsOf(tf: TensorFlow, { a, g }: Samples, weights: Tensor): [Tensor, Tensor] {
+  const [batch = 1, positions = 1] = a.shape;
+  const flat = (rows: Tensor): Tensor => tf.reshape(rows, [batch * positions, -1]);
+  const rows = flat(a);
+  return [
+    tf.mul(tf.matMul(rows, rows, true), 1 / batch),
+    tf.mul(tf.matMul(flat(g), flat(tf.mul(g, weights)), true), 1 / (batch * positions)),
+  ];
 }
 
 function metricOf(inverses: LayerInverses | undefined): LayerMetric {

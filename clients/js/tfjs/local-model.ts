@@ -5,10 +5,13 @@ import type { ParameterChanges } from '../parameter-changes.ts';
 import {
   activate,
   applyMap,
+  averageStatistics,
+  channelStatistics,
   linksOf,
   preActivation,
   sampleLosses,
   stageInput,
+  type ChannelStatistics,
   type Link,
   type Stage,
 } from './forward.ts';
@@ -32,6 +35,8 @@ export interface Pass {
   readonly losses: Float32Array;
   /** In the order of the stages. */
   readonly traces: readonly StageTrace[];
+  /** Of the inputs of batch normalisations, by their number among the stages. */
+  readonly statistics: ReadonlyMap<number, ChannelStatistics>;
   readonly dispose: () => void;
 }
 
@@ -60,12 +65,16 @@ export class LocalModel {
   }
 
   /** @param seed of the dropouts; null for evaluation mode */
-  #forward(x: Tensor, seed: number | null, onStage: (stage: Stage, t: number, input: Tensor) => Tensor): Tensor {
+  #forward(
+    x: Tensor,
+    seed: number | null,
+    onStage: (stage: Stage, t: number, input: Tensor, arriving: Tensor) => Tensor,
+  ): Tensor {
     let t = 0;
     return this.#links.reduce((input, link, position) => {
       if (link.kind === 'map') return applyMap(this.#tf, link.read, input, position, seed);
       const { stage } = link;
-      return activate(this.#tf, stage, onStage(stage, t++, stageInput(this.#tf, stage, input)));
+      return activate(this.#tf, stage, onStage(stage, t++, stageInput(this.#tf, stage, input, seed !== null), input));
     }, x);
   }
 
@@ -109,12 +118,17 @@ export class LocalModel {
     };
     const inputs: Tensor[] = [];
     const preActivations: Tensor[] = [];
+    const statistics = new Map<number, ChannelStatistics>();
     let losses: Tensor | undefined;
     const batch = x.shape[0];
     // The gradient in something that is added to a pre-activation is the gradient in the pre-activation.
     const nothing = tf.tidy(() => this.stages.map((stage) => tf.zeros([batch, ...outputShapeOf(stage)])));
     const differentiate = tf.valueAndGrads((...added: Tensor[]) => {
-      const outputs = this.#forward(x, seed, (stage, t, input) => {
+      const outputs = this.#forward(x, seed, (stage, t, input, arriving) => {
+        if (stage.core.kind === 'batch-norm') {
+          const { mean, variance } = channelStatistics(tf, arriving);
+          statistics.set(t, { mean: keep(tf.mul(mean, 1)), variance: keep(tf.mul(variance, 1)) });
+        }
         inputs.push(keep(tf.mul(input, 1)));
         const sum = tf.add(preActivation(tf, stage, input, parametersOf(stage)), at(added, t));
         preActivations.push(keep(tf.mul(sum, 1)));
@@ -131,10 +145,19 @@ export class LocalModel {
       batch,
       losses: Float32Array.from(await losses.data()),
       traces: inputs.map((input, t) => ({ input, preActivation: at(preActivations, t), gradient: at(grads, t) })),
+      statistics,
       dispose: () => {
         tf.dispose(kept);
       },
     };
+  }
+
+  /** Counts a pass's batch in the running statistics, once its step is taken. */
+  averageStatistics({ statistics }: Pass): void {
+    for (const [t, observed] of statistics) {
+      const stage = at(this.stages, t);
+      if (stage.core.kind === 'batch-norm') averageStatistics(this.#tf, stage, observed, stage.core.momentum);
+    }
   }
 
   /** The gradient of Σ_i κ_i φ_i in a stage's parameters, by name, in their own shapes: Jᵀκ. */
@@ -180,7 +203,7 @@ export class LocalModel {
         }
         const { stage } = link;
         const trace = at(traces, t);
-        replace(tf.tidy(() => tf.mul(stageInput(tf, stage, input), 1)));
+        replace(tf.tidy(() => tf.mul(stageInput(tf, stage, input, true), 1)));
         let predicted: Float32Array | null = null;
         if (t++ > 0) {
           const dots = tf.tidy(() => {
@@ -203,9 +226,9 @@ export class LocalModel {
   }
 }
 
-/** The parameters as they are; the model's own tensors, not to be disposed. */
-export function parametersOf({ layer }: Stage): Tensor[] {
-  return layer.weights.map((weight) => weight.read());
+/** The parameters as they are; the model's own tensors, not to be disposed. What a layer has besides stands behind them. */
+export function parametersOf({ layer, weights }: Stage): Tensor[] {
+  return layer.weights.slice(0, weights.length).map((weight) => weight.read());
 }
 
 /** Adds to the model's parameters. @throws RangeError for a change of another shape */

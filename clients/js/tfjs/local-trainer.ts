@@ -21,7 +21,9 @@ export abstract class LocalTrainer extends Trainer {
       const seed = derivedSeed(this.setting.seed, this.nextStep);
       const pass = await this.model.pass(x, truth, seed);
       try {
-        return await this.step({ x, truth, pass, seed }, options);
+        const logs = await this.step({ x, truth, pass, seed }, options);
+        this.model.averageStatistics(pass);
+        return logs;
       } finally {
         pass.dispose();
       }

@@ -23,7 +23,7 @@ export interface ReadLayer {
     | { readonly kind: 'dense' }
     | { readonly kind: 'conv2d'; readonly strides: Pair; readonly dilations: Pair; readonly padding: 'same' | 'valid' }
     | { readonly kind: 'layer-norm'; readonly epsilon: number }
-    | { readonly kind: 'batch-norm' }
+    | { readonly kind: 'batch-norm'; readonly epsilon: number; readonly momentum: number }
     | { readonly kind: 'dropout'; readonly rate: number }
     | { readonly kind: 'map' };
   /** Of the layer's weights, in their order; none of a map. */
@@ -178,9 +178,10 @@ function readLayer(layer: Layer): ReadLayer {
       };
     }
     case 'BatchNormalization': {
+      const { epsilon, momentum } = parse(layer, batchNormConfig);
       refuseOtherAxes(layer);
       const weights = ['scale', 'shift', 'running_mean', 'running_variance'] as const;
-      return { ...read, core: { kind: 'batch-norm' }, weights, declared: declare(layer, 'linear') };
+      return { ...read, core: { kind: 'batch-norm', epsilon, momentum }, weights, declared: declare(layer, 'linear') };
     }
     case 'Dropout': {
       const { rate } = parse(layer, dropoutConfig);
@@ -193,7 +194,7 @@ function readLayer(layer: Layer): ReadLayer {
       throw new UnsupportedLayerError(layer.name, `layer ${layer.name} (${layer.getClassName()}) draws noise, and both passes of a step must see the same; use Dropout, or leave it out`); // prettier-ignore
     default:
       if (layer.weights.length > 0) {
-        throw new UnsupportedLayerError(layer.name, `layer ${layer.name} (${layer.getClassName()}) has parameters that the adapter does not know; dense, conv2d, layerNormalization and, in mode "hosted", batchNormalization are taken. Set its trainable to false to keep it as it is in mode "layers"`); // prettier-ignore
+        throw new UnsupportedLayerError(layer.name, `layer ${layer.name} (${layer.getClassName()}) has parameters that the adapter does not know; dense, conv2d, layerNormalization and batchNormalization are taken. Set its trainable to false to keep it as it is in mode "layers"`); // prettier-ignore
       }
       return { ...read, core: { kind: 'map' }, weights: [], declared: declare(layer, 'linear') };
   }

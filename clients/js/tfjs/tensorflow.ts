@@ -11,6 +11,7 @@ export type TensorFlow = Pick<
   | 'dispose'
   | 'dropout'
   | 'elu'
+  | 'eye'
   | 'gather'
   | 'grads'
   | 'keep'
@@ -42,3 +43,5 @@ export type Tensor = core.Tensor;
 export type { LayersModel };
 /** A layer of such a model. */
 export type Layer = LayersModel['layers'][number];
+/** A layer's weight. */
+export type Variable = Layer['weights'][number];

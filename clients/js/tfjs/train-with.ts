@@ -5,7 +5,7 @@ import type { LayersDefinitionInput } from '../../../shared/layers-definition.ts
 import type { NarrowDtype } from '../../../shared/safetensors.ts';
 import { DdpnoptClient } from '../client.ts';
 import { declareModel, HostedTrainer, weightsOf } from './hosted-trainer.ts';
-import { denseLayer, KernelTrainer } from './kernel-trainer.ts';
+import { factorSizes, KernelTrainer } from './kernel-trainer.ts';
 import { LayersTrainer } from './layers-trainer.ts';
 import { LocalModel } from './local-model.ts';
 import { readModel, UnsupportedLayerError, type TfjsLoss } from './read-model.ts';
@@ -59,7 +59,7 @@ export type HostedModeOptions = SessionOptions & {
  * Begins a session that trains this model. Dispose the trainer when done; the model stays yours, and is used as ever.
  *
  * `layers`: the passes are computed here, the service computes the steps. `kernel`: so, too, but neither samples nor parameters leave the
- * program; for dense layers. `hosted`: the service computes everything, from the model's declaration and weights.
+ * program; for dense layers and convolutions. `hosted`: the service computes everything, from the model's declaration and weights.
  *
  * @throws UnsupportedLayerError for a layer that the mode does not take; DdpnoptError, ConnectionError; TypeError without an address;
  *   RangeError for an option that the mode does not take
@@ -99,11 +99,8 @@ export async function trainWith(
       throw new RangeError(`terminal curvature "${optimizer.terminalCurvature.kind}" is not taken by this adapter in mode "kernel"; use "gradient"`); // prettier-ignore
     }
     const stages = local.stages.map((stage) => {
-      const { name, inputs, outputs, bias } = denseLayer(stage);
-      return {
-        name,
-        factors: optimizer.metric?.kind === 'client' ? null : { inputs: bias ? inputs + 1 : inputs, outputs },
-      };
+      const factors = factorSizes(stage);
+      return { name: stage.name, factors: optimizer.metric?.kind === 'client' ? null : factors };
     });
     const definition = {
       ...options.definition,
