@@ -87,7 +87,9 @@ interface Compared {
 
 /** The accuracy of one optimizer less that of another, seed by seed. */
 function compare(task: TaskAccuracy, one: OptimizerAccuracy, other: OptimizerAccuracy): Compared {
-  const difference = pairedDifference(one.accuracies, other.accuracies);
+  // Slow ones have fewer seeds, the first ones.
+  const pairs = Math.min(one.accuracies.length, other.accuracies.length);
+  const difference = pairedDifference(one.accuracies.slice(0, pairs), other.accuracies.slice(0, pairs));
   return { difference, text: `${task.id}, ${one.name} − ${other.name} ${points(difference)}` };
 }
 
