@@ -18,7 +18,7 @@ import { CATALOGUE, type Entry } from './catalogue.ts';
 import { missingFolder } from './data.ts';
 import { isComplete, type Section } from './item.ts';
 import { Progress } from './progress.ts';
-import { makePages, writePages } from './publish.ts';
+import { makePages, writeClaims, writePages } from './publish.ts';
 import { missingOf, TrialRunner } from './runner.ts';
 import { TrialStore } from './store.ts';
 
@@ -116,4 +116,5 @@ async function publish(): Promise<void> {
     if (options.quick) process.stdout.write(`\n${pages.files.get(`${entry.id}.md`) ?? ''}`);
     else await writePages(entry.id, pages);
   }
+  if (!options.quick) await writeClaims();
 }

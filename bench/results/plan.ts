@@ -24,7 +24,8 @@ export function planned(task: Task, optimizer: Optimizer, trial: Trial): Planned
 /** The trials of one setting that have a say in the choice, one a tuning seed. */
 export function settingTrials(task: Task, optimizer: Optimizer, setting: Setting): Trial[] {
   const trainer = optimizer.trainer(setting, task);
-  return task.tuningSeeds.map((seed) => trialOf(task, trainer, { seed, evaluations: 1 }));
+  const seeds = optimizer.isSlow ? task.tuningSeeds.slice(0, 1) : task.tuningSeeds;
+  return seeds.map((seed) => trialOf(task, trainer, { seed, evaluations: 1 }));
 }
 
 function tuningTrials(task: Task, optimizer: Optimizer): Trial[] {
@@ -58,12 +59,21 @@ export function choose(store: TrialStore, task: Task, optimizer: Optimizer): Set
   return best.setting;
 }
 
+interface ChosenOptions {
+  readonly seeds?: readonly number[];
+  readonly alone?: boolean;
+}
+
+function seedsOf({ seeds }: Task, { isSlow }: Optimizer): readonly number[] {
+  return isSlow ? seeds.slice(0, seeds.length / 2) : seeds;
+}
+
 /** The trials of the chosen setting, one a seed; null as long as it has not been chosen. */
 export function chosenTrials(
   store: TrialStore,
   task: Task,
   optimizer: Optimizer,
-  { seeds = task.seeds, alone = false }: { readonly seeds?: readonly number[]; readonly alone?: boolean } = {},
+  { seeds = seedsOf(task, optimizer), alone = false }: ChosenOptions = {},
 ): Trial[] | null {
   const setting = choose(store, task, optimizer);
   if (setting === null) return null;
@@ -85,7 +95,7 @@ export function tunedPlan(
   store: TrialStore,
   task: Task,
   optimizers: readonly Optimizer[],
-  options: { readonly seeds?: readonly number[]; readonly alone?: boolean } = {},
+  options: ChosenOptions = {},
 ): Plan {
   const plans = optimizers
     .filter((optimizer) => optimizer.runsOn(task))
@@ -94,7 +104,7 @@ export function tunedPlan(
       const trials = [...tuningTrials(task, optimizer), ...(chosen ?? [])];
       return {
         trials: trials.map((trial) => planned(task, optimizer, trial)),
-        waiting: chosen === null ? (options.seeds ?? task.seeds).length : 0,
+        waiting: chosen === null ? (options.seeds ?? seedsOf(task, optimizer)).length : 0,
       };
     });
   return joined(plans);

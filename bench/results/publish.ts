@@ -1,10 +1,11 @@
 /** Pages and figures of docs/results, from what is stored. */
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import sharp from 'sharp';
 import { provenance } from '../provenance.ts';
 import type { Entry, Pages } from './catalogue.ts';
 import { isComplete, versionsOf } from './item.ts';
+import { renderClaims, type StoredResults } from './report/claims.ts';
 import type { TrialStore } from './store.ts';
 
 const FOLDER = new URL('../../docs/results/', import.meta.url);
@@ -34,4 +35,26 @@ export async function writePages(id: string, { stored, files }: Pages): Promise<
     const target = fileURLToPath(new URL(name.replace(/svg$/, 'png'), FOLDER));
     await sharp(Buffer.from(content), { density: DENSITY }).png({ palette: true }).toFile(target);
   }
+}
+
+/** What is stored in docs/results, whoever ran it. */
+export async function storedResults(): Promise<StoredResults> {
+  const entries = await Promise.all(
+    (['accuracy', 'sensitivity', 'feedback', 'ablation', 'untuned'] as const).map(async (id) => [id, await stored(id)]),
+  );
+  return Object.fromEntries(entries.filter(([, content]) => content !== null)) as StoredResults;
+}
+
+async function stored(id: string): Promise<unknown> {
+  try {
+    return JSON.parse(await readFile(new URL(`${id}.json`, FOLDER), 'utf8'));
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
+    throw error;
+  }
+}
+
+/** Writes the page of claims, from the stored results. */
+export async function writeClaims(): Promise<void> {
+  await writeFile(new URL('README.md', FOLDER), renderClaims(await storedResults()));
 }

@@ -3,6 +3,7 @@
  * and those whose seconds count when all the others are done, one at a time.
  */
 import { setImmediate } from 'node:timers/promises';
+import { ConnectionError } from '../../clients/js/index.ts';
 import { withFiles, type PartFiles } from '../part-files.ts';
 import type { Parts } from '../parts.ts';
 import { loadParts, type DataSetName } from './data.ts';
@@ -14,6 +15,8 @@ import { keyOf, type Network, type Outcome, type Trainer, type Trial } from './t
 
 /** Sessions that train at a time: the worker computes one step while the others' requests are on their way. */
 const SESSIONS = 4;
+/** Of a trial whose connection breaks. */
+const ATTEMPTS = 3;
 /** Features of the data sets whose nets are small. */
 const SMALL_INPUT = 64;
 
@@ -31,6 +34,12 @@ type OnDone = (planned: PlannedTrial, outcome: Outcome) => void;
 interface Lent {
   readonly parts: Parts;
   readonly files: PartFiles;
+}
+
+interface Computed {
+  readonly outcome: Outcome;
+  /** Who computed it. */
+  readonly trainer: string;
 }
 
 /** Each only once, however many plans have it. */
@@ -92,7 +101,7 @@ export class TrialRunner {
 
   async #one(planned: PlannedTrial, lent: Lent, onDone: OnDone): Promise<void> {
     const { trial } = planned;
-    const { outcome, trainer } = await this.#run(trial, lent);
+    const { outcome, trainer } = await this.#persistently(trial, lent);
     const versions: Versions = { revision: this.#options.revision, trainer };
     this.#store.add(trial, outcome, versions);
     onDone(planned, outcome);
@@ -100,7 +109,19 @@ export class TrialRunner {
     await setImmediate();
   }
 
-  async #run(trial: Trial, { parts, files }: Lent): Promise<{ readonly outcome: Outcome; readonly trainer: string }> {
+  /** A trial whose connection breaks begins anew: on a machine without time to spare a socket may be closed while it is written to. */
+  async #persistently(trial: Trial, lent: Lent): Promise<Computed> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#run(trial, lent);
+      } catch (error) {
+        if (!(error instanceof ConnectionError) || attempt === ATTEMPTS) throw error;
+        process.stderr.write(`${error.message}; the trial begins anew\n`);
+      }
+    }
+  }
+
+  async #run(trial: Trial, { parts, files }: Lent): Promise<Computed> {
     const service = await this.#serviceFor(trial.network);
     const { trainer } = trial;
     switch (trainer.kind) {

@@ -81,6 +81,7 @@ function optimizerOf({ metric, curvature, coupling, batchCoupling }: Combination
     regularizations: [0],
     regularizer: 'none',
     runsOn: () => true,
+    isSlow: false,
     trainer: ({ learningRate }) => ({
       kind: 'service',
       optimizer: {

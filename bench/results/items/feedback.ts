@@ -77,29 +77,36 @@ function trialsOf({ regime, task }: RegimeTask, coupling: Coupling): Trial[] {
   return task.seeds.map((seed) => trialOf(task, { kind: 'service', optimizer }, { seed, evaluations: EVALUATIONS }));
 }
 
-const section: Section = {
-  id: 'digits',
+function regimesOf(activation: string): RegimeTask[] {
+  return REGIMES.filter(({ regime }) => regime.activation === activation);
+}
+
+const SECTIONS = ACTIVATIONS.map((activation): Section => ({
+  id: activation,
   isQuick: false,
   plan: () => ({
-    trials: REGIMES.flatMap((each) =>
+    trials: regimesOf(activation).flatMap((each) =>
       COUPLINGS.flatMap((coupling) =>
         trialsOf(each, coupling).map((trial): PlannedTrial => ({ trial, group: `${each.task.id} ${coupling}` })),
       ),
     ),
     waiting: 0,
   }),
-};
+}));
 
 export const feedback: Item<FeedbackResults> = {
   id: 'feedback',
-  sections: [section],
-  results: (store) => ({
-    width: WIDTH,
-    trainingSamples: TRAINING_SAMPLES,
-    steps: stepsOf(store),
-    seeds: SEEDS.length,
-    regimes: REGIMES.map((each) => regimeResult(store, each)),
-  }),
+  sections: SECTIONS,
+  results: (store, complete) => {
+    const done = ACTIVATIONS.filter((activation) => complete.has(activation)).flatMap(regimesOf);
+    return {
+      width: WIDTH,
+      trainingSamples: TRAINING_SAMPLES,
+      steps: stepsOf(store, done),
+      seeds: SEEDS.length,
+      regimes: done.map((each) => regimeResult(store, each)),
+    };
+  },
 };
 
 function outcomes(store: TrialStore, each: RegimeTask, coupling: Coupling): NonNullable<ReturnType<typeof outcomesOf>> {
@@ -109,8 +116,8 @@ function outcomes(store: TrialStore, each: RegimeTask, coupling: Coupling): NonN
 }
 
 /** Of the longest run. */
-function stepsOf(store: TrialStore): number {
-  const last = REGIMES.flatMap((each) =>
+function stepsOf(store: TrialStore, regimes: readonly RegimeTask[]): number {
+  const last = regimes.flatMap((each) =>
     outcomes(store, each, 'feedback').map(({ points }) => points.at(-1)?.step ?? 0),
   );
   return Math.max(...last);

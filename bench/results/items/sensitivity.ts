@@ -102,15 +102,18 @@ const POINT = 0.01;
 
 export function goodRange({ learningRates, accuracies }: Pick<SensitivityMap, 'learningRates' | 'accuracies'>): Range {
   const best = Math.max(...accuracies.flat());
-  const rows = accuracies.filter((each) => each.includes(best));
-  const ranges = rows.map((each) => {
-    const isGood = (index: number): boolean => (each[index] ?? 0) >= best - POINT;
-    const at = each.indexOf(best);
-    let [low, high] = [at, at];
-    while (low > 0 && isGood(low - 1)) low--;
-    while (high < each.length - 1 && isGood(high + 1)) high++;
-    const decades = Math.log10((learningRates[high] ?? 1) / (learningRates[low] ?? 1));
-    return { best, decades: Number(decades.toFixed(1)), isCut: low === 0 || high === each.length - 1 };
-  });
-  return ranges.reduce((left, right) => (right.decades > left.decades ? right : left));
+  const ranges = accuracies.flatMap((row) =>
+    row.flatMap((value, index) => (value === best ? [rangeAround(learningRates, row, index)] : [])),
+  );
+  const widest = ranges.reduce((left, right) => (right.decades > left.decades ? right : left));
+  return { best, ...widest };
+}
+
+function rangeAround(learningRates: readonly number[], row: readonly number[], around: number): Omit<Range, 'best'> {
+  const isGood = (index: number): boolean => (row[index] ?? 0) >= (row[around] ?? 0) - POINT;
+  let [low, high] = [around, around];
+  while (low > 0 && isGood(low - 1)) low--;
+  while (high < row.length - 1 && isGood(high + 1)) high++;
+  const decades = Math.log10((learningRates[high] ?? 1) / (learningRates[low] ?? 1));
+  return { decades: Number(decades.toFixed(1)), isCut: low === 0 || high === row.length - 1 };
 }
