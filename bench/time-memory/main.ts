@@ -9,7 +9,6 @@
  * Without names every part is run. --quick takes few points, and writes nothing but the page to the standard output.
  */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
 import { presentEngines } from '../../gpu-worker/tensor/index.ts';
 import { engineContender, type Contender } from '../engine/contender.ts';
@@ -27,6 +26,8 @@ import { OURS, renderFigures, renderTimeMemory, type MemoryPoint, type TimeMemor
 const FOLDER = new URL('../../docs/results/', import.meta.url);
 const STORED = new URL('time-memory.json', FOLDER);
 const COMMAND = 'npm run bench:time-memory';
+/** Of PyTorch: nets so small are slower with more. */
+const THREADS = 1;
 /** Steps of a memory's measurement: one refresh of the factors, and the next. */
 const MEMORY_STEPS = 11;
 
@@ -90,7 +91,7 @@ async function timesOf(settings: readonly Setting[]): Promise<TimePoint[]> {
   try {
     const peers: { optimizer: PeerOptimizer; contender: Contender }[] = [];
     for (const [name, optimizer] of OPTIMIZERS) {
-      const process = await PeerProcess.start(availableParallelism());
+      const process = await PeerProcess.start(THREADS);
       processes.push(process);
       peers.push({ optimizer, contender: contenderOf(process, name, optimizer) });
     }
@@ -138,7 +139,7 @@ async function memoryOf(settings: readonly Setting[]): Promise<MemoryPoint[]> {
   }
   for (const [name, optimizer] of OPTIMIZERS) {
     say(`memory: ${name}`);
-    const process = await PeerProcess.start(availableParallelism());
+    const process = await PeerProcess.start(THREADS);
     try {
       await process.prepare({ network: perceptron([4, 4, 10]), batch: 4, optimizer });
       await process.steps(MEMORY_STEPS);

@@ -62,7 +62,7 @@ Made by \`${results.command}\`.
 
 The paper's claim is that DDPNOpt makes differential dynamic programming affordable: DDP with dense matrices holds Q_uu, Q_ux and V_xx of every
 layer, DDPNOpt never forms them. Here both train the same small dense nets, with rectifiers, cross-entropy and random data, and so do
-E-MSA and the usual optimizers. "${OURS}" is the worker's hosted step on its native engine; all others are PyTorch's.
+E-MSA and the usual optimizers. "${OURS}" is the worker's hosted step on its native engine; all others are PyTorch's, with one thread.
 DDPNOpt, K-FAC and EKFAC refresh their factorisations every 10 steps, E-MSA takes 10 iterations of L-BFGS a layer, and vanilla DDP is the cheaper form,
 without second derivatives of the layers; where it has no value, a step would take minutes or gigabytes. bench:scaling has [the same step on larger
 nets](scaling.md).

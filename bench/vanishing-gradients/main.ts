@@ -13,7 +13,6 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import type { LabelledData } from '../../clients/datasets/digits/digits.ts';
 import { startStack } from '../../deploy/local/stack.ts';
-import { at } from '../../shared/at.ts';
 import { isDivergence } from '../divergence.ts';
 import { withFiles, type PartFiles } from '../part-files.ts';
 import { sampleOrder, select } from '../parts.ts';
@@ -137,15 +136,13 @@ async function normsOf(
   const gradients = await judge.gradientNorms(task, earlier, train, samples);
   await training.train(samples);
   const later = await training.parameters();
-  // Weight and bias of a layer stand side by side.
-  const layers = gradients.map((_, layer) => [2 * layer, 2 * layer + 1]);
-  const squares = (of: (index: number, place: number) => number): number[] =>
-    layers.map((indices) =>
-      indices.reduce((sum, index) => sum + at(earlier, index).reduce((inner, __, place) => inner + of(index, place) ** 2, 0), 0),
-    ); // prettier-ignore
-  const sizes = squares((index, place) => at(at(earlier, index), place));
-  const moved = squares((index, place) => at(at(later, index), place) - at(at(earlier, index), place));
-  return { gradients, changes: moved.map((square, layer) => Math.sqrt(square / at(sizes, layer))) };
+  const changes = gradients.map((_, layer) => {
+    // Weight and bias of a layer stand side by side.
+    const [from, to] = [earlier, later].map((all) => all.slice(2 * layer, 2 * layer + 2).flatMap((part) => [...part]));
+    const size = Math.hypot(...(from ?? []));
+    return Math.hypot(...(to ?? []).map((value, index) => value - (from?.[index] ?? Number.NaN))) / size;
+  });
+  return { gradients, changes };
 }
 
 async function ensure(trainings: Trainings, judge: Judge, run: Run, lent: Lent): Promise<Outcome> {
@@ -211,7 +208,7 @@ function resultOf(task: Task, contender: Contender): CellResult | null {
     contender: contender.id,
     ...tuning,
     test: runs.map((run) => outcomes.get(runKey(run))?.test ?? null),
-    norms: measuredNorms.get(runKey(at(runs, 0))) ?? null,
+    norms: runs[0] === undefined ? null : (measuredNorms.get(runKey(runs[0])) ?? null),
   };
 }
 
@@ -282,7 +279,7 @@ const results: VanishingGradientResults = {
   normStep: NORM_STEP,
   budgets: BUDGETS,
   contenders: contenders.map(({ id, name, learningRates }) => ({ id, name, learningRates })),
-  missing: tasks.filter((_, index) => at(cells, index).includes(null)),
+  missing: tasks.filter((_, index) => cells[index]?.includes(null) === true),
   cells: cells.filter((row) => !row.includes(null)).flatMap((row) => row.filter((cell) => cell !== null)),
 };
 if (!options.quick) {

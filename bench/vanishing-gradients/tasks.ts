@@ -1,7 +1,6 @@
 /** What is trained: deep sigmoid nets, by whom, and over which learning rates. */
 import type { DdpnoptClient } from '../../clients/js/index.ts';
-import type { ModelInput } from '../../shared/model.ts';
-import type { PeerLoss, PeerOptimizer } from '../peers/peers.ts';
+import type { PeerLoss, PeerOptimizer, PeerTask } from '../peers/peers.ts';
 
 export const DATA_SETS = ['digits', 'mnist'] as const;
 export type DataSetName = (typeof DATA_SETS)[number];
@@ -35,7 +34,7 @@ export interface Task {
 }
 
 /** Sigmoid after every layer but the last; weights begin by Glorot & Bengio (2010), biases at 0. */
-export function networkOf({ dataSet, depth }: Task): ModelInput {
+export function networkOf({ dataSet, depth }: Task): PeerTask['network'] {
   const { inputs, width } = BUDGETS[dataSet];
   const dense = (t: number, outputs: number) =>
     ({ kind: 'dense', name: `dense${String(t)}`, outputs, initialization: 'glorot-uniform' }) as const;
