@@ -53,8 +53,8 @@ module.exports = {
     only('demo', '^demo/', ['demo/', 'clients/', 'deploy/', 'node:'], 'through public interfaces only'),
     only(
       'bench',
-      '^bench/(?!engine/|peers/|results/|scaling/|service/|training-time/)',
-      ['bench/', 'clients/', 'deploy/', '(fs|os|path|url|child_process|crypto|zlib)'],
+      '^bench/(?!engine/|peers/|results/|scaling/|service/|time-memory/|training-time/)',
+      ['bench/', 'clients/', 'deploy/', '(fs|os|path|url|util|child_process|crypto|zlib)', ...modules('ml-matrix')],
       'through public interfaces only',
     ),
     only(
@@ -77,12 +77,12 @@ module.exports = {
     ),
     only(
       'bench-engine',
-      '^bench/(engine|scaling)/',
+      '^bench/(engine|scaling|time-memory)/',
       [
         'bench/',
         'gpu-worker/(optimizer|model|tensor|training)/',
         'shared/',
-        '(child_process|events|fs|os|timers/promises|url)',
+        '(child_process|events|fs|os|timers/promises|url|util)',
       ],
       'measures below the service',
     ),

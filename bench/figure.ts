@@ -13,6 +13,8 @@ export interface Figure {
   readonly xLabel: string;
   readonly yLabel: string;
   readonly series: readonly Series[];
+  /** Where the axis of x has its lines and numbers, where 1, 2 and 5 of every decade do not suit. */
+  readonly xTicks?: readonly number[];
 }
 
 const WIDTH = 760;
@@ -22,7 +24,7 @@ const PLOT = { left: 70, right: 520, top: 44, bottom: 366 };
 const COLOURS = ['#000000', '#e69f00', '#56b4e9', '#009e73', '#0072b2', '#d55e00', '#cc79a7', '#999999'];
 
 /** What is not positive is left out. */
-export function renderFigure({ title, xLabel, yLabel, series }: Figure): string {
+export function renderFigure({ title, xLabel, yLabel, series, xTicks }: Figure): string {
   const drawn = series.map((each) => ({ ...each, points: each.points.filter(([x, y]) => x > 0 && y > 0) }));
   const points = drawn.flatMap((each) => each.points);
   const x = logScale(points.map((point) => point[0]), PLOT.left, PLOT.right); // prettier-ignore
@@ -33,7 +35,7 @@ export function renderFigure({ title, xLabel, yLabel, series }: Figure): string 
     `<title>${escaped(title)}</title>`,
     `<rect width="${String(WIDTH)}" height="${String(HEIGHT)}" fill="#ffffff"/>`,
     text(PLOT.left, 24, title, 'font-size="15" font-weight="600"'),
-    ...x.ticks.flatMap((tick) => [
+    ...(xTicks ?? x.ticks).flatMap((tick) => [
       line([x.at(tick), PLOT.top], [x.at(tick), PLOT.bottom], 'stroke="#e3e3e3"'),
       text(x.at(tick), PLOT.bottom + 18, formatted(tick), 'text-anchor="middle"'),
     ]),

@@ -230,7 +230,8 @@ class Task:
 
 def make_trainer(network: Network, loss: Loss, optimizer: Request) -> Trainer:
     """The optimizer that a request names."""
-    kind, learning_rate = optimizer["kind"], optimizer["learningRate"]
+    # JSON's 1e20 is a whole number here, which no tensor takes.
+    kind, learning_rate = optimizer["kind"], float(optimizer["learningRate"])
     decay: float = optimizer.get("weightDecay", 0.0)
     if is_torch_optimizer(kind):
         return TorchOptimizer(network, loss, optimizer)
@@ -316,6 +317,8 @@ def main() -> None:
     for line in sys.stdin:
         try:
             reply = server.answer(json.loads(line))
+        except DIVERGENCE as error:
+            reply = {"error": f"the training diverged: {type(error).__name__}: {error}"}
         # Whatever goes wrong is the asker's to know; the process lives on for the next request.
         except Exception as error:
             reply = {"error": f"{type(error).__name__}: {error}"}

@@ -4,6 +4,7 @@ import { expect, it } from 'vitest';
 import { renderOptions } from '../../docs/generate/options.ts';
 import { renderClientBytes, type ClientBytesResults } from '../../bench/client-bytes/report.ts';
 import { renderEngines, type EngineResults } from '../../bench/engine/report.ts';
+import { renderFeedbackImages, renderFigure, type FeedbackImageResults } from '../../bench/feedback-images/report.ts';
 import { renderKernelSolve, type KernelSolveResults } from '../../bench/kernel-solve/report.ts';
 import { renderLearningRates, type LearningRateResults } from '../../bench/learning-rate/report.ts';
 import { renderTransport, type TransportResults } from '../../bench/transport/report.ts';
@@ -81,4 +82,10 @@ it('docs/results/training-time.md and its figures are made from training-time.js
       expect(await readFile(new URL(name, FOLDER), 'utf8')).toBe(svg);
     }
   }
+});
+
+it('docs/results/feedback-images.md and its images are made from feedback-images.json', async () => {
+  const stored = JSON.parse(await readFile(new URL('feedback-images.json', FOLDER), 'utf8')) as FeedbackImageResults;
+  expect(await readFile(new URL('feedback-images.md', FOLDER), 'utf8')).toBe(renderFeedbackImages(stored));
+  expect(await readFile(new URL('feedback-images.svg', FOLDER), 'utf8')).toBe(renderFigure(stored));
 });
