@@ -13,6 +13,7 @@ import { answerProblem, noSuchRoute, refuseOtherMethods } from './middleware/pro
 import { registerAdministration } from './routes/admin.ts';
 import { registerCapabilities } from './routes/capabilities.ts';
 import { registerCheckpoints } from './routes/checkpoints.ts';
+import { registerDataSets } from './routes/data-sets.ts';
 import { registerDocumentation } from './routes/documentation.ts';
 import { registerEstimates } from './routes/estimates.ts';
 import { registerEvents } from './routes/events.ts';
@@ -20,6 +21,7 @@ import { registerHealth } from './routes/health.ts';
 import { registerKernel } from './routes/kernel.ts';
 import { registerMetrics } from './routes/metrics.ts';
 import { registerModels } from './routes/models.ts';
+import { registerRuns } from './routes/runs.ts';
 import { registerSessions } from './routes/sessions.ts';
 import { registerStepParts } from './routes/step-parts.ts';
 import { registerSteps } from './routes/steps.ts';
@@ -64,6 +66,8 @@ export function createApp(platform: Platform): OpenAPIHono<EdgeEnv> {
   registerSessions(app);
   registerSteps(app);
   registerStepParts(app);
+  registerDataSets(app);
+  registerRuns(app);
   registerEvents(app);
   registerModels(app);
   registerCheckpoints(app);

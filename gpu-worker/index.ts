@@ -217,6 +217,7 @@ const sessions = new SessionRegistry(
     },
     retention: 1000 * configuration.DDPNOPT_RETENTION_SECONDS,
     retainedReplyBytes: LIMITS.retainedReplyBytes,
+    dataBytesInMemory: LIMITS.dataBytesInMemory,
     reportFailure: (error) => {
       report({ event: 'storage_failed', error });
     },
@@ -367,9 +368,9 @@ async function leave(): Promise<void> {
 function close(): void {
   clearInterval(sweep);
   if (process.connected) process.disconnect();
-  sessions.endEvents();
-  // Requests that are being answered may finish; then nothing needs the thread.
-  server.close(() => void stopComputing().then(() => Promise.all([storage.close(), tracing?.close()])));
+  const suspended = sessions.suspend();
+  // Requests that are being answered, and steps of runs, may finish; then nothing needs the thread.
+  server.close(() => void suspended.then(stopComputing).then(() => Promise.all([storage.close(), tracing?.close()])));
   server.closeIdleConnections();
 }
 process.once('SIGTERM', stop);

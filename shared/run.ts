@@ -1,9 +1,9 @@
 /** Runs: many steps of a hosted session on its data set, asked for in one call. */
 import * as z from 'zod';
-import { ProblemError, problemSchema } from './errors.ts';
+import { mediaType, ProblemError, problemSchema } from './errors.ts';
 import { LIMITS } from './limits.ts';
 import { sampleOrderSchema } from './sample-order.ts';
-import { formatEvent, sessionEventSchema } from './session-events.ts';
+import { EVENT_STREAM_CONTENT_TYPE, formatEvent, sessionEventSchema } from './session-events.ts';
 import { stepMetricsSchema } from './session.ts';
 
 export const runOrderSchema = z
@@ -46,6 +46,12 @@ export const runSchema = z
 export type Run = z.output<typeof runSchema>;
 export type RunState = Run['state'];
 
+export const runListSchema = z
+  .object({
+    runs: z.array(runSchema).meta({ description: `In their order; the last ${String(LIMITS.runs)} are known` }),
+  })
+  .meta({ id: 'RunList' });
+
 /** What is told of a run: its steps as they are taken, and itself at the beginning and at the end. */
 export const runEventSchema = z
   .discriminatedUnion('event', [...sessionEventSchema.options, z.object({ event: z.literal('run'), data: runSchema })])
@@ -57,6 +63,11 @@ export type RunEvent = z.output<typeof runEventSchema>;
 export function formatRunEvent(event: RunEvent): string {
   if (event.event !== 'run') return formatEvent(event);
   return `event: run\ndata: ${JSON.stringify(event.data)}\n\n`;
+}
+
+/** Whether the header Accept asks for a run's events rather than its description. */
+export function prefersEvents(accept: string | undefined): boolean {
+  return accept?.split(',').some((range) => mediaType(range) === EVENT_STREAM_CONTENT_TYPE) === true;
 }
 
 export function runNotFound(firstStep: number): ProblemError {

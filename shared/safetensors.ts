@@ -454,6 +454,14 @@ export function emptyBody({ header: { dataStart }, text, length }: BodyPlan): Ui
   return body;
 }
 
+/** The type of a tensor that takes in values of several: their own if it is the same, or what they are read as. */
+export function commonDtype(dtypes: readonly Dtype[]): Dtype {
+  const [first = 'F32'] = dtypes;
+  if (first !== 'I8' && dtypes.every((dtype) => dtype === first)) return first;
+  const isNarrow = dtypes.every((dtype) => dtype === 'F32' || dtype === 'F16' || dtype === 'BF16' || dtype === 'I8');
+  return isNarrow ? 'F32' : 'F64';
+}
+
 /** Bytes of one element. */
 export function elementBytes(dtype: Dtype): number {
   return ELEMENT_BYTES[dtype];

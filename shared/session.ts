@@ -143,7 +143,13 @@ export const sessionSchema = z
       .object({ ...layersDefinitionSchema.shape, ...sessionStatus, mode: z.literal('layers') })
       .meta({ id: 'LayersSession' }),
     z.object({ ...kernelDefinitionSchema.shape, ...sessionStatus }).meta({ id: 'KernelSession' }),
-    z.object({ ...hostedDefinitionSchema.shape, ...sessionStatus }).meta({ id: 'HostedSession' }),
+    z
+      .object({
+        ...hostedDefinitionSchema.shape,
+        ...sessionStatus,
+        run: z.int().nullable().meta({ description: 'First step of the run that is taking steps; null if none is' }),
+      })
+      .meta({ id: 'HostedSession' }),
   ])
   .meta({ id: 'Session' });
 

@@ -8,13 +8,13 @@ import { HOSTED_TENSOR, hostedStepTensors } from './hosted-tensors.ts';
 import { kernelStepTensors } from './kernel-tensors.ts';
 import { LIMITS } from './limits.ts';
 import {
+  commonDtype,
   elementBytes,
   emptyBody,
   formatShape,
   layOut,
   readValues,
   type BodyPlan,
-  type Dtype,
   type SafetensorsHeader,
   type TensorEntry,
 } from './safetensors.ts';
@@ -195,14 +195,6 @@ function unionTensor(name: string, union: Union, parts: readonly PartHeader[]): 
       return [{ name, dtype: isComplete ? dtype : 'F64', shape: [samples, ...rest] }];
     }
   }
-}
-
-/** Of values that are the same in it: their own type, or what they are read as. */
-function commonDtype(dtypes: readonly Dtype[]): Dtype {
-  const [first = 'F32'] = dtypes;
-  if (first !== 'I8' && dtypes.every((dtype) => dtype === first)) return first;
-  const isNarrow = dtypes.every((dtype) => dtype === 'F32' || dtype === 'F16' || dtype === 'BF16' || dtype === 'I8');
-  return isNarrow ? 'F32' : 'F64';
 }
 
 function assertInAll(name: string, count: number, parts: readonly PartHeader[]): void {

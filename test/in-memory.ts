@@ -30,6 +30,11 @@ export function computeInPlace(engine: Engine, trainers: Trainers, run: Run = so
     step: (id, body) => run('step', () => ({ ...trainers.step(id, body), body })),
     weights: (id) => run('weights', () => trainers.weights(id)),
     predict: (id, body) => run('predict', () => trainers.predict(id, body)),
+    checkChunk: (id, body) =>
+      run('checkChunk', () => {
+        trainers.checkChunk(id, body);
+        return body;
+      }),
     solve: (options, body) => run('solve', () => solveKernels(engine, body, options)),
     close: (id) => {
       trainers.close(id);
@@ -61,6 +66,7 @@ export function registryOf(
       log: { snapshotSteps: 100, snapshotBytes: 1e8, acknowledge: 'durable' },
       retention: 0,
       retainedReplyBytes: 1e8,
+      dataBytesInMemory: 1e8,
       isStorageShared: false,
       reportFailure: unexpected,
       ...options,

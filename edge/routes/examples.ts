@@ -1,6 +1,8 @@
 /** Requests and answers as the OpenAPI document shows them, which the tests send and receive. */
 import type { ApiKeyOrder, TenantLimitsInput } from '../../shared/access.ts';
+import type { DataSet } from '../../shared/data-set.ts';
 import type { EstimateOrderInput } from '../../shared/estimate.ts';
+import type { Run, RunOrderInput } from '../../shared/run.ts';
 import type { SessionChanges } from '../../shared/session-changes.ts';
 import type { StepCommit, StepParts } from '../../shared/step-parts.ts';
 import type { SessionDefinitionInput, StepMetrics } from '../../shared/session.ts';
@@ -129,6 +131,54 @@ export const SYSTEMS = {
   },
 } satisfies Record<string, Example<Tensors>>;
 
+export const DATA_CHUNKS = {
+  labelled: {
+    summary: 'Four samples and their classes',
+    value: {
+      x: [
+        [1, 0],
+        [0, 1],
+        [0.9, 0.1],
+        [0.2, 0.8],
+      ],
+      y: [0, 1, 0, 1],
+    },
+  },
+} satisfies Record<string, Example<Tensors>>;
+
+export const DATA_SET = {
+  samples: 60_000,
+  bytes: 94_320_416,
+  chunks: [
+    {
+      chunk: 0,
+      samples: 30_000,
+      firstSample: 0,
+      bytes: 47_160_208,
+      digest: 'a3c1f2d0b7e84956a3c1f2d0b7e84956a3c1f2d0b7e84956a3c1f2d0b7e84956',
+    },
+    {
+      chunk: 1,
+      samples: 30_000,
+      firstSample: 30_000,
+      bytes: 47_160_208,
+      digest: '5f4dcc3b5aa765d61d8327deb882cf995f4dcc3b5aa765d61d8327deb882cf99',
+    },
+  ],
+  missingChunks: [],
+} satisfies DataSet;
+
+export const RUN_ORDERS = {
+  shuffled: {
+    summary: 'Ten steps on two samples each, in a random order',
+    value: { steps: 10, batch: 2, order: { kind: 'shuffled', seed: 1 } },
+  },
+  sequential: {
+    summary: 'In the order of the data set',
+    value: { steps: 10, batch: 2, order: { kind: 'sequential' } },
+  },
+} satisfies Record<string, Example<RunOrderInput>>;
+
 export const METRICS = {
   step: 0,
   batch: 2,
@@ -139,6 +189,20 @@ export const METRICS = {
   refreshed: true,
   failedFactorizations: 0,
 } satisfies StepMetrics;
+
+export const RUN = {
+  steps: 10,
+  batch: 2,
+  order: { kind: 'shuffled', seed: 1 },
+  firstStep: 0,
+  samples: 4,
+  state: 'running',
+  nextStep: 1,
+  metrics: METRICS,
+  problem: null,
+  startedAt: '2026-11-23T12:00:00.000Z',
+  endedAt: null,
+} satisfies Run;
 
 export const KEY_ORDERS = {
   training: { summary: 'A key for training', value: { name: 'laptop', tenant: 'research' } },

@@ -103,6 +103,7 @@ export async function startComputeThread(options: ThreadOptions): Promise<Comput
     step: (id, body) => ask<'step'>({ kind: 'step', id, body }, [body.buffer]),
     weights: (id) => ask<'weights'>({ kind: 'weights', id }),
     predict: (id, body) => ask<'predict'>({ kind: 'predict', id, body }, [body.buffer]),
+    checkChunk: (id, body) => ask<'checkChunk'>({ kind: 'checkChunk', id, body }, [body.buffer]),
     solve: (options, body) => ask<'solve'>({ kind: 'solve', options, body }, [body.buffer]),
     close: (id) => {
       // Nobody waits for it: that it cannot be done is a failure of the thread.

@@ -34,6 +34,8 @@ export interface Compute {
   readonly weights: (id: SessionId) => Promise<Answer>;
   /** The body is no longer the caller's. @throws ProblemError as `HostedModel.predict`; `not_hosted` */
   readonly predict: (id: SessionId, body: Uint8Array<ArrayBuffer>) => Promise<Answer>;
+  /** Checks a chunk of a data set, and gives it back. @throws ProblemError as `HostedModel.checkChunk`; `not_hosted` */
+  readonly checkChunk: (id: SessionId, body: Uint8Array<ArrayBuffer>) => Promise<Uint8Array<ArrayBuffer>>;
   /** Solves the systems of one batch; needs no session. The body is no longer the caller's. @throws ProblemError as `solveKernels` */
   readonly solve: (options: KernelSolveOptions, body: Uint8Array<ArrayBuffer>) => Promise<Answer>;
   /** Frees the session's state when what was asked before is done. */

@@ -21,6 +21,7 @@ type Work =
   | { readonly kind: 'step'; readonly id: SessionId; readonly body: Uint8Array<ArrayBuffer> }
   | { readonly kind: 'weights'; readonly id: SessionId }
   | { readonly kind: 'predict'; readonly id: SessionId; readonly body: Uint8Array<ArrayBuffer> }
+  | { readonly kind: 'checkChunk'; readonly id: SessionId; readonly body: Uint8Array<ArrayBuffer> }
   | { readonly kind: 'solve'; readonly options: KernelSolveOptions; readonly body: Uint8Array<ArrayBuffer> }
   | { readonly kind: 'close'; readonly id: SessionId };
 
@@ -34,6 +35,7 @@ export interface Results {
   readonly step: AppliedStep;
   readonly weights: Answer;
   readonly predict: Answer;
+  readonly checkChunk: Uint8Array<ArrayBuffer>;
   readonly solve: Answer;
   readonly close: null;
 }

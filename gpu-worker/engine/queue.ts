@@ -53,8 +53,9 @@ export class ComputeQueue {
   }
 
   /** As {@link run}, for what the worker itself has to do: never refused, and so to be asked for one after the other. */
-  runAlways<Result>(session: string, compute: () => Result | Promise<Result>): Promise<Result> {
-    return this.#enqueue(session, compute);
+  runAlways<Result>(session: string, compute: () => Result | Promise<Result>, signal?: AbortSignal): Promise<Result> {
+    if (signal?.aborted === true) return Promise.reject(asError(signal.reason));
+    return this.#enqueue(session, compute, signal);
   }
 
   #enqueue<Result>(session: string, compute: () => Result | Promise<Result>, signal?: AbortSignal): Promise<Result> {

@@ -47,6 +47,9 @@ function perform(work: Request['work']): Performed {
       return moving(trainers.weights(work.id));
     case 'predict':
       return moving(trainers.predict(work.id, work.body));
+    case 'checkChunk':
+      trainers.checkChunk(work.id, work.body);
+      return { result: work.body, moved: [work.body.buffer] };
     case 'solve':
       return moving(solveKernels(engine, work.body, work.options));
     case 'close':

@@ -2,8 +2,10 @@
 import type { HttpBindings } from '@hono/node-server';
 import { Hono, type Context, type MiddlewareHandler } from 'hono';
 import { parseCheckpointId } from '../../shared/checkpoint.ts';
+import { parseChunkNumber } from '../../shared/data-set.ts';
 import { internalProblem, PROBLEM_CONTENT_TYPE, ProblemError } from '../../shared/errors.ts';
 import { kernelSolveOptionsSchema, type KernelSolveOptions } from '../../shared/kernel-solve.ts';
+import { prefersEvents, runOrderSchema, type Run } from '../../shared/run.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { sessionChangesSchema } from '../../shared/session-changes.ts';
 import { EVENT_STREAM_CONTENT_TYPE, parseLastEventId } from '../../shared/session-events.ts';
@@ -17,6 +19,7 @@ import { parseDocument } from '../../shared/validation.ts';
 import { WORKER_HEADER } from '../../shared/worker-protocol.ts';
 import { ByteBudget } from '../session/byte-budget.ts';
 import type { SessionRegistry } from '../session/registry.ts';
+import type { TrainingSession } from '../session/session.ts';
 import type { UndeliveredAnswers } from '../session/undelivered-answers.ts';
 import type { Answer } from '../training/trainer.ts';
 import { bodyReader } from './body.ts';
@@ -81,6 +84,24 @@ export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
     return c.body(body, 200, { 'content-type': contentType, 'content-length': String(body.length) });
   }
 
+  /** Sends events as they happen. */
+  function streamOf(
+    c: Context<WorkerEnv>,
+    session: TrainingSession,
+    listen: Parameters<EventStreams['open']>[1],
+  ): Response {
+    // A reader that takes nothing for long is gone.
+    c.env.outgoing.setTimeout(limits.stallMilliseconds);
+    return c.body(events.open(session, listen), 200, { 'content-type': EVENT_STREAM_CONTENT_TYPE });
+  }
+
+  /** A run's description, or its events if the client asks for them. @param status of the description while it runs */
+  function answerRun(c: Context<WorkerEnv>, session: TrainingSession, run: Run, status: 200 | 202): Response {
+    if (!prefersEvents(c.req.header('accept'))) return c.json(run, run.state === 'running' ? status : 200);
+    const after = parseLastEventId(c.req.header('last-event-id'));
+    return streamOf(c, session, (listener) => session.runs.listen(run.firstStep, after, listener));
+  }
+
   app.onError((error, c) => {
     const requestId = c.req.header(WORKER_HEADER.requestId) ?? 'none';
     const problem = error instanceof ProblemError ? error : internalProblem(error);
@@ -115,8 +136,7 @@ export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
     if (!isNew) await sessions.assertOwner(id, c.get('tenant'));
     await next();
     // Also of what ended in a problem, and of what an earlier request asked for and did not wait for.
-    const usage = sessions.takeUsage(id);
-    if (usage === null) return;
+    const usage = sessions.takeUsage(id, c.get('tenant'));
     c.header(WORKER_HEADER.steps, String(usage.steps));
     c.header(WORKER_HEADER.computeSeconds, String(usage.computeSeconds));
   });
@@ -165,9 +185,44 @@ export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
   app.get('/sessions/:id/events', async (c) => {
     const after = parseLastEventId(c.req.header('last-event-id'));
     const session = await sessions.get(parseSessionId(c.req.param('id')));
-    // A reader that takes nothing for long is gone.
-    c.env.outgoing.setTimeout(limits.stallMilliseconds);
-    return c.body(events.open(session, after), 200, { 'content-type': EVENT_STREAM_CONTENT_TYPE });
+    return streamOf(c, session, (listener) => session.listen(after, listener));
+  });
+
+  app.put('/sessions/:id/data/:k', async (c) => {
+    const session = await sessions.get(parseSessionId(c.req.param('id')));
+    const k = parseChunkNumber(c.req.param('k'));
+    // By the mode alone, before the body is read.
+    session.describeData();
+    return c.json(await session.use(() => withBody(c.env.incoming, (body) => session.putChunk(k, body))));
+  });
+  app.get('/sessions/:id/data', async (c) => {
+    const session = await sessions.get(parseSessionId(c.req.param('id')));
+    return c.json(session.describeData());
+  });
+  app.delete('/sessions/:id/data', async (c) => {
+    const session = await sessions.get(parseSessionId(c.req.param('id')));
+    await session.use(() => session.removeData());
+    return c.body(null, 204);
+  });
+
+  app.put('/sessions/:id/runs/:n', async (c) => {
+    const document = await withBody(c.env.incoming, ({ bytes }) => parseJson(bytes));
+    const session = await sessions.get(parseSessionId(c.req.param('id')));
+    const n = parseStepNumber(c.req.param('n'));
+    const run = await session.use(() => session.runs.begin(n, parseDocument(runOrderSchema, document)));
+    return answerRun(c, session, run, 202);
+  });
+  app.get('/sessions/:id/runs', async (c) => {
+    const session = await sessions.get(parseSessionId(c.req.param('id')));
+    return c.json({ runs: session.runs.list() });
+  });
+  app.get('/sessions/:id/runs/:n', async (c) => {
+    const session = await sessions.get(parseSessionId(c.req.param('id')));
+    return answerRun(c, session, session.runs.describe(parseStepNumber(c.req.param('n'))), 200);
+  });
+  app.delete('/sessions/:id/runs/:n', async (c) => {
+    const session = await sessions.get(parseSessionId(c.req.param('id')));
+    return c.json(await session.use(() => session.runs.cancel(parseStepNumber(c.req.param('n')))));
   });
 
   app.put('/sessions/:id/steps/:n', async (c) => {
@@ -201,6 +256,7 @@ export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
     const session = await sessions.get(parseSessionId(c.req.param('id')));
     const [n, k] = [parseStepNumber(c.req.param('n')), parsePartNumber(c.req.param('k'))];
     // By the number alone, before the body is read.
+    session.steps.assertFree(n);
     session.parts.describe(n);
     return c.json(await session.use(() => withBody(c.env.incoming, (body) => session.parts.put(n, k, body))));
   });

@@ -1,7 +1,8 @@
-/** A session's events as a body that goes on until the session ends or nobody reads it any more. */
+/** Events of a session, or of one of its runs, as a body that goes on until that ends or nobody reads it any more. */
 import { ProblemError } from '../../shared/errors.ts';
 import { LIMITS } from '../../shared/limits.ts';
-import { formatEvent, HEARTBEAT, type SessionEvent } from '../../shared/session-events.ts';
+import { formatRunEvent, type RunEvent } from '../../shared/run.ts';
+import { HEARTBEAT } from '../../shared/session-events.ts';
 import type { TrainingSession } from '../session/session.ts';
 
 export class EventStreams {
@@ -14,12 +15,12 @@ export class EventStreams {
   }
 
   /**
-   * @param after the last step that the reader knows of; null for events from now on
+   * @param listen has a listener told of the events, until what it returns is called
    * @throws ProblemError `listeners_full`
    */
   open(
-    session: Pick<TrainingSession, 'listeners' | 'listen'>,
-    after: number | null,
+    session: Pick<TrainingSession, 'listeners'>,
+    listen: (listener: (event: RunEvent) => void) => () => void,
   ): ReadableStream<Uint8Array<ArrayBuffer>> {
     if (session.listeners >= LIMITS.sessionListeners || this.#open >= LIMITS.listeners) {
       throw new ProblemError('listeners_full', {
@@ -37,6 +38,7 @@ export class EventStreams {
             controller.enqueue(encoder.encode(text));
           };
           let isClosed = false;
+          const hasEnded = (): boolean => isClosed;
           let ignore = (): void => undefined;
           close = () => {
             if (isClosed) return;
@@ -45,24 +47,26 @@ export class EventStreams {
             clearInterval(heartbeat);
             ignore();
           };
-          const end = (event: SessionEvent): void => {
-            send(formatEvent(event));
+          const end = (event: RunEvent): void => {
+            send(formatRunEvent(event));
             close();
             controller.close();
           };
-          const listener = (event: SessionEvent): void => {
+          const listener = (event: RunEvent): void => {
             if (isClosed) return;
-            if (event.event === 'end') end(event);
+            if (isLast(event)) end(event);
             // What is not read is kept here: a bounded amount of it.
             else if ((controller.desiredSize ?? 0) <= 0) end({ event: 'end', data: { reason: 'slow' } });
-            else send(formatEvent(event));
+            else send(formatRunEvent(event));
           };
           const heartbeat = setInterval(() => {
             if ((controller.desiredSize ?? 0) > 0) send(HEARTBEAT);
           }, this.#heartbeatMilliseconds);
           // The head of the answer goes out with the first bytes.
           send(HEARTBEAT);
-          ignore = session.listen(after, listener);
+          ignore = listen(listener);
+          // What has ended already ends while it is listened to.
+          if (hasEnded()) ignore();
         },
         cancel: () => {
           close();
@@ -71,4 +75,8 @@ export class EventStreams {
       { highWaterMark: LIMITS.eventBufferBytes, size: (chunk) => chunk.byteLength },
     );
   }
+}
+
+function isLast({ event, data }: RunEvent): boolean {
+  return event === 'end' || (event === 'run' && data.state !== 'running');
 }

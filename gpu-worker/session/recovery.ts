@@ -3,7 +3,7 @@ import { ProblemError, type ProblemCode } from '../../shared/errors.ts';
 import type { SessionDefinition, SessionId, StepMetrics } from '../../shared/session.ts';
 import type { Compute } from '../engine/compute.ts';
 import type { RetainedReply } from './retained-replies.ts';
-import type { LoggedStep, SessionHistory, StepLog } from './step-log.ts';
+import { runOf, type LoggedStep, type SessionHistory, type StepLog } from './step-log.ts';
 
 export interface RecoveredState {
   readonly definition: SessionDefinition;
@@ -35,6 +35,8 @@ export interface RecoveryResources {
   /** Runs a piece of the work in the session's turn on the device. */
   readonly inTurn: <Result>(work: () => Promise<Result>) => Promise<Result>;
   readonly report: (report: RecoveryReport) => void;
+  /** The body of step n of the run that began with step `run`. @throws ProblemError as `SessionData.load` */
+  readonly stepOfRun: (run: number, n: number) => Promise<Uint8Array<ArrayBuffer>>;
 }
 
 /**
@@ -48,14 +50,15 @@ export async function recover(
   id: SessionId,
   definition: SessionDefinition,
   log: StepLog,
-  { compute, inTurn, report }: RecoveryResources,
+  resources: RecoveryResources,
 ): Promise<RecoveredState> {
+  const { compute, inTurn, report } = resources;
   const history = await log.history();
   const damage: string[] = [];
   for (const snapshot of origins(history)) {
     try {
       const origin = await begin(id, definition, snapshot, log, { compute, inTurn });
-      const { reason, ...replayed } = await replay(id, origin, history, log, { compute, inTurn });
+      const { reason, ...replayed } = await replay(id, origin, history, log, resources);
       if (reason !== null) damage.push(reason);
       const state = await withLastOptions(id, replayed, history, log, { compute, inTurn });
       await log.resume(history, snapshot, state.nextStep, state.definition.optimizer);
@@ -135,14 +138,15 @@ async function replay(
   origin: RecoveredState,
   { steps, options }: SessionHistory,
   log: StepLog,
-  { compute, inTurn }: Pick<RecoveryResources, 'compute' | 'inTurn'>,
+  { compute, inTurn, stepOfRun }: Omit<RecoveryResources, 'report'>,
 ): Promise<RecoveredState & { readonly reason: string | null }> {
   let state = origin;
   for (let next = steps.get(state.nextStep); next !== undefined; next = steps.get(state.nextStep)) {
     const step: LoggedStep = next;
     try {
       if (options.includes(step.n)) state = await withOptions(id, state, step.n, log, { compute, inTurn });
-      const body = await log.readStep(step);
+      const run = runOf(step);
+      const body = run === null ? await log.readStep(step) : await stepOfRun(run, step.n);
       const { metrics, answer } = await inTurn(() => compute.step(id, body));
       const lastReply = { step: step.n, digest: step.digest, answer };
       const history = [...state.history, metrics];

@@ -30,8 +30,10 @@ import type { OwnedStore, Storage } from '../storage/storage.ts';
 import type { SavedCheckpoint } from '../training/trainers.ts';
 import { ByteBudget } from './byte-budget.ts';
 import { Checkpoints } from './checkpoints.ts';
+import { DataMemory } from './data-memory.ts';
+import { SessionData } from './data-set.ts';
 import { RetainedReplies } from './retained-replies.ts';
-import type { SessionUsage } from './session-compute.ts';
+import { addUsage, NO_USAGE, type SessionUsage } from './session-compute.ts';
 import { TrainingSession, type SessionResources } from './session.ts';
 import { PendingParts } from './step-parts.ts';
 import {
@@ -56,6 +58,8 @@ export interface RegistryOptions {
   readonly log: LogPolicy;
   /** Bytes that the last replies of all sessions may take. */
   readonly retainedReplyBytes: number;
+  /** Bytes of data sets that may be in memory. */
+  readonly dataBytesInMemory: number;
   /** Milliseconds that the state of an expired session is kept. */
   readonly retention: number;
   readonly reportFailure: (error: unknown) => void;
@@ -80,6 +84,10 @@ export class SessionRegistry {
   readonly #checkpoints: Checkpoints;
   readonly #replies: RetainedReplies;
   readonly #partsBudget = new ByteBudget(LIMITS.partsBytes, 'Parts of steps');
+  readonly #dataBudget = new ByteBudget(LIMITS.dataBytes, 'Data sets');
+  readonly #dataMemory: DataMemory;
+  /** Of sessions that have ended, by tenant; not reported yet. */
+  readonly #endedUsage = new Map<Tenant, SessionUsage>();
   readonly #resources: SessionResources;
   readonly #options: RegistryOptions;
 
@@ -87,6 +95,7 @@ export class SessionRegistry {
     this.#resources = resources;
     this.#options = options;
     this.#replies = new RetainedReplies(options.retainedReplyBytes);
+    this.#dataMemory = new DataMemory(options.dataBytesInMemory);
     this.#checkpoints = new Checkpoints(options.storage, options.isStorageShared, resources.now);
   }
 
@@ -125,7 +134,9 @@ export class SessionRegistry {
     try {
       this.own(id, epoch);
       await this.#leaving.get(id);
-      if ((await this.#findStored(id)) === null) this.#note(id, null);
+      const session = await this.#findStored(id);
+      if (session === null) this.#note(id, null);
+      else await this.#resumeRun(session);
     } catch (error) {
       if (error instanceof ProblemError && error.code === 'session_moved') return;
       this.#options.reportFailure(error);
@@ -183,9 +194,17 @@ export class SessionRegistry {
     if ((await this.#checkpoints.get(id)).tenant !== tenant) throw checkpointNotFound(id);
   }
 
-  /** What was computed for a session since this was last asked; null if there is no such session. */
-  takeUsage(id: SessionId): SessionUsage | null {
-    return this.#sessions.get(id)?.takeUsage() ?? null;
+  /** What was computed for a session since this was last asked, and for sessions of the tenant that have ended since. */
+  takeUsage(id: SessionId, tenant: Tenant): SessionUsage {
+    const ended = this.#endedUsage.get(tenant) ?? NO_USAGE;
+    this.#endedUsage.delete(tenant);
+    return addUsage(ended, this.#sessions.get(id)?.takeUsage() ?? NO_USAGE);
+  }
+
+  /** What nobody has asked for before a session's end is the next request's. */
+  #keepUsage(session: TrainingSession): void {
+    const { tenant } = session;
+    this.#endedUsage.set(tenant, addUsage(this.#endedUsage.get(tenant) ?? NO_USAGE, session.takeUsage()));
   }
 
   /**
@@ -201,13 +220,19 @@ export class SessionRegistry {
     const ids = await storedSessions(this.#options.storage);
     for (const id of ids) {
       try {
-        await this.#findStored(parseSessionId(id));
+        const session = await this.#findStored(parseSessionId(id));
+        if (session !== null) void this.#resumeRun(session).catch(this.#options.reportFailure);
       } catch (error) {
         if (!(error instanceof ProblemError) || error.retryable) throw error;
         this.#options.reportFailure(error);
       }
     }
     return this.#sessions.size;
+  }
+
+  /** A run that its worker's end has interrupted goes on without being asked for. @throws ProblemError as {@link get} */
+  async #resumeRun(session: TrainingSession): Promise<void> {
+    if (await session.runs.hasUnfinished()) await session.open();
   }
 
   /**
@@ -273,6 +298,7 @@ export class SessionRegistry {
     this.removeExpired();
     const session = this.#sessions.get(id) ?? (await this.#find(id));
     session.close('deleted');
+    this.#keepUsage(session);
     await session.deleteStored();
     if (this.#sessions.get(id) === session) this.#forget(id);
   }
@@ -337,9 +363,9 @@ export class SessionRegistry {
     return checkpoint;
   }
 
-  /** Ends all streams of events: the worker stops. */
-  endEvents(): void {
-    for (const session of this.#sessions.values()) session.endEvents();
+  /** Ends what goes on without requests: the worker stops. Resolves when no run has a step under way. */
+  async suspend(): Promise<void> {
+    await Promise.all([...this.#sessions.values()].map((session) => session.suspend()));
   }
 
   /** Ends the sessions whose time is over; what they hold is freed, or brought into storage in the background. */
@@ -352,6 +378,7 @@ export class SessionRegistry {
       if (!this.#options.storage.isDurable) {
         session.close('expired');
         this.#note(id, null);
+        this.#keepUsage(session);
         session.deleteStored().catch(this.#options.reportFailure);
         continue;
       }
@@ -381,10 +408,17 @@ export class SessionRegistry {
     try {
       await session.assertOwned();
       await session.open();
+      if (session.runs.running !== null) {
+        // It was not known to have anything to do.
+        session.touch();
+        this.#sessions.set(session.id, session);
+        return;
+      }
       if (session.nextStep > 0) {
         await this.#keep(expiryCheckpoint(session.id), session, await session.checkpoint(), 'expiry');
       }
       session.close('expired');
+      this.#keepUsage(session);
       await session.deleteStored();
       this.#owned.delete(session.id);
       this.#note(session.id, null);
@@ -468,7 +502,9 @@ export class SessionRegistry {
     const log = storage.isDurable ? new StepLog(store, id, policy, reportFailure) : null;
     const { now } = this.#resources;
     const parts = new PendingParts(id, { storage: store, budget: this.#partsBudget, now, reportFailure });
-    const session = new TrainingSession(id, record, this.#resources, log, parts, this.#replies);
+    const data = new SessionData(id, { storage: store, budget: this.#dataBudget, memory: this.#dataMemory });
+    const stores = { log, storage: store, parts, data, replies: this.#replies, reportFailure };
+    const session = new TrainingSession(id, record, this.#resources, stores);
     this.#sessions.set(id, session);
     this.#note(id, record.tenant);
     return session;

@@ -19,6 +19,12 @@ export interface SessionUsage {
   readonly computeSeconds: number;
 }
 
+export const NO_USAGE: SessionUsage = { steps: 0, computeSeconds: 0 };
+
+export function addUsage(a: SessionUsage, b: SessionUsage): SessionUsage {
+  return { steps: a.steps + b.steps, computeSeconds: a.computeSeconds + b.computeSeconds };
+}
+
 export interface ComputeResources {
   readonly compute: Compute;
   readonly queue: ComputeQueue;
@@ -36,7 +42,7 @@ export class SessionCompute {
   /** Settles when the last applied step is acknowledged, or is undone. */
   #acknowledging: Promise<void> = Promise.resolve();
   /** Not reported yet. */
-  #usage: SessionUsage = { steps: 0, computeSeconds: 0 };
+  #usage = NO_USAGE;
 
   constructor(id: SessionId, resources: ComputeResources) {
     this.#id = id;
@@ -64,15 +70,23 @@ export class SessionCompute {
 
   /** Work in the session's turn on a state that is acknowledged. @throws ProblemError as `ComputeQueue.run`; `session_not_found` */
   inTurn<Result>(work: () => Result | Promise<Result>, signal?: AbortSignal): Promise<Result> {
-    const { meter, queue } = this.#resources;
+    return this.#resources.queue.run(this.#id, this.#acknowledged(work), signal);
+  }
+
+  /** As {@link inTurn}, for what the worker gives itself to do, one piece after the other: never refused. */
+  inTurnAlways<Result>(work: () => Result | Promise<Result>, signal?: AbortSignal): Promise<Result> {
+    return this.#resources.queue.runAlways(this.#id, this.#acknowledged(work), signal);
+  }
+
+  #acknowledged<Result>(work: () => Result | Promise<Result>): () => Promise<Result> {
+    const { meter } = this.#resources;
     const asked = meter.elapsed();
-    const job = async (): Promise<Result> => {
+    return async () => {
       meter.waited((meter.elapsed() - asked) / 1000);
       await this.#acknowledging;
       this.assertNotClosed();
       return work();
     };
-    return queue.run(this.#id, job, signal);
   }
 
   /** Work on the state, in the session's turn. @throws ProblemError as {@link inTurn} and {@link assertOpen} */
@@ -99,19 +113,18 @@ export class SessionCompute {
     try {
       return await work();
     } finally {
-      const { steps, computeSeconds } = this.#usage;
-      this.#usage = { steps, computeSeconds: computeSeconds + (meter.elapsed() - begun) / 1000 };
+      this.#usage = addUsage(this.#usage, { steps: 0, computeSeconds: (meter.elapsed() - begun) / 1000 });
     }
   }
 
   countStep(): void {
-    this.#usage = { ...this.#usage, steps: this.#usage.steps + 1 };
+    this.#usage = addUsage(this.#usage, { steps: 1, computeSeconds: 0 });
   }
 
   /** What was computed since this was last asked: whoever asks accounts for it, so that nothing is counted twice. */
   takeUsage(): SessionUsage {
     const usage = this.#usage;
-    this.#usage = { steps: 0, computeSeconds: 0 };
+    this.#usage = NO_USAGE;
     return usage;
   }
 

@@ -1,27 +1,46 @@
 /** One training session, from its creation or recovery to its end: what it is, where its state is, and how long it lives. */
 import { isDeepStrictEqual } from 'node:util';
 import { ProblemError } from '../../shared/errors.ts';
+import type { DataSet } from '../../shared/data-set.ts';
+import type { HostedDefinition } from '../../shared/hosted-definition.ts';
 import { changedDefinition, type SessionChanges } from '../../shared/session-changes.ts';
 import type { EndReason } from '../../shared/session-events.ts';
 import type { SessionSummary } from '../../shared/session-list.ts';
-import { sessionMoved, type Session, type SessionDefinition, type SessionId } from '../../shared/session.ts';
+import { notHosted, sessionMoved, type Session, type SessionDefinition, type SessionId } from '../../shared/session.ts';
 import type { Tenant } from '../../shared/tenant.ts';
 import type { Compute } from '../engine/compute.ts';
 import type { Answer } from '../training/trainer.ts';
 import type { SavedCheckpoint } from '../training/trainers.ts';
+import type { ObjectStore } from '../storage/storage.ts';
+import type { SessionData } from './data-set.ts';
 import { recover, type RecoveredState, type RecoveryReport } from './recovery.ts';
 import type { RetainedReplies } from './retained-replies.ts';
+import { SessionRuns } from './runs.ts';
 import { SessionCompute, type ComputeResources, type SessionUsage } from './session-compute.ts';
 import { SessionEvents, type EventListener } from './session-events.ts';
 import type { SessionRecord, StartingPoint, StepLog } from './step-log.ts';
 import type { PendingParts } from './step-parts.ts';
-import { StepSequence } from './step-sequence.ts';
+import { StepSequence, type StepBody } from './step-sequence.ts';
 import { StepsFromParts } from './steps-from-parts.ts';
 
 export interface SessionResources extends ComputeResources {
   /** Milliseconds since the epoch. */
   readonly now: () => number;
   readonly report: (report: RecoveryReport) => void;
+}
+
+/** Where a session keeps what outlives a request. */
+export interface SessionStores {
+  /** Keeps the session in storage; null where it lives in memory alone. */
+  readonly log: StepLog | null;
+  /** Of the session's objects. */
+  readonly storage: ObjectStore;
+  /** Of the next step. */
+  readonly parts: PendingParts;
+  readonly data: SessionData;
+  /** Keeps its last reply. */
+  readonly replies: RetainedReplies;
+  readonly reportFailure: (error: unknown) => void;
 }
 
 export class TrainingSession {
@@ -39,23 +58,18 @@ export class TrainingSession {
   readonly #device: SessionCompute;
   readonly #log: StepLog | null;
   readonly #pendingParts: PendingParts;
+  readonly #data: SessionData;
   readonly #events = new SessionEvents();
   readonly steps: StepSequence;
   readonly parts: StepsFromParts;
+  readonly runs: SessionRuns;
 
-  /**
-   * @param record what is stored, or is to be stored, of it
-   * @param log keeps the session in storage; null where it lives in memory alone
-   * @param parts of the next step
-   * @param replies keeps its last reply
-   */
+  /** @param record what is stored, or is to be stored, of it */
   constructor(
     id: SessionId,
     { definition, initial, optimizerFromStep, createdAt, tenant }: SessionRecord,
     resources: SessionResources,
-    log: StepLog | null,
-    parts: PendingParts,
-    replies: RetainedReplies,
+    { log, storage, parts, data, replies, reportFailure }: SessionStores,
   ) {
     this.id = id;
     this.tenant = tenant;
@@ -65,6 +79,7 @@ export class TrainingSession {
     this.#resources = resources;
     this.#log = log;
     this.#pendingParts = parts;
+    this.#data = data;
     this.#createdAt = Date.parse(createdAt);
     this.#lastUsed = resources.now();
     const device = new SessionCompute(id, resources);
@@ -78,6 +93,7 @@ export class TrainingSession {
       replies,
       events: this.#events,
       save: (compute) => this.#save(compute),
+      refusal: () => this.runs.refusal,
       touch: () => {
         this.touch();
       },
@@ -91,6 +107,20 @@ export class TrainingSession {
       parts,
       definition: () => this.#definition,
       owning: (work) => this.#owning(work),
+    });
+    this.runs = new SessionRuns({
+      id,
+      device,
+      sequence: this.steps,
+      data,
+      events: this.#events,
+      log,
+      storage: log === null ? null : storage,
+      definition: () => this.#asHosted(),
+      now: resources.now,
+      reopen: () => this.open(),
+      owning: (work) => this.#owning(work),
+      reportFailure,
     });
   }
 
@@ -173,8 +203,11 @@ export class TrainingSession {
         return work();
       });
     try {
-      this.#recovered(await recover(this.id, this.#initial, log, { compute, inTurn, report }));
+      await Promise.all([this.#data.read(), this.runs.read()]);
+      const stepOfRun = (run: number, n: number): Promise<Uint8Array<ArrayBuffer>> => this.runs.stepOfRun(run, n);
+      this.#recovered(await recover(this.id, this.#initial, log, { compute, inTurn, report, stepOfRun }));
       await this.#pendingParts.recover(this.nextStep, this.#definition);
+      await this.runs.resume();
       this.#device.opened();
     } catch (error) {
       compute.close(this.id);
@@ -210,7 +243,7 @@ export class TrainingSession {
   }
 
   isExpired(now: number): boolean {
-    return this.#openRequests === 0 && now >= this.#expiresAt;
+    return this.#openRequests === 0 && this.runs.running === null && now >= this.#expiresAt;
   }
 
   get #expiresAt(): number {
@@ -218,9 +251,10 @@ export class TrainingSession {
   }
 
   describe(): Session {
+    const { definition } = this;
     return {
       id: this.id,
-      ...this.definition,
+      ...(definition.mode === 'hosted' ? { ...definition, run: this.runs.running } : definition),
       nextStep: this.nextStep,
       optimizerFromStep: this.#optimizerFromStep,
       durableStep: this.#log?.durableStep ?? null,
@@ -250,6 +284,46 @@ export class TrainingSession {
   /** Does the work of a request for step n, as `StepSequence.useFor`; until it is done the session does not expire. */
   useForStep<Result>(n: number, request: AbortController, work: () => Promise<Result>): Promise<Result> {
     return this.steps.useFor(n, request, () => this.use(work));
+  }
+
+  /** What a run would draw from. @throws ProblemError `not_hosted` */
+  describeData(): DataSet {
+    this.#device.assertNotClosed();
+    this.#asHosted();
+    return this.#data.describe();
+  }
+
+  /**
+   * Takes in chunk k of the data set.
+   *
+   * @returns the chunks that there are
+   * @throws ProblemError as `SessionData.put`, `HostedModel.checkChunk`; `not_hosted`, `queue_full`
+   */
+  async putChunk(k: number, body: Pick<StepBody, 'bytes' | 'digest'>): Promise<DataSet> {
+    const check = (bytes: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>> =>
+      this.#device.onDevice((compute) => compute.checkChunk(this.id, bytes));
+    await this.#owning(() => this.#data.put(k, body, this.#asHosted(), check));
+    return this.describeData();
+  }
+
+  /** Takes the data set away. @throws ProblemError `not_hosted`, `run_in_progress`, `queue_full`, those of `Storage` */
+  async removeData(): Promise<void> {
+    this.describeData();
+    await this.#device.onDevice(async (compute) => {
+      const { refusal } = this.runs;
+      if (refusal !== null) throw refusal;
+      const log = this.#log;
+      await this.#owning(async () => {
+        // What a recovery would take again needs the data.
+        if (log?.hasRunSteps === true) await log.forgetSteps(this.nextStep, (await this.#save(compute)).bytes);
+        await this.#data.remove();
+      });
+    });
+  }
+
+  #asHosted(): HostedDefinition {
+    if (this.#definition.mode === 'hosted') return this.#definition;
+    throw notHosted(this.id);
   }
 
   /** Bytes that a commit takes in memory. */
@@ -336,9 +410,10 @@ export class TrainingSession {
     return this.#events.listen(after, this.nextStep, listener);
   }
 
-  /** Ends the streams of events of a session that goes on elsewhere, or later. */
-  endEvents(): void {
+  /** Ends what goes on without requests, runs and streams of events, of a session that goes on elsewhere, or later. */
+  async suspend(): Promise<void> {
     this.#events.end('stopped');
+    await this.runs.suspend();
   }
 
   /** @throws ProblemError `session_moved` if another worker has begun to use what is stored of the session */
@@ -386,14 +461,16 @@ export class TrainingSession {
     this.#events.end(reason);
     this.#device.close(gone);
     this.steps.close();
+    this.runs.close();
     this.#pendingParts.close();
+    this.#data.close();
   }
 
   /** Removes what is stored of a closed session. @throws ProblemError those of `Storage`; it may be called again */
   async deleteStored(): Promise<void> {
     await this.#device.acknowledged;
-    // Of a session in storage the parts go with all the rest.
-    if (this.#log === null) await this.#pendingParts.deleteStored();
-    else await this.#log.delete();
+    // Of a session in storage parts and data go with all the rest.
+    if (this.#log !== null) await this.#log.delete();
+    else await Promise.all([this.#pendingParts.deleteStored(), this.#data.deleteStored()]);
   }
 }

@@ -6,6 +6,7 @@
  *     snapshots/<id>/<n>             the state before step n, as a checkpoint's file
  *     options/<id>/<n>               the optimizer's options from step n on, where they have changed
  *     steps/<id>/<n>-<digest>        the body of step n
+ *     steps/<id>/<n>-run<first>      nothing: step n is that of the run which began with step <first>
  */
 import * as z from 'zod';
 import { ProblemError } from '../../shared/errors.ts';
@@ -49,9 +50,20 @@ export interface StartingPoint {
 /** A step in storage. */
 export interface LoggedStep {
   readonly n: number;
-  /** SHA-256 of its body, in hexadecimal. */
+  /** SHA-256 of its body, in hexadecimal; or {@link runDigest}. */
   readonly digest: string;
   readonly bytes: number;
+}
+
+/** What stands for the digest of a run's steps, which have no bodies: run and number say which samples they take. */
+export function runDigest(firstStep: number): string {
+  return `run${String(firstStep)}`;
+}
+
+/** The first step of the run that a step is of; null for one that was sent. */
+export function runOf({ digest }: Pick<LoggedStep, 'digest'>): number | null {
+  const [, firstStep] = /^run(\d+)$/.exec(digest) ?? [];
+  return firstStep === undefined ? null : Number(firstStep);
 }
 
 /** What was found of a session. */
@@ -99,6 +111,16 @@ export class StepLog {
   /** Steps before this one are in storage. */
   get durableStep(): number {
     return this.#durableStep;
+  }
+
+  /** Steps before this one are not applied again by a recovery. */
+  get replayedFrom(): number {
+    return this.#snapshot ?? 0;
+  }
+
+  /** Whether a recovery takes steps of runs again, for which it needs the data set. */
+  get hasRunSteps(): boolean {
+    return this.#steps.some((step) => runOf(step) !== null);
   }
 
   get isSnapshotDue(): boolean {
@@ -209,13 +231,15 @@ export class StepLog {
    * Writes a step that has been applied; resolves when it may be acknowledged.
    *
    * @param digest of the body; or where the body is a union, what the parts' digests make
+   * @param body null for a run's step
    * @param beside what is to be written with it, before it and after
    * @throws ProblemError if it must not be: the storage's
    */
-  async append(n: number, digest: string, body: Uint8Array<ArrayBuffer>, beside: Changes | null): Promise<void> {
-    const step: LoggedStep = { n, digest, bytes: body.length };
+  async append(n: number, digest: string, body: Uint8Array<ArrayBuffer> | null, beside: Changes | null): Promise<void> {
+    const bytes = body ?? new Uint8Array(0);
+    const step: LoggedStep = { n, digest, bytes: bytes.length };
     this.#steps.push(step);
-    const object = { key: this.#stepKey(step), bytes: body, digest: beside === null ? digest : null };
+    const object = { key: this.#stepKey(step), bytes, digest: beside === null && body !== null ? digest : null };
     const writing = this.#storage.write({
       puts: [...(beside?.puts ?? []), object],
       deletes: beside?.deletes ?? [],
@@ -253,6 +277,12 @@ export class StepLog {
       .catch(this.#reportFailure)
       .finally(() => (this.#writingSnapshot = null));
     return this.#writingSnapshot;
+  }
+
+  /** As {@link writeSnapshot}, for who needs to know that it is written. @throws ProblemError the storage's */
+  async forgetSteps(n: number, file: Uint8Array<ArrayBuffer>): Promise<void> {
+    await this.flush();
+    await this.#replaceBySnapshot(n, file);
   }
 
   async #replaceBySnapshot(n: number, file: Uint8Array<ArrayBuffer>): Promise<void> {
@@ -311,7 +341,7 @@ export class StepLog {
 }
 
 /** Where the objects of sessions lie, beside their records. */
-const SESSION_FOLDERS = ['steps', 'snapshots', 'options', 'parts'] as const;
+const SESSION_FOLDERS = ['steps', 'snapshots', 'options', 'parts', 'data', 'runs'] as const;
 
 /** What the keys of a session's objects begin with: its owner writes no others. */
 export function sessionPrefixes(id: SessionId): string[] {

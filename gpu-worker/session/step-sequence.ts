@@ -13,7 +13,7 @@ import type { RetainedReplies, RetainedReply } from './retained-replies.ts';
 import type { ComputeResources, SessionCompute } from './session-compute.ts';
 import type { SessionEvents } from './session-events.ts';
 import { SharedJob } from './shared-job.ts';
-import type { StepLog } from './step-log.ts';
+import { runDigest, runOf, type StepLog } from './step-log.ts';
 import type { CommittedParts, PendingParts } from './step-parts.ts';
 
 /** The body of a step with its SHA-256, in hexadecimal; or a union with what its parts' digests make. */
@@ -39,6 +39,8 @@ export interface SequenceParent {
   readonly events: SessionEvents;
   /** The state as of the last step. */
   readonly save: (compute: Compute) => Promise<SavedCheckpoint>;
+  /** Why nobody but a run takes steps now; null if everybody may. */
+  readonly refusal: () => ProblemError | null;
   /** Puts off the session's expiry. */
   readonly touch: () => void;
   /** Closes the session if it turns out to be another worker's by now. */
@@ -88,6 +90,7 @@ export class StepSequence {
    * @throws ProblemError as {@link take}; by the number alone before the work begins
    */
   async useFor<Result>(n: number, request: AbortController, work: () => Promise<Result>): Promise<Result> {
+    this.assertFree(n);
     this.replyTo(n);
     this.#requests.set(request, n);
     try {
@@ -102,11 +105,12 @@ export class StepSequence {
    *
    * @param signal of the request. A step is taken out of the queue when all requests for it are aborted; one that is being
    *   computed is applied, and its reply kept
-   * @throws ProblemError `step_out_of_order`, `session_rewound`, `reply_not_retained`, `step_conflict`, `queue_full`, the codes of
-   *   `Trainer.step`, those of `Storage`, the signal's reason; the session is then as it was before
+   * @throws ProblemError `run_in_progress`, `step_out_of_order`, `session_rewound`, `reply_not_retained`, `step_conflict`, `queue_full`,
+   *   the codes of `Trainer.step`, those of `Storage`, the signal's reason; the session is then as it was before
    */
   async take(n: number, body: StepBody, signal?: AbortSignal): Promise<Answer> {
     // Checked twice: here, to refuse before the body waits in the queue, and in its turn, when earlier steps have been applied.
+    this.assertFree(n);
     const retained = this.#answerFor(n, body.digest);
     if (retained !== null) return retained;
     signal?.throwIfAborted();
@@ -114,7 +118,10 @@ export class StepSequence {
     const same = this.#waiting.get(key);
     if (same?.isAbandoned === false) return same.wait(signal);
     const job = new SharedJob(async (abandoned) => {
-      const { answer } = await this.#parent.device.inTurn(() => this.#apply(n, body), abandoned);
+      const { answer } = await this.#parent.device.inTurn(() => {
+        this.assertFree(n);
+        return this.#apply(n, body);
+      }, abandoned);
       return answer;
     });
     this.#waiting.set(key, job);
@@ -123,6 +130,25 @@ export class StepSequence {
     } finally {
       if (this.#waiting.get(key) === job) this.#waiting.delete(key);
     }
+  }
+
+  /** Refuses a step that is to come while a run takes the steps. @throws ProblemError `run_in_progress` */
+  assertFree(n: number): void {
+    const refusal = n < this.#nextStep ? null : this.#parent.refusal();
+    if (refusal !== null) throw refusal;
+  }
+
+  /**
+   * Applies step n, the next one, of a run.
+   *
+   * @param run its first step
+   * @param signal takes the step out of the queue
+   * @throws ProblemError the codes of `Trainer.step`, those of `Storage`, the signal's reason
+   */
+  async takeOfRun(n: number, run: number, bytes: Uint8Array<ArrayBuffer>, signal: AbortSignal): Promise<void> {
+    const body: StepBody = { bytes, digest: runDigest(run) };
+    const { answer } = await this.#parent.device.inTurnAlways(() => this.#apply(n, body), signal);
+    await answer;
   }
 
   /**
@@ -251,7 +277,8 @@ export class StepSequence {
     const { device, log, parts, events, replies, touch, closeIfMoved } = this.#parent;
     if (log !== null) {
       try {
-        await log.append(n, digest, body, committed === null ? null : parts.changesOf(committed));
+        const logged = runOf({ digest }) === null ? body : null;
+        await log.append(n, digest, logged, committed === null ? null : parts.changesOf(committed));
         // Nobody waits for it.
         if (snapshot !== null) void log.writeSnapshot(n, snapshot);
       } catch (error) {

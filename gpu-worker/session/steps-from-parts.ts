@@ -29,12 +29,14 @@ export class StepsFromParts {
    * Takes in part k of step n, the next one.
    *
    * @returns the parts that there are
-   * @throws ProblemError as `PendingParts.put`; `step_applied`, `step_out_of_order`, `session_rewound`
+   * @throws ProblemError as `PendingParts.put`; `run_in_progress`, `step_applied`, `step_out_of_order`, `session_rewound`
    */
   async put(n: number, k: number, body: Pick<StepBody, 'bytes' | 'digest'>): Promise<StepParts> {
     const { sequence, parts, definition, owning } = this.#parent;
+    sequence.assertFree(n);
     const committed = this.#committedAs(n);
     const assertNext = (): void => {
+      sequence.assertFree(n);
       if (this.#committedAs(n) !== null) throw sequence.applied(n);
     };
     if (committed === null) await owning(() => parts.put(n, k, body, definition(), assertNext));
@@ -65,6 +67,7 @@ export class StepsFromParts {
    */
   async commit(n: number, count: number, signal?: AbortSignal): Promise<Answer> {
     const { sequence, parts, definition, owning } = this.#parent;
+    sequence.assertFree(n);
     const retained = sequence.replyTo(n);
     if (retained !== null) {
       const committed = parts.committedAs(n);

@@ -1,4 +1,5 @@
 /** Hosted mode: mini-batches to tensors, and predictions and weights to bodies. */
+import { checkChunkHeader } from '../../shared/data-set.ts';
 import type { HostedDefinition } from '../../shared/hosted-definition.ts';
 import { HOSTED_TENSOR } from '../../shared/hosted-tensors.ts';
 import { classCount, truthKind } from '../../shared/loss.ts';
@@ -54,6 +55,13 @@ export function decodePrediction(
   const header = readHeader(body);
   const batch = checkPredictionHeader(header, definition);
   return { batch, ...decode(body, header, definition, precision) };
+}
+
+/** Checks a chunk of a data set, header and values, as a step's are. @throws ProblemError as {@link decodeHostedStep} */
+export function checkHostedChunk(body: Uint8Array, definition: HostedDefinition, precision: Engine['precision']): void {
+  const header = readHeader(body);
+  checkChunkHeader(header, definition);
+  decode(body, header, definition, precision);
 }
 
 function decode(

@@ -6,7 +6,13 @@ import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import type { StepMetrics } from '../../shared/session.ts';
 import { settleRefreshes } from '../optimizer/step.ts';
 import { allFinite, disposeReplaced, tensorsIn, type Engine } from '../tensor/engine.ts';
-import { decodeHostedStep, decodePrediction, encodePrediction, encodeWeights } from './hosted-codec.ts';
+import {
+  checkHostedChunk,
+  decodeHostedStep,
+  decodePrediction,
+  encodePrediction,
+  encodeWeights,
+} from './hosted-codec.ts';
 import { evaluate, hostedConfiguration, hostedStep, initialHostedState, type HostedState } from './hosted-step.ts';
 import { saveHosted } from './saved-hosted.ts';
 import { otherMode, type Answer, type StepOutcome, type Trainer } from './trainer.ts';
@@ -72,6 +78,9 @@ export function hostedTrainer(
     },
     model: {
       predict,
+      checkChunk: (body) => {
+        checkHostedChunk(body, definition, engine.precision);
+      },
       weights: () => ({
         contentType: SAFETENSORS_CONTENT_TYPE,
         body: encodeWeights(engine, definition, configuration.program, state),

@@ -60,4 +60,6 @@ export interface HostedModel {
    * @throws ProblemError as {@link Trainer.step}
    */
   readonly predict: (body: Uint8Array) => Answer;
+  /** Checks a chunk of a data set that steps are to be taken on. @throws ProblemError as {@link Trainer.step} */
+  readonly checkChunk: (body: Uint8Array) => void;
 }

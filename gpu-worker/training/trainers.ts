@@ -78,6 +78,11 @@ export class Trainers {
     return this.#model(id).predict(body);
   }
 
+  /** @throws ProblemError as `HostedModel.checkChunk`; `session_not_found`, `not_hosted` */
+  checkChunk(id: SessionId, body: Uint8Array): void {
+    this.#model(id).checkChunk(body);
+  }
+
   close(id: SessionId): void {
     this.#trainers.get(id)?.close();
     this.#trainers.delete(id);

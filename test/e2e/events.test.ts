@@ -5,6 +5,7 @@ import { startEdge } from '../../deploy/local/edge.ts';
 import type { ServiceProcess } from '../../deploy/local/child.ts';
 import { startWorker } from '../../deploy/local/worker.ts';
 import { LIMITS } from '../../shared/limits.ts';
+import { Listener } from './listener.ts';
 import { startHeldWorker, type HeldWorker } from './held-worker.ts';
 import { call, describeSession, expectProblem, json, LAYERS, newSession, putStep, stepBody } from './support.ts';
 import { bodiesOf, folder, portOf, start, WorkerSession } from './worker-session.ts';
@@ -20,50 +21,6 @@ afterAll(async () => {
   await worker.stop();
   expect(worker.defects).toEqual([]);
 });
-
-/** A stream of events that is read when the test asks for it. */
-class Listener {
-  readonly #reader: ReadableStreamDefaultReader<string>;
-  #text = '';
-
-  constructor(answer: Response) {
-    this.#reader = answer.body!.pipeThrough(new TextDecoderStream()).getReader();
-  }
-
-  static async open(url: string, path: string, headers: Record<string, string> = {}): Promise<Listener> {
-    const answer = await fetch(new URL(path, url), { headers });
-    expect(answer.status).toBe(200);
-    expect(answer.headers.get('content-type')).toBe('text/event-stream');
-    expect(answer.headers.get('content-length')).toBeNull();
-    return new Listener(answer);
-  }
-
-  /** The next block, comments included; null at the end. */
-  async block(): Promise<string | null> {
-    for (let end = this.#text.indexOf('\n\n'); ; end = this.#text.indexOf('\n\n')) {
-      if (end >= 0) {
-        const block = this.#text.slice(0, end);
-        this.#text = this.#text.slice(end + 2);
-        return block;
-      }
-      const { done, value } = await this.#reader.read();
-      if (done) return null;
-      this.#text += value;
-    }
-  }
-
-  /** The next event, comments left out. */
-  async event(): Promise<string | null> {
-    for (;;) {
-      const block = await this.block();
-      if (block?.startsWith(':') !== true) return block;
-    }
-  }
-
-  close(): Promise<void> {
-    return this.#reader.cancel();
-  }
-}
 
 const stepEvent = (n: number): RegExp =>
   new RegExp(`^id: ${n}\nevent: step\ndata: \\{"step":${n},"batch":6,"loss":[^\n]*\\}$`);
@@ -221,13 +178,7 @@ it('drops a reader that does not keep up', async () => {
   const { SessionEvents } = await import('../../gpu-worker/session/session-events.ts');
   const history = new SessionEvents();
   const { metrics } = json(await call(worker.url, 'GET', `/sessions/${await stepped()}`)) as { metrics: never };
-  const session = {
-    get listeners() {
-      return history.listeners;
-    },
-    listen: (after: number | null, listener: never) => history.listen(after, 0, listener),
-  };
-  const stream = new EventStreams(1e6).open(session, null);
+  const stream = new EventStreams(1e6).open(history, (listener) => history.listen(null, 0, listener));
   for (let n = 0; history.listeners > 0; n++) {
     expect(n).toBeLessThan(1e5);
     history.record(metrics);

@@ -46,7 +46,8 @@ export async function startHeldWorker(
   let held = Promise.resolve();
   const compute = <Result>(kind: string, work: () => Result): Promise<Result> => {
     computed.push(kind);
-    return held.then(work);
+    // As from another thread: what else there is to do is done in between.
+    return held.then(() => new Promise((resolve) => setImmediate(resolve))).then(work);
   };
   const device = computeInPlace(engine, trainers, compute);
   const queue = new ComputeQueue({ perSession: 4, total: 16 });

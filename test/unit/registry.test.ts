@@ -355,6 +355,7 @@ describe('expiry where storage is durable', () => {
         isStorageShared: false,
         log: { snapshotSteps: 2, snapshotBytes: 1e8, acknowledge: 'durable' },
         retainedReplyBytes: 1e8,
+        dataBytesInMemory: 1e8,
         retention: RETENTION,
         reportFailure: (error) => failures.push(error),
       },
