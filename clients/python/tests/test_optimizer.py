@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -237,11 +238,93 @@ def test_what_is_refused_by_name(url: str) -> None:
     refused(capped, url, "embedding 0", "max_norm", x=torch.zeros(16, 6, dtype=torch.long))
 
 
+def test_parameters_that_are_used_in_other_ways_too_are_refused(url: str) -> None:
+    """Their gradients are not all in what the layers' calls leave."""
+    tokens = torch.randint(0, 9, (16, 5), generator=torch.Generator().manual_seed(1))
+    tied = Function(
+        lambda t, words, mix: F.linear(mix(words(t)).mean(1), words.weight)[:, :3], words=nn.Embedding(9, 4), mix=nn.Linear(4, 4)
+    )
+    refused(tied, url, "layer words", "outside", x=tokens)
+    penalised = perceptron()
+    first = penalised[0]
+    assert isinstance(first, nn.Linear)
+    with pytest.raises(UnsupportedLayerError, match=r"layer 0 .*weight_decay"):
+        DDPNOpt(penalised, url=url).step(lambda: closure(penalised)() + first.weight.square().sum())
+    shared = Function(lambda x, a, b: b(F.linear(torch.tanh(a(x)), a.weight)), a=nn.Linear(6, 6), b=nn.Linear(6, 3))
+    refused(shared, url, "layer a", "outside")
+    # Refused again, and not taken the second time.
+    optimizer = DDPNOpt(shared, url=url)
+    for _ in range(2):
+        with pytest.raises(UnsupportedLayerError, match="layer a not through"):
+            optimizer.step(closure(shared))
+    # Used by functions alone, they are the module's around them.
+    functional = Function(lambda x, a: F.linear(torch.tanh(x), a.weight, a.bias), a=nn.Linear(6, 3))
+    learner = DDPNOpt(functional, url=url, lr=1.0)
+    losses = [learner.step(closure(functional)) for _ in range(4)]
+    assert losses[-1].after is not None and losses[-1].after.mean() < 0.8 * losses[0].before.mean()
+
+
+def test_what_is_trained_stays_what_it_was_in_the_first_step(url: str) -> None:
+    model = perceptron()
+    middle = model[2]
+    optimizer = DDPNOpt(model, url=url)
+    optimizer.step(closure(model))
+    before = weights(model)
+    middle.requires_grad_(False)
+    with pytest.raises(UnsupportedLayerError, match=r"2\.weight was trained in the first step.*new optimizer"):
+        optimizer.step(closure(model))
+    assert torch.equal(weights(model), before)
+    # Back as it was, it goes on.
+    middle.requires_grad_(True)
+    optimizer.step(closure(model))
+    part = DDPNOpt(model, [*model[0].parameters()], url=url)
+    part.step(closure(model))
+    part.add_param_group({"params": model[4].parameters()})
+    with pytest.raises(UnsupportedLayerError, match=r"4\.weight is trained now.*new optimizer"):
+        part.step(closure(model))
+
+
+def test_distributed_data_parallel_is_refused(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        parallel = nn.parallel.DistributedDataParallel(perceptron())
+        with pytest.raises(UnsupportedLayerError, match="one process"):
+            DDPNOpt(parallel)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("mode", ["layers", "kernel"])
+def test_convolutions_with_channels_last(url: str, mode: Any, dtype: Any) -> None:
+    """The same steps as with the usual layout of memory."""
+    generator = torch.Generator().manual_seed(4)
+    images = torch.randn(16, 2, 6, 6, generator=generator)
+    changed = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(6)
+        model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.GroupNorm(1, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 3))
+        model.to(memory_format=layout)
+        x = images.to(memory_format=layout)
+        optimizer = DDPNOpt(model, url=url, lr=0.5, mode=mode)
+
+        def losses(model: nn.Module = model, x: Tensor = x) -> Tensor:
+            with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+                return F.cross_entropy(model(x), LABELS, reduction="none")
+
+        for _ in range(2):
+            optimizer.step(losses)
+        changed.append(weights(model))
+    torch.testing.assert_close(changed[0], changed[1], rtol=0.0, atol=1e-4 if dtype == torch.float32 else 0.05)
+
+
 def test_closures_that_cannot_be_used(url: str) -> None:
     model = perceptron()
     optimizer = DDPNOpt(model, url=url)
     with pytest.raises(ValueError, match="reduction='none'"):
         optimizer.step(lambda: F.cross_entropy(model(X), LABELS))
+    with pytest.raises(ValueError, match=r"\[16, 3\].*losses\.flatten\(1\)\.mean\(1\)"):
+        optimizer.step(lambda: model(X).square())
     with pytest.raises(ValueError, match="closure"):
         optimizer.step()
     with pytest.raises(ValueError, match="depend on no parameter"):

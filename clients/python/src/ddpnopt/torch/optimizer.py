@@ -19,7 +19,7 @@ from ddpnopt.progress import progress
 from ddpnopt.steps import StepReply, history_arrays
 from ddpnopt.torch.kernel import KernelMetric, factor_statistics, upper_triangle
 from ddpnopt.torch.randomness import Randomness, kept_buffers
-from ddpnopt.torch.recorder import Calls, applying, differentiate, plan, recording
+from ddpnopt.torch.recorder import Calls, applying, check_gradients, differentiate, plan, recording
 from ddpnopt.torch.stages import GenericStage, Stage, UnsupportedLayerError
 from ddpnopt.wire import NarrowType
 
@@ -103,6 +103,11 @@ class DDPNOpt(torch.optim.Optimizer):
             raise ValueError(f"lr is {lr}; a number of at least 0 was expected")
         if mode not in ("layers", "kernel"):
             raise ValueError(f"mode is {mode!r}; 'layers' or 'kernel' was expected: the client for mode 'hosted' is ddpnopt.Client")
+        if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
+            raise UnsupportedLayerError(
+                "DistributedDataParallel averages gradients that this optimizer does not make: each process would train a model of "
+                "its own. Give the plain model in one process; several clients share a step through ddpnopt.Client's parts"
+            )
         self._model = model
         self._client = client or Client(url, api_key=api_key)
         self._owns_client = client is None
@@ -134,6 +139,7 @@ class DDPNOpt(torch.optim.Optimizer):
             self._order["transport"] = transport
         self._coupling = coupling
         self._stages: dict[nn.Module, Stage] = {}
+        self._trained: list[Tensor] = []
         self._session: Session | None = None
         self._is_in_doubt = False
         # Metrics of the request that goes ahead of the first step in mode kernel, until that step counts its traffic.
@@ -218,27 +224,49 @@ class DDPNOpt(torch.optim.Optimizer):
     def _record(self, closure: Closure) -> Tensor:
         """The first forward pass, and the backward pass: leaves activations and gradients in the stages."""
         is_first = not self._stages
+        chosen = [parameter for group in self.param_groups for parameter in group["params"] if parameter.requires_grad]
+        if not is_first:
+            self._check_trained(chosen)
         modules = list(self._model.modules() if is_first else self._stages)
         wants_inputs = (lambda _: True) if is_first else (lambda module: isinstance(self._stages[module], GenericStage))
         with torch.enable_grad(), recording(modules, wants_inputs) as calls:
             losses = closure()
         if not isinstance(losses, Tensor) or losses.dim() != 1 or len(losses) == 0:
             shape = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-            raise ValueError(f"the closure returned {shape}; the loss of every sample, [B], was expected: reduction='none'")
+            remedy = "average what a sample has, losses.flatten(1).mean(1)" if _has_more_axes(losses) else "reduction='none'"
+            raise ValueError(f"the closure returned {shape}; the loss of every sample, [B], was expected: {remedy}")
         device = losses.device.type
         with torch.autocast(device, enabled=False):
             if is_first:
-                chosen = [parameter for group in self.param_groups for parameter in group["params"] if parameter.requires_grad]
-                used = differentiate(losses, calls, chosen)
-                self._stages = {stage.module: stage for stage in plan(self._model, used, calls, len(losses))}
+                gradients = differentiate(losses, calls, chosen)
+                stages = {stage.module: stage for stage in plan(self._model, gradients, calls, len(losses))}
+                self._take(stages, calls, len(losses))
+                check_gradients(stages.values(), gradients, len(losses))
+                self._stages, self._trained = stages, chosen
                 self._warn_of_batch_norms()
             else:
                 differentiate(losses, calls)
-            self._take(calls, len(losses))
+                self._take(self._stages, calls, len(losses))
         return losses
 
-    def _take(self, calls: Calls, batch: int) -> None:
-        for module, stage in self._stages.items():
+    def _check_trained(self, chosen: list[Tensor]) -> None:
+        """The session's layers are those of the first step."""
+        names = {parameter: name for name, parameter in self._model.named_parameters()}
+        for known, others, what in (
+            (self._trained, chosen, "was trained in the first step, and is not now"),
+            (chosen, self._trained, "is trained now, and was not in the first step"),
+        ):
+            kept = {id(parameter) for parameter in others}
+            changed = [names.get(cast(nn.Parameter, parameter), "a parameter") for parameter in known if id(parameter) not in kept]
+            if changed:
+                raise UnsupportedLayerError(
+                    f"{changed[0]} {what}: the session at the service has the layers of the first step. Make a new optimizer for "
+                    "what is trained from now on"
+                )
+
+    @staticmethod
+    def _take(stages: Mapping[nn.Module, Stage], calls: Calls, batch: int) -> None:
+        for module, stage in stages.items():
             if module not in calls:
                 raise UnsupportedLayerError(f"layer {stage.name} was not called; every step must use the layers of the first one")
             stage.record(calls[module], batch)
@@ -479,6 +507,10 @@ class DDPNOpt(torch.optim.Optimizer):
             self._session = None
         if self._owns_client:
             self._client.close()
+
+
+def _has_more_axes(losses: Any) -> bool:
+    return isinstance(losses, Tensor) and losses.dim() > 1
 
 
 def _as_arrays(inverses: Inverses) -> Inverses:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -87,11 +87,11 @@ def applying(stages: Mapping[nn.Module, Stage], apply: Callable[[Stage, tuple[An
             handle.remove()
 
 
-def differentiate(losses: Tensor, calls: Calls, parameters: Sequence[nn.Parameter] = ()) -> set[nn.Parameter]:
+def differentiate(losses: Tensor, calls: Calls, parameters: Sequence[nn.Parameter] = ()) -> dict[nn.Parameter, Tensor]:
     """One backward pass: gradients of each sample's own loss in the outputs, and in the inputs that were asked for.
 
     Returns:
-        Those of the parameters that the losses depend on.
+        The gradients of the losses' sum in those of the parameters that they depend on.
     """
     every = [call for of_module in calls.values() for call in of_module]
     edges = [call.edge for call in every if call.edge is not None]
@@ -107,7 +107,34 @@ def differentiate(losses: Tensor, calls: Calls, parameters: Sequence[nn.Paramete
             gradient = next(gradients)
             if gradient is not None:
                 call.input_grads[position] = gradient
-    return {parameter for parameter in parameters if next(gradients) is not None}
+    return {parameter: gradient for parameter in parameters if (gradient := next(gradients)) is not None}
+
+
+def check_gradients(stages: Iterable[Stage], gradients: Mapping[nn.Parameter, Tensor], batch: int) -> None:
+    """Holds what the stages make of the recorded calls against PyTorch's own gradients.
+
+    Args:
+        stages: with the calls of a pass.
+        gradients: of the sum of its losses, by parameter.
+        batch: B.
+
+    Raises:
+        UnsupportedLayerError: for parameters that the losses depend on in another way, too.
+    """
+    total = torch.stack([gradient.double().norm() for gradient in gradients.values()]).norm()
+    for stage in stages:
+        tolerance = 0.1 if stage.is_rounded else 0.01
+        matrix = stage.weighted_gradient(torch.ones(batch, dtype=total.dtype, device=stage.parameters[0].device).to(stage.dtype))
+        for parameter, found in zip(stage.parameters, stage.as_parameters(matrix), strict=True):
+            expected = gradients[cast(nn.Parameter, parameter)].double()
+            # Where gradients cancel nothing is left of them but rounding.
+            if (found.double() - expected).norm() > tolerance * (expected.norm() + 0.01 * total):
+                shape = list(parameter.shape)
+                raise UnsupportedLayerError(
+                    f"the losses depend on the parameter {shape} of layer {stage.name} not through the layer's calls alone: it is "
+                    "used outside of them, as weights are that F.linear shares or that a penalty is made of, or the layer does not "
+                    "treat samples independently. Call the module itself, take the penalty out (weight_decay is one), or freeze it"
+                )
 
 
 def layer_name(name: str) -> str:
@@ -115,7 +142,7 @@ def layer_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:128]
 
 
-def plan(model: nn.Module, used: set[nn.Parameter], calls: Calls, batch: int) -> list[Stage]:
+def plan(model: nn.Module, used: Collection[nn.Parameter], calls: Calls, batch: int) -> list[Stage]:
     """The stages of a model, in the order of the forward pass that was recorded.
 
     Args:

@@ -80,6 +80,13 @@ class Stage(ABC):
     def parameter_matrix(self) -> Tensor:
         """The parameters as they are now."""
 
+    def as_parameters(self, matrix: Tensor) -> list[Tensor]:
+        """What of a parameter matrix is in the place of each parameter."""
+        with torch.enable_grad():
+            placed = self.parameter_matrix()
+        # The matrix is made of the parameters' numbers in another order: its adjoint puts them back.
+        return list(torch.autograd.grad(placed, self.parameters, matrix.to(placed.dtype)))
+
     def decaying_matrix(self) -> Tensor:
         """The same with zeros for what does not decay: biases, scales and shifts."""
         matrix = self.parameter_matrix()
@@ -138,11 +145,17 @@ class Stage(ABC):
         """Not divided by B; zeros where the loss does not depend on the output."""
         assert call.output is not None
         if call.output_grad is None:
-            return torch.zeros_like(call.output, dtype=self._dtype)
-        return call.output_grad.to(self._dtype)
+            return torch.zeros_like(call.output, dtype=self.dtype)
+        return call.output_grad.to(self.dtype)
 
     @property
-    def _dtype(self) -> torch.dtype:
+    def is_rounded(self) -> bool:
+        """Whether the passes have rounded what was recorded to half precision."""
+        halves = (torch.float16, torch.bfloat16)
+        return any(call.output is not None and call.output.dtype in halves for call in self._calls)
+
+    @property
+    def dtype(self) -> torch.dtype:
         """float64 for models in float64, else float32: whatever autocast makes of activations."""
         return torch.float64 if self.parameters[0].dtype == torch.float64 else torch.float32
 
@@ -176,7 +189,7 @@ class DenseStage(Stage):
     def _inputs(self) -> Tensor:
         """[B, P, n]."""
         shape = (self._batch, -1, self.module.in_features)
-        return torch.cat([call.input.detach().to(self._dtype).reshape(shape) for call in self._calls], 1)
+        return torch.cat([call.input.detach().to(self.dtype).reshape(shape) for call in self._calls], 1)
 
     def _grads(self) -> Tensor:
         """[B, P, c]."""
@@ -207,8 +220,8 @@ class DenseStage(Stage):
         return a.mT @ g
 
     def predicted_change(self, args: tuple[Any, ...]) -> Tensor | None:
-        difference = args[0].to(self._dtype) - self._call.input.to(self._dtype)
-        change = functional.linear(difference, self.module.weight.to(self._dtype))
+        difference = args[0].to(self.dtype) - self._call.input.to(self.dtype)
+        change = functional.linear(difference, self.module.weight.to(self.dtype))
         return _sample_dots(self._output_grad(self._call), change)
 
 
@@ -245,7 +258,7 @@ class EmbeddingStage(Stage):
 
     def tensors(self) -> dict[str, Tensor]:
         # The service takes one floating-point type throughout; token numbers are exact in it.
-        return {"input": self._tokens().to(self._dtype), "output_grad": self._grads()}
+        return {"input": self._tokens().to(self.dtype), "output_grad": self._grads()}
 
     def parameter_matrix(self) -> Tensor:
         return self.module.weight
@@ -255,7 +268,7 @@ class EmbeddingStage(Stage):
 
     def weighted_gradient(self, kappa: Tensor) -> Tensor:
         weighted = kappa.view(-1, 1, 1) * self._grads()
-        zeros = torch.zeros_like(self.module.weight, dtype=self._dtype)
+        zeros = torch.zeros_like(self.module.weight, dtype=self.dtype)
         return zeros.index_add_(0, self._tokens().flatten(), weighted.flatten(0, 1))
 
     def jacobian(self) -> Tensor:
@@ -301,7 +314,7 @@ class Conv2dStage(Stage):
     @property
     def _weight(self) -> Tensor:
         """[c, C/groups, rows, columns]."""
-        weight = self.module.weight.detach().to(self._dtype)
+        weight = self.module.weight.to(self.dtype)
         return weight.unsqueeze(2) if weight.dim() == 3 else weight
 
     def _pads_before(self) -> bool:
@@ -318,7 +331,7 @@ class Conv2dStage(Stage):
         if self._pads_before():
             mode = "constant" if self.module.padding_mode == "zeros" else self.module.padding_mode
             x = functional.pad(x, self.module._reversed_padding_repeated_twice, mode=mode)
-        return (x.unsqueeze(2) if x.dim() == 3 else x).detach().to(self._dtype)
+        return (x.unsqueeze(2) if x.dim() == 3 else x).detach().to(self.dtype)
 
     @property
     def _input(self) -> Tensor:
@@ -410,7 +423,7 @@ class ScaleShiftStage(Stage):
 
     def _normalised(self, x: Tensor) -> Tensor:
         """[B, P, features]."""
-        x, module = x.detach().to(self._dtype), self.module
+        x, module = x.detach().to(self.dtype), self.module
         if isinstance(module, nn.LayerNorm):
             return self._positions(functional.layer_norm(x, module.normalized_shape, eps=module.eps))
         if isinstance(module, nn.GroupNorm):
@@ -455,7 +468,7 @@ class ScaleShiftStage(Stage):
 
     def predicted_change(self, args: tuple[Any, ...]) -> Tensor | None:
         difference = self._normalised(args[0]) - self._normalised(self._call.input)
-        return _sample_dots(self._grads(), difference * self.module.weight.flatten().to(self._dtype))
+        return _sample_dots(self._grads(), difference * self.module.weight.flatten().to(self.dtype))
 
 
 class GenericStage(Stage):
@@ -526,7 +539,7 @@ class GenericStage(Stage):
             raise UnsupportedLayerError(
                 f"the gradients of layer {self.name} ({type(module).__name__}) cannot be taken sample by sample: {error}"
             ) from error
-        flat = [gradients[key].reshape(self._batch, -1).to(self._dtype) for key in self._named]
+        flat = [gradients[key].reshape(self._batch, -1).to(self.dtype) for key in self._named]
         return torch.cat(flat, 1).unsqueeze(1)
 
     def _is_batch(self, value: Any) -> bool:
@@ -535,8 +548,8 @@ class GenericStage(Stage):
     def predicted_change(self, args: tuple[Any, ...]) -> Tensor | None:
         total: Tensor | None = None
         for position, gradient in self._call.input_grads.items():
-            difference = args[position].to(self._dtype) - self._call.args[position].detach().to(self._dtype)
-            dots = _sample_dots(gradient.to(self._dtype), difference)
+            difference = args[position].to(self.dtype) - self._call.args[position].detach().to(self.dtype)
+            dots = _sample_dots(gradient.to(self.dtype), difference)
             total = dots if total is None else total + dots
         return total
 
