@@ -292,3 +292,13 @@ export class PeerProcess {
     return schema.parse(reply);
   }
 }
+
+/** Of the peers. @throws Error as {@link PeerProcess.start} */
+export async function torchVersion(): Promise<string> {
+  const process = await PeerProcess.start(1);
+  try {
+    return (await process.describe()).torch;
+  } finally {
+    await process.stop();
+  }
+}

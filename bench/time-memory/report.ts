@@ -67,7 +67,7 @@ DDPNOpt, K-FAC and EKFAC refresh their factorisations every 10 steps, E-MSA take
 without second derivatives of the layers; where it has no value, a step would take minutes or gigabytes. bench:scaling has [the same step on larger
 nets](scaling.md).
 
-Times: mean of a step, refreshes included, medians over rounds in which all take turns; the machine is shared, so only ratios within a column mean anything. Memory: the most that a
+Times: mean of a step, refreshes included, medians over rounds in which all take turns; the machine is shared and was busy with other work, so only ratios within a column mean anything, and small ones little. Memory: the most that a
 process holds over what it held after a tiny net, each optimizer in its own; less than 1 MB is not resolved. The worker's has the compiled graphs of its
 steps in it.
 
@@ -154,24 +154,25 @@ function renderPart(results: TimeMemoryResults, kind: Kind, part: PartName): str
       show(kind, value(name)),
       ...(kind === 'time' ? [ratioOf(kind, value(name), value(ADAM))] : []),
     ]),
-    exponent(kind, name, rows),
+    ...(kind === 'memory' ? [exponent(name, rows)] : []),
   ]);
   const columns = rows.flatMap(({ x }) => (kind === 'time' ? [String(x), 'to Adam'] : [String(x)]));
   return `
 ## ${KINDS[kind].title} against ${X_NAMES[part]}
 
-Revision ${made.revision}; ${made.machine}. ${DESCRIPTIONS[part]}. ${kind === 'time' ? 'Milliseconds of a step' : 'MB, at most'}; p is that of xᵖ, fitted over all points with a value.
+Revision ${made.revision}; ${made.machine}. ${DESCRIPTIONS[part]}. ${kind === 'time' ? 'Milliseconds of a step.' : 'MB, at most; p is that of xᵖ, fitted over the points that are resolved.'}
 
-${markdownTable(['optimizer', ...columns, 'p'], table)}
+${markdownTable(['optimizer', ...columns, ...(kind === 'memory' ? ['p'] : [])], table)}
 
 ![${KINDS[kind].title} against ${X_NAMES[part]}](${figureName(kind, part)})
 `;
 }
 
-function exponent(kind: Kind, name: string, rows: readonly Row[]): string {
+/** Of memory. */
+function exponent(name: string, rows: readonly Row[]): string {
   const points = rows.flatMap(({ x, value }) => {
     const own = value(name);
-    return own === undefined || (kind === 'memory' && own < SMALLEST_BYTES / 1e6) ? [] : [[x, own] as const];
+    return own === undefined || own < SMALLEST_BYTES / 1e6 ? [] : [[x, own] as const];
   });
   if (points.length < 3) return '';
   const { slope, error } = fitExponent(points);

@@ -15,7 +15,7 @@ import { loadEngine, presentEngines } from '../../gpu-worker/tensor/index.ts';
 import { MISSING, peersInstalled } from '../peers/environment.ts';
 import { withFiles, type PartFiles } from '../part-files.ts';
 import type { Parts } from '../parts.ts';
-import { PeerProcess } from '../peers/peers.ts';
+import { torchVersion } from '../peers/peers.ts';
 import { provenance } from '../provenance.ts';
 import type { Contender, Entrant } from './contenders.ts';
 import { lineUp } from './line-up.ts';
@@ -147,15 +147,6 @@ function resultOf(which: Task, trainingSamples: number): TaskResult {
         })),
     })),
   };
-}
-
-async function torchVersion(): Promise<string> {
-  const process = await PeerProcess.start(1);
-  try {
-    return (await process.describe()).torch;
-  } finally {
-    await process.stop();
-  }
 }
 
 const results: TaskResult[] = [];

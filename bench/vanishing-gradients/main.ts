@@ -17,7 +17,7 @@ import { isDivergence } from '../divergence.ts';
 import { withFiles, type PartFiles } from '../part-files.ts';
 import { sampleOrder, select } from '../parts.ts';
 import { MISSING, peersInstalled } from '../peers/environment.ts';
-import { PeerProcess } from '../peers/peers.ts';
+import { torchVersion } from '../peers/peers.ts';
 import { provenance } from '../provenance.ts';
 import { loadParts } from '../training-time/task.ts';
 import { Store } from './store.ts';
@@ -243,15 +243,6 @@ function firstOf(data: LabelledData, count: number): LabelledData {
     data,
     Uint32Array.from({ length: count }, (_, index) => index),
   );
-}
-
-async function torchVersion(): Promise<string> {
-  const peer = await PeerProcess.start(1);
-  try {
-    return (await peer.describe()).torch;
-  } finally {
-    await peer.stop();
-  }
 }
 
 for (const task of tasks) {

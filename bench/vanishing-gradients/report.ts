@@ -2,6 +2,7 @@
 import { renderFigure } from '../figure.ts';
 import { markdownTable } from '../markdown.ts';
 import type { Provenance } from '../provenance.ts';
+import { mean, standardDeviation } from '../results/statistics.ts';
 import type { Budget, DataSetName, LossKind, Task } from './tasks.ts';
 import type { Score } from './trainings.ts';
 
@@ -67,7 +68,7 @@ the max-Mahalanobis-centre loss (Pang et al., 2020), which the paper uses for th
 
 Every hidden layer is a sigmoid's; weights begin by Glorot & Bengio (2010). The service trains over HTTP, in hosted mode; SGD, Adam and K-FAC
 are PyTorch's. All begin with the same weights and take the same batches in the same order, without a schedule or
-weight decay. Each learning rate is the best of ${String(contenders[0]?.learningRates.length ?? 0)}, half a decade apart, on the validation part, with a seed that is not among the results'; an asterisk says that it is
+weight decay. The budgets are short: what fails within them may succeed in longer ones. Each learning rate is the best of ${String(contenders[0]?.learningRates.length ?? 0)}, half a decade apart, on the validation part, with a seed that is not among the results'; an asterisk says that it is
 at the end of its range. Test accuracy in %, mean ± standard deviation over seeds ${seeds.join(', ')}; a run that diverges counts 10 %, a guess.
 
 ${budgetLines(results)}
@@ -180,10 +181,7 @@ function renderGroup({ contenders }: VanishingGradientResults, group: Group): st
       if (cell === undefined) return ['', ''];
       const accuracies = accuraciesOf(cell);
       const isAtEnd = [learningRates[0], learningRates.at(-1)].includes(cell.learningRate);
-      return [
-        `${(100 * mean(accuracies)).toFixed(1)} ± ${(100 * deviation(accuracies)).toFixed(1)}`,
-        `${String(cell.learningRate)}${isAtEnd ? '*' : ''}`,
-      ];
+      return [spread(accuracies), `${String(cell.learningRate)}${isAtEnd ? '*' : ''}`];
     }),
   ]);
   const header = ['optimizer', ...depths.flatMap((depth) => [`${String(depth)} hidden layers`, 'η'])];
@@ -226,17 +224,12 @@ ${markdownTable(['optimizer', 'gradient, first', 'gradient, last', 'change, firs
 `;
 }
 
+/** In %. */
+function spread(accuracies: readonly number[]): string {
+  const middle = (100 * mean(accuracies)).toFixed(1);
+  return accuracies.length < 2 ? middle : `${middle} ± ${(100 * standardDeviation(accuracies)).toFixed(1)}`;
+}
+
 function short(value = Number.NaN): string {
   return value.toExponential(1);
-}
-
-function mean(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
-}
-
-/** Of a sample; 0 of a single value. */
-function deviation(values: readonly number[]): number {
-  if (values.length < 2) return 0;
-  const middle = mean(values);
-  return Math.sqrt(values.reduce((sum, value) => sum + (value - middle) ** 2, 0) / (values.length - 1));
 }
