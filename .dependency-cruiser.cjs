@@ -53,7 +53,7 @@ module.exports = {
     only('demo', '^demo/', ['demo/', 'clients/', 'deploy/', 'node:'], 'through public interfaces only'),
     only(
       'bench',
-      '^bench/(?!engine/|peers/|results/|scaling/|service/|time-memory/|training-time/)',
+      '^bench/(?!durability/|engine/|peers/|results/|scaling/|service/|time-memory/|training-time/)',
       ['bench/', 'clients/', 'deploy/', '(fs|os|path|url|util|child_process|crypto|zlib)', ...modules('ml-matrix')],
       'through public interfaces only',
     ),
@@ -65,12 +65,12 @@ module.exports = {
     ),
     only(
       'bench-service',
-      '^bench/service/',
+      '^bench/(durability|service)/',
       [
         'bench/',
         'deploy/',
         'shared/',
-        '(child_process|crypto|events|fs|fs/promises|http|os|path|readline|stream|url)',
+        '(child_process|crypto|events|fs|fs/promises|http|module|os|path|readline|stream|url)',
         ...modules('esbuild', 'zod'),
       ],
       'the edge as it is bundled, and requests without a client library',
@@ -139,8 +139,9 @@ module.exports = {
       'util',
       ...modules('zod'),
     ]),
+    only('thread', '^gpu-worker/thread/', ['gpu-worker/thread/', 'shared/', 'worker_threads']),
     only('storage', '^gpu-worker/storage/', [
-      'gpu-worker/storage/',
+      'gpu-worker/(storage|thread)/',
       'shared/',
       '(crypto|node:sqlite|timers/promises|worker_threads)',
       ...modules('s3mini', 'zod'),
@@ -157,7 +158,7 @@ module.exports = {
       ['gpu-worker/(check|training|tensor)/', 'shared/', '(child_process|fs|url)', ...modules('zod')],
       'holds an engine against the reference, below the service',
     ),
-    only('engine', '^gpu-worker/engine/', ['gpu-worker/(engine|training|tensor)/', 'shared/', 'worker_threads']),
+    only('engine', '^gpu-worker/engine/', ['gpu-worker/(engine|thread|training|tensor)/', 'shared/', 'worker_threads']),
     only('training', '^gpu-worker/training/', ['gpu-worker/(training|optimizer|model|tensor)/', 'shared/', 'crypto']),
     only(
       'model',

@@ -124,14 +124,22 @@ function excessiveRefresh(metric: string, work: number): string {
 }
 
 /** Layers of which the service knows the Kronecker factors alone, or nothing. */
-type FactoredLayers = readonly { readonly factors: { readonly inputs: number; readonly outputs: number } | null }[];
+type FactoredLayers = readonly {
+  readonly factors: { readonly inputs: number; readonly outputs: number; readonly groups: number } | null;
+}[];
+
+/** As {@link refreshWork}, in kernel mode. */
+export function kernelRefreshWork(layers: FactoredLayers): number {
+  return layers.reduce(
+    (sum, { factors }) =>
+      factors === null ? sum : sum + factors.groups * (factors.inputs ** 3 + factors.outputs ** 3),
+    0,
+  );
+}
 
 /** As {@link refreshExcess}, in kernel mode. */
 export function kernelRefreshExcess(layers: FactoredLayers): string | null {
-  const work = layers.reduce(
-    (sum, { factors }) => (factors === null ? sum : sum + factors.inputs ** 3 + factors.outputs ** 3),
-    0,
-  );
+  const work = kernelRefreshWork(layers);
   if (work <= LIMITS.refreshWork) return null;
   return `${excessiveRefresh('kronecker', work)}. Leave out the factors of wide layers, or use metric "client"`;
 }
@@ -139,7 +147,8 @@ export function kernelRefreshExcess(layers: FactoredLayers): string | null {
 /** Bytes of a kernel session's factors and their inverses, in float32. */
 export function kernelStateBytes(layers: FactoredLayers): number {
   return layers.reduce(
-    (sum, { factors }) => (factors === null ? sum : sum + 8 * (factors.inputs ** 2 + factors.outputs ** 2)),
+    (sum, { factors }) =>
+      factors === null ? sum : sum + 8 * factors.groups * (factors.inputs ** 2 + factors.outputs ** 2),
     0,
   );
 }

@@ -1,6 +1,15 @@
 /** What a session and its steps take, before anyone pays for them: the numbers that the service itself decides by. */
 import * as z from 'zod';
-import { batchCost, blocksOf, passCost, refreshWork, stepCost, trainingPasses, type Block } from './cost.ts';
+import {
+  batchCost,
+  blocksOf,
+  kernelRefreshWork,
+  passCost,
+  refreshWork,
+  stepCost,
+  trainingPasses,
+  type Block,
+} from './cost.ts';
 import { ProblemError, problemSchema } from './errors.ts';
 import { hostedStepTensors } from './hosted-tensors.ts';
 import { kernelReplyForm, type KernelDefinition } from './kernel-definition.ts';
@@ -253,7 +262,9 @@ function kernelReplyBytes(session: KernelDefinition, batch: number, isRefreshed:
   const solution = kernelReplyForm(session) === 'factors' ? solverBytes(optimizer, batch, rows) : 4 * rows;
   return layers.reduce((sum, { factors }) => {
     const inverses =
-      factors === null || !isRefreshed ? 0 : triangleSize(factors.inputs) + triangleSize(factors.outputs);
+      factors === null || !isRefreshed
+        ? 0
+        : factors.groups * (triangleSize(factors.inputs) + triangleSize(factors.outputs));
     return sum + 4 + solution + 4 * inverses;
   }, versions);
 }
@@ -273,12 +284,11 @@ function operationsOf(
   if (session.mode === 'kernel') {
     const { layers, optimizer } = session;
     const handsOutFactors = kernelReplyForm(session) === 'factors';
-    const factored = layers.flatMap(({ factors }) => (factors === null ? [] : [factors]));
     return {
       passes: 0,
       tangentKernels: 0,
       systems: systems(batchCost({ layers: layers.length, optimizer, handsOutFactors, carriesMatrices: false }, batch)),
-      refresh: factored.reduce((sum, { inputs, outputs }) => sum + inputs ** 3 + outputs ** 3, 0),
+      refresh: kernelRefreshWork(layers),
     };
   }
   const stages = session.mode === 'hosted' ? modelStages(session.model) : null;

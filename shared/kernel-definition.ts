@@ -9,6 +9,7 @@ import { LIMITS } from './limits.ts';
 import {
   factorDampingSchema,
   factorDecaySchema,
+  firstInputFactorSchema,
   groupFields,
   learningRateSchema,
   recursionFields,
@@ -21,8 +22,14 @@ const factorSizesSchema = z
   .strictObject({
     inputs: sizeSchema.meta({ description: 'n, inputs of the weight matrix, the bias counted as one', example: 65 }),
     outputs: sizeSchema.meta({ description: 'c, its outputs', example: 32 }),
+    groups: sizeSchema.default(1).meta({
+      description:
+        'Groups of a convolution, each of which has its own factors; `inputs` and `outputs` are those of one group',
+    }),
   })
   .meta({ id: 'KernelFactorSizes', description: 'Sizes of the Kronecker factors A [n, n] and Γ [c, c]' });
+
+export type KernelFactorSizes = z.output<typeof factorSizesSchema>;
 
 const kernelLayerSchema = z
   .strictObject({
@@ -53,6 +60,10 @@ const kernelMetricSchema = z
           refreshEvery: z.int().min(1).max(100_000).default(1).meta({
             description:
               'Steps with factor statistics between two inversions; the client decides which steps carry them',
+          }),
+          firstInputFactor: firstInputFactorSchema.default({ kind: 'averaged' }).meta({
+            description:
+              'The input factor of the first layer, whose inputs are the data; once it is frozen its statistics may be left out',
           }),
         })
         .meta({
@@ -170,6 +181,11 @@ export const kernelDefinitionSchema = z
       const message =
         'none of the layers has factors; state the factors’ sizes of at least one, or take metric "client"';
       context.addIssue({ code: 'custom', path: ['optimizer', 'metric', 'kind'], message, input: metric.kind });
+    }
+    if (metric.kind === 'kronecker' && metric.firstInputFactor.kind === 'frozen' && layers[0]?.factors === null) {
+      const message = 'the first layer has no factors; state their sizes, or leave firstInputFactor out';
+      const path = ['optimizer', 'metric', 'firstInputFactor'];
+      context.addIssue({ code: 'custom', path, message, input: metric.firstInputFactor });
     }
     const excess = kernelRefreshExcess(layers);
     if (excess !== null) context.addIssue({ code: 'custom', path: ['layers'], message: excess, input: layers });

@@ -1,6 +1,6 @@
 /** The tensors of a step in `kernel` mode. */
 import { missingTensor, type ExpectedTensor } from './expected-tensor.ts';
-import type { KernelDefinition, KernelLayer } from './kernel-definition.ts';
+import type { KernelDefinition, KernelFactorSizes, KernelLayer } from './kernel-definition.ts';
 import { sentColumns } from './optimizer.ts';
 import { FLOATING_DTYPES, INDEX_DTYPES, type SafetensorsHeader } from './safetensors.ts';
 import { TENSOR } from './tensor-names.ts';
@@ -48,11 +48,15 @@ export function kernelStepTensors({ layers, optimizer }: Definition): [KernelSte
     }
     if (factors === null) continue;
     const { input, output } = factorTensors(layer);
-    const triangle = (n: number): number[] => [triangleSize(n)];
-    expected.push({ name: input, layer, role: 'inputFactor', shape: triangle(factors.inputs), ...optional });
-    expected.push({ name: output, layer, role: 'outputFactor', shape: triangle(factors.outputs), ...optional });
+    expected.push({ name: input, layer, role: 'inputFactor', shape: blocks(factors, factors.inputs), ...optional });
+    expected.push({ name: output, layer, role: 'outputFactor', shape: blocks(factors, factors.outputs), ...optional });
   }
   return expected;
+}
+
+/** The shape of a layer's factors: one triangle of n×n, or a row of them per group. */
+function blocks({ groups }: KernelFactorSizes, n: number): number[] {
+  return groups === 1 ? [triangleSize(n)] : [groups, triangleSize(n)];
 }
 
 /** Names of a layer's factor statistics. */
@@ -60,13 +64,27 @@ export function factorTensors(layer: string): { readonly input: string; readonly
   return { input: TENSOR.inputFactor(layer), output: TENSOR.outputFactor(layer) };
 }
 
-/** Whether a header has factor statistics. @throws ProblemError `missing_tensor` if it has those of some layers only */
-export function carriesStatistics(header: SafetensorsHeader, definition: Definition, batch: number): boolean {
+/**
+ * Whether a header has factor statistics.
+ *
+ * @param isFirstFrozen whether those of a first input factor that is frozen some time may be missing: it is by now, or nobody knows
+ * @throws ProblemError `missing_tensor` if it has those of some layers only
+ */
+export function carriesStatistics(
+  header: SafetensorsHeader,
+  definition: Definition,
+  batch: number,
+  isFirstFrozen: boolean,
+): boolean {
+  const { layers, optimizer } = definition;
   const present = new Set(header.entries.map(({ name }) => name));
   const statistics = kernelStepTensors(definition).filter(
     ({ role }) => role === 'inputFactor' || role === 'outputFactor',
   );
-  const missing = statistics.find(({ name }) => !present.has(name));
+  const isFreezing = optimizer.metric.kind === 'kronecker' && optimizer.metric.firstInputFactor.kind === 'frozen';
+  const mayMiss = ({ role, layer }: KernelStepTensor): boolean =>
+    isFreezing && isFirstFrozen && role === 'inputFactor' && layer === layers[0]?.name;
+  const missing = statistics.find((tensor) => !present.has(tensor.name) && !mayMiss(tensor));
   if (missing === undefined) return statistics.length > 0;
   if (statistics.some(({ name }) => present.has(name))) throw missingTensor(missing, batch);
   return false;

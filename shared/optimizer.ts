@@ -185,7 +185,7 @@ const statisticsEverySchema = z
   .default(1)
   .meta({ description: 'Steps between two batches that enter the factors’ averages' });
 
-const firstInputFactorSchema = z
+export const firstInputFactorSchema = z
   .discriminatedUnion('kind', [
     z
       .strictObject({ kind: z.literal('averaged') })

@@ -198,7 +198,8 @@ export function checkStepHeader(header: SafetensorsHeader, definition: StepDefin
     case 'kernel': {
       const context = `this session, whose layers are ${layerNames(definition.layers)}`;
       const { batch } = checkTensors(header, kernelStepTensors(definition), context, definition.transport.int8);
-      carriesStatistics(header, definition, batch);
+      // How many batches a session has averaged only its worker knows.
+      carriesStatistics(header, definition, batch, true);
       checkStepSize(TENSOR.losses, batch, (samples) => kernelExcess(definition, samples));
       return batch;
     }

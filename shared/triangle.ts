@@ -36,6 +36,24 @@ export function unpackSymmetric(packed: TensorValues, n: number): TensorValues {
   return matrix;
 }
 
+/** @param matrices symmetric, any number of [n, n] one after another */
+export function packAllSymmetric(matrices: TensorValues, n: number): TensorValues {
+  const count = matrices.length / (n * n);
+  const packed = like(matrices, count * triangleSize(n));
+  for (let i = 0; i < count; i++) {
+    packed.set(packSymmetric(matrices.subarray(i * n * n, (i + 1) * n * n), n), i * triangleSize(n));
+  }
+  return packed;
+}
+
+/** The whole matrices, [n, n] each, of packed symmetric ones. */
+export function unpackAllSymmetric(packed: TensorValues, n: number): TensorValues[] {
+  const size = triangleSize(n);
+  return Array.from({ length: packed.length / size }, (_, i) =>
+    unpackSymmetric(packed.subarray(i * size, (i + 1) * size), n),
+  );
+}
+
 /** @param matrix lower triangular, [n, n] */
 export function packLower(matrix: TensorValues, n: number): TensorValues {
   const packed = like(matrix, triangleSize(n));

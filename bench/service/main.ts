@@ -11,6 +11,7 @@ import * as z from 'zod';
 import { startWorker } from '../../deploy/local/worker.ts';
 import { encode, SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { newSessionId, sessionSchema, type Session, type SessionDefinitionInput } from '../../shared/session.ts';
+import { percentile } from '../percentile.ts';
 import { provenance } from '../provenance.ts';
 import { renderService, type KindResult, type MemoryResult, type ServiceResults, type WayResult } from './report.ts';
 import { openConnections, sendMany, type Measured, type Target } from './traffic.ts';
@@ -82,11 +83,6 @@ async function createSession(base: string, inputs: number): Promise<Session> {
     body: JSON.stringify(definition(inputs)),
   });
   return sessionSchema.parse(await answer.json());
-}
-
-function percentile(values: readonly number[], share: number): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? Number.NaN;
 }
 
 function resultOf(rounds: readonly Measured[]): WayResult {

@@ -6,7 +6,7 @@ import { encode, type NamedTensor, type TensorValues } from '../../shared/safete
 import type { KernelSession, StepMetrics } from '../../shared/session.ts';
 import type { StepParts } from '../../shared/step-parts.ts';
 import { TENSOR } from '../../shared/tensor-names.ts';
-import { packSymmetric, unpackSymmetric } from '../../shared/triangle.ts';
+import { packAllSymmetric, unpackAllSymmetric } from '../../shared/triangle.ts';
 import { readCoefficients, solveCoefficients, type PolicyCoefficients } from './coefficients.ts';
 import { ReplyTensors } from './reply-tensors.ts';
 import { ClientSession } from './session.ts';
@@ -22,9 +22,12 @@ export interface KernelInput {
   readonly gramMeanGradient?: TensorValues;
   /** The batch's factor statistics, with metric "kronecker", in the steps that carry them: for all layers with factors or none. */
   readonly factors?: {
-    /** aᵀa/B, symmetric [n, n], a constant 1 for the bias as the last of the inputs a. */
-    readonly input: TensorValues;
-    /** gᵀ diag(h) g/B, symmetric [c, c], with the terminal weights h of the batch (`terminalWeights`). */
+    /**
+     * aᵀa/B, symmetric [n, n], a constant 1 for the bias as the last of the inputs a; of a convolution with groups [groups, n, n]. Of
+     * the first layer it may be left out when it is frozen (`firstInputFactor`).
+     */
+    readonly input?: TensorValues;
+    /** gᵀ diag(h) g/B, symmetric [c, c] or [groups, c, c], with the terminal weights h of the batch (`terminalWeights`). */
     readonly outputGradient: TensorValues;
   };
 }
@@ -63,12 +66,12 @@ export class KernelPolicy {
   }
 }
 
-/** The service's damped inverse factors of one layer: P⁻¹ = A⁻¹ ⊗ Γ⁻¹. Row-major. */
+/** The service's damped inverse factors of one layer: P⁻¹ = A⁻¹ ⊗ Γ⁻¹, of a convolution with groups group by group. Row-major. */
 export interface LayerInverses {
   readonly version: number;
-  /** A⁻¹, [n, n]. */
+  /** A⁻¹, [n, n] or [groups, n, n]. */
   readonly input: TensorValues;
-  /** Γ⁻¹, [c, c]. */
+  /** Γ⁻¹, [c, c] or [groups, c, c]. */
   readonly outputGradient: TensorValues;
 }
 
@@ -133,7 +136,7 @@ export class KernelTrainingSession extends ClientSession<KernelSession> {
       const values = this.#valuesOf(input, tensor, batch * columns);
       if (values === undefined && presence === 'required') throw new RangeError(`the step lacks ${name}`);
       if (values === undefined) return [];
-      const shape = tensor.role === 'gramMeanGradient' ? [batch, columns] : [values.length];
+      const shape = tensor.role === 'gramMeanGradient' ? [batch, columns] : ownShape(tensor, values);
       return [{ name, shape, values, ...(sendAs === undefined || tensor.layer === null ? {} : { dtype: sendAs }) }];
     });
   }
@@ -159,9 +162,9 @@ export class KernelTrainingSession extends ClientSession<KernelSession> {
       case 'gramMeanGradient':
         return input?.gramMeanGradient;
       case 'inputFactor':
-        return packed(name, input?.factors?.input, sizes?.inputs ?? 0);
+        return packed(name, input?.factors?.input, sizes?.inputs ?? 0, sizes?.groups);
       case 'outputFactor':
-        return packed(name, input?.factors?.outputGradient, sizes?.outputs ?? 0);
+        return packed(name, input?.factors?.outputGradient, sizes?.outputs ?? 0, sizes?.groups);
     }
   }
 
@@ -203,16 +206,31 @@ export class KernelTrainingSession extends ClientSession<KernelSession> {
       if (factors === null || !reply.has(TENSOR.inputInverse(name))) continue;
       this.#inverses.set(name, {
         version: versions[t] ?? 0,
-        input: unpackSymmetric(reply.values(TENSOR.inputInverse(name)), factors.inputs),
-        outputGradient: unpackSymmetric(reply.values(TENSOR.outputInverse(name)), factors.outputs),
+        input: whole(reply.values(TENSOR.inputInverse(name)), factors.inputs),
+        outputGradient: whole(reply.values(TENSOR.outputInverse(name)), factors.outputs),
       });
     }
   }
 }
 
-/** The upper triangle of a symmetric matrix. @throws RangeError if it is none of n×n */
-function packed(name: string, matrix: TensorValues | undefined, n: number): TensorValues | undefined {
-  if (matrix === undefined) return undefined;
-  if (matrix.length === n * n) return packSymmetric(matrix, n);
-  throw new RangeError(`${name} has ${String(matrix.length)} values; ${String(n)}×${String(n)} were expected`);
+/** Numbers for the sizes that do not depend on the batch, else as many as there are. */
+function ownShape({ shape }: KernelStepTensor, values: TensorValues): number[] {
+  const sizes = shape.filter((size) => typeof size === 'number');
+  return sizes.length === shape.length ? sizes : [values.length];
+}
+
+/** The upper triangles of symmetric matrices. @throws RangeError if there are not so many of n×n */
+function packed(name: string, matrices: TensorValues | undefined, n: number, count = 1): TensorValues | undefined {
+  if (matrices === undefined) return undefined;
+  if (matrices.length === count * n * n) return packAllSymmetric(matrices, n);
+  const expected = `${count === 1 ? '' : `${String(count)}×`}${String(n)}×${String(n)}`;
+  throw new RangeError(`${name} has ${String(matrices.length)} values; ${expected} were expected`);
+}
+
+/** Packed symmetric matrices, [n, n] each, one after another. */
+function whole(triangles: TensorValues, n: number): TensorValues {
+  const matrices = unpackAllSymmetric(triangles, n);
+  const joined = new (triangles instanceof Float64Array ? Float64Array : Float32Array)(matrices.length * n * n);
+  for (const [index, matrix] of matrices.entries()) joined.set(matrix, index * n * n);
+  return joined;
 }

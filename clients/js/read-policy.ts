@@ -2,9 +2,8 @@
 import { layerSizes } from '../../shared/cost.ts';
 import type { Layer } from '../../shared/layer.ts';
 import { PARAMETER_NAMES, type ParameterName } from '../../shared/parameter-names.ts';
-import type { TensorValues } from '../../shared/safetensors.ts';
 import { TENSOR } from '../../shared/tensor-names.ts';
-import { triangleSize, unpackSymmetric } from '../../shared/triangle.ts';
+import { unpackAllSymmetric } from '../../shared/triangle.ts';
 import { readCoefficients } from './coefficients.ts';
 import type { BlockInverses, LayerMetric } from './layer-metric.ts';
 import type { ParameterChanges } from './parameter-changes.ts';
@@ -48,21 +47,14 @@ export function readInverses(reply: ReplyTensors, layer: Layer, version: number)
   const { name } = layer;
   if (!reply.has(TENSOR.inputInverse(name))) return null;
   const { inputs, outputs } = layerSizes(layer);
-  const input = unpackBlocks(reply.values(TENSOR.inputInverse(name)), inputs);
-  const outputGradient = unpackBlocks(reply.values(TENSOR.outputInverse(name)), outputs);
+  const input = unpackAllSymmetric(reply.values(TENSOR.inputInverse(name)), inputs);
+  const outputGradient = unpackAllSymmetric(reply.values(TENSOR.outputInverse(name)), outputs);
   const blocks = input.map((each, group): BlockInverses => {
     const other = outputGradient[group];
     if (other === undefined) throw new RangeError(`it lacks a part of ${TENSOR.outputInverse(name)}`);
     return { input: each, outputGradient: other };
   });
   return { kind: 'kronecker', version, blocks };
-}
-
-function unpackBlocks(packed: TensorValues, n: number): TensorValues[] {
-  const size = triangleSize(n);
-  return Array.from({ length: packed.length / size }, (_, group) =>
-    unpackSymmetric(packed.subarray(group * size, (group + 1) * size), n),
-  );
 }
 
 function parametersNamed(reply: ReplyTensors, name: (parameter: ParameterName) => string): ParameterChanges {

@@ -53,7 +53,7 @@ Mode \`kernel\`, with R = B·r rows, r = 1 where the columns of the terminal cur
 | \`layers.<name>.gram\` | [R(R+1)/2] | N_t = J_t P_t⁻¹ J_tᵀ without the learning rate: its upper triangle row by row, \`N[numpy.triu_indices(R)]\` |
 | \`layers.<name>.gram_diagonal\` | [B] | in its place with batch coupling \`diagonal\`: the diagonal of N_t |
 | \`layers.<name>.gram_mean_grad\` | [B, r] | with \`gauss-newton\` and \`sampled-fisher\`: J_t P_t⁻¹ D_tᵀ1/B, D_t the loss gradients |
-| \`layers.<name>.factor.input\`, \`.factor.output_grad\` | [n(n+1)/2], [c(c+1)/2] | with metric \`kronecker\`, in the steps that carry statistics, for all layers with factors: aᵀa/B and gᵀ diag(h) g/B, upper triangles |
+| \`layers.<name>.factor.input\`, \`.factor.output_grad\` | [n(n+1)/2], [c(c+1)/2] | with metric \`kronecker\`, in the steps that carry statistics, for all layers with factors: aᵀa/B and gᵀ diag(h) g/B, upper triangles, of a convolution with groups one row per group; \`.factor.input\` of the first layer may be left out once it is frozen |
 | \`metric_versions\` | [layers] | optional, with metric \`kronecker\` and with policies in inverse factors: which inverses you hold, as the last reply said, 0 for none |
 
 Mode \`hosted\`: \`x\` [B, …], samples in the model’s input shape, in any of these; \`y\`, labels [B] (also I64, I32 or U8) or targets [B, C], as

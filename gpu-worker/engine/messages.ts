@@ -1,5 +1,4 @@
 /** What the worker's main thread and its compute thread say to each other. */
-import { ProblemError, type ProblemCode, type ProblemDetails } from '../../shared/errors.ts';
 import type { KernelSolveOptions } from '../../shared/kernel-solve.ts';
 import type { SessionDefinition, SessionId } from '../../shared/session.ts';
 import type { EngineName } from '../tensor/engine.ts';
@@ -12,7 +11,7 @@ export interface ThreadOptions {
   readonly engine: EngineName | null;
 }
 
-type Work =
+export type Work =
   | { readonly kind: 'open'; readonly id: SessionId; readonly definition: SessionDefinition }
   | { readonly kind: 'restore'; readonly id: SessionId; readonly file: Uint8Array<ArrayBuffer> }
   | { readonly kind: 'redefine'; readonly id: SessionId; readonly definition: SessionDefinition }
@@ -43,34 +42,7 @@ export interface Results {
 export type WorkKind = Work['kind'];
 export type WorkOf<Kind extends WorkKind> = Extract<Work, { kind: Kind }>;
 
-export interface Request {
-  /** Told apart by this number, since answers may be waited for in any order. */
-  readonly call: number;
-  readonly work: Work;
-}
-
-export type Response =
-  /** The first message: the thread is there. */
-  | { readonly kind: 'ready'; readonly engine: EngineName }
-  | { readonly kind: 'result'; readonly call: number; readonly result: Results[WorkKind] }
-  | { readonly kind: 'failure'; readonly call: number; readonly failure: Failure };
-
-/** An error on its way between threads, which keep no classes. */
-type Failure =
-  | { readonly kind: 'problem'; readonly code: ProblemCode; readonly details: ProblemDetails }
-  | { readonly kind: 'defect'; readonly name: string; readonly message: string; readonly stack: string | undefined };
-
-export function toFailure(error: unknown): Failure {
-  if (error instanceof ProblemError) return { kind: 'problem', code: error.code, details: error.details };
-  if (error instanceof Error) return { kind: 'defect', name: error.name, message: error.message, stack: error.stack };
-  return { kind: 'defect', name: 'Error', message: String(error), stack: undefined };
-}
-
-export function toError(failure: Failure): Error {
-  if (failure.kind === 'problem') return new ProblemError(failure.code, failure.details);
-  const { name, message, stack } = failure;
-  const error = new Error(message);
-  error.name = name;
-  if (stack !== undefined) error.stack = stack;
-  return error;
+/** What the thread says first: it is there. */
+export interface ThreadReady {
+  readonly engine: EngineName;
 }

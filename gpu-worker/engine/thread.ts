@@ -4,7 +4,11 @@ import { loadBestEngine, loadEngine } from '../tensor/index.ts';
 import { solveKernels } from '../training/kernel-solve.ts';
 import type { Answer } from '../training/trainer.ts';
 import { Trainers } from '../training/trainers.ts';
-import { toFailure, type Request, type Response, type Results, type ThreadOptions, type WorkKind } from './messages.ts';
+import { toFailure } from '../thread/failure.ts';
+import type { ThreadRequest, ThreadResponse } from '../thread/thread-calls.ts';
+import type { Results, ThreadOptions, ThreadReady, Work, WorkKind } from './messages.ts';
+
+type Response = ThreadResponse<ThreadReady, Results[WorkKind]>;
 
 if (parentPort === null) throw new Error('this file runs as a worker thread');
 const port = parentPort;
@@ -22,7 +26,7 @@ interface Performed {
   readonly moved: ArrayBuffer[];
 }
 
-function perform(work: Request['work']): Performed {
+function perform(work: Work): Performed {
   switch (work.kind) {
     case 'open':
       trainers.open(work.id, work.definition);
@@ -62,7 +66,7 @@ function moving(answer: Answer): Performed {
   return { result: answer, moved: [answer.body.buffer] };
 }
 
-port.on('message', ({ call, work }: Request) => {
+port.on('message', ({ call, work }: ThreadRequest<Work>) => {
   let response: Response;
   let moved: ArrayBuffer[] = [];
   try {
@@ -76,4 +80,4 @@ port.on('message', ({ call, work }: Request) => {
   // The answer is on its way; a failure from here on is a defect, which ends the thread.
   if (work.kind === 'step') trainers.settle(work.id);
 });
-port.postMessage({ kind: 'ready', engine: engine.name } satisfies Response);
+port.postMessage({ kind: 'ready', ready: { engine: engine.name } } satisfies Response);

@@ -14,7 +14,14 @@ import { groupOf } from '../../shared/parameter-groups.ts';
 import { TENSOR } from '../../shared/tensor-names.ts';
 import { allFinite, tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
 import { inverseFactor } from './curvature/inverse-metric.ts';
-import { invertFactors, type Factors } from './curvature/kronecker.ts';
+import {
+  freezesAt,
+  isFrozenBy,
+  outputRoot,
+  refreshedInverse,
+  type Factors,
+  type FrozenInputFactor,
+} from './curvature/kronecker.ts';
 import { biasCorrectedAverage } from './curvature/moving-average.ts';
 import { coefficients, prepareSolver, type CoefficientSolver } from './ddp/coefficients.ts';
 import {
@@ -28,12 +35,24 @@ import { terminalWeights } from './losses/terminal-curvature.ts';
 import { chooseLearningRate, type LearningRateState } from './update/choose-learning-rate.ts';
 import { modelChange } from './update/levenberg-marquardt.ts';
 
-/** Factors that the service keeps for the client. */
-export interface SharedFactors extends Factors {
+/** Factors that the service keeps for the client, of one block of parameters. */
+export interface SharedBlock extends Factors {
   /** A⁻¹ and Γ⁻¹, damped, of the last successful refresh; null before the first. */
   readonly inverses: { readonly input: Tensor; readonly output: Tensor } | null;
+}
+
+/** Those of a layer, whose blocks are refreshed together. */
+export interface SharedFactors {
+  /** One, or one per group of a convolution. */
+  readonly blocks: readonly SharedBlock[];
   /** Successful refreshes. */
   readonly version: number;
+}
+
+/** A batch's factors of one block; no A where it is frozen and was not sent. */
+export interface BlockStatistics {
+  readonly inputFactor: Tensor | null;
+  readonly outputFactor: Tensor;
 }
 
 export interface KernelState extends LearningRateState {
@@ -73,8 +92,8 @@ export interface KernelBatch {
   readonly previousLosses: Tensor | null;
   /** Per layer N_t at η = 1, and what the plain step predicts at η = 1. */
   readonly kernels: readonly Pick<StageKernel, 'kernel' | 'plainPrediction'>[];
-  /** Per layer the batch's factors, null for a layer without; null for a batch that does not enter the averages. */
-  readonly statistics: readonly (Factors | null)[] | null;
+  /** Per layer the batch's factors, by block, null for a layer without; null for a batch that does not enter the averages. */
+  readonly statistics: readonly (readonly BlockStatistics[] | null)[] | null;
 }
 
 /** Per layer κ_t, or what it takes to solve for κ_t. */
@@ -223,7 +242,7 @@ function averageStatistics(
   engine: Engine,
   metric: KernelOptimizer['metric'],
   state: KernelState,
-  batch: readonly (Factors | null)[] | null,
+  batch: KernelBatch['statistics'],
 ): Pick<KernelState, 'factors' | 'statistics' | 'isRefreshDue'> {
   const { factors, statistics } = state;
   if (metric.kind === 'client' || batch === null) return { factors, statistics, isRefreshDue: false };
@@ -233,16 +252,32 @@ function averageStatistics(
     factors: batch.map((observed, t) => {
       const before = at(factors, t);
       if (observed === null) return null;
-      return {
-        inputFactor: average(before?.inputFactor, observed.inputFactor),
-        outputFactor: average(before?.outputFactor, observed.outputFactor),
-        inverses: before?.inverses ?? null,
-        version: before?.version ?? 0,
-      };
+      const isFrozen = isFrozenBy(frozenFactor(metric, t), statistics);
+      const blocks = observed.map(({ inputFactor, outputFactor }, block): SharedBlock => {
+        const known = before?.blocks[block];
+        const input = isFrozen && known !== undefined ? known.inputFactor : inputFactor;
+        if (input === null) throw new TypeError('a batch without the input factor of a layer');
+        return {
+          inputFactor: isFrozen ? input : average(known?.inputFactor, input),
+          outputFactor: average(known?.outputFactor, outputFactor),
+          inverses: known?.inverses ?? null,
+        };
+      });
+      return { blocks, version: before?.version ?? 0 };
     }),
     statistics: statistics + 1,
-    isRefreshDue: statistics % metric.refreshEvery === 0,
+    isRefreshDue: statistics % metric.refreshEvery === 0 || freezesAt(frozenFactor(metric, 0), statistics),
   };
+}
+
+/** How the input factor of layer t is frozen; null if it is averaged throughout. */
+function frozenFactor({ firstInputFactor }: SharedKroneckerMetric, t: number): FrozenInputFactor | null {
+  return t === 0 && firstInputFactor.kind === 'frozen' ? firstInputFactor : null;
+}
+
+/** Whether the first layer's input factor is frozen, so that a batch need not bring it. */
+export function isFirstInputFrozen({ metric }: KernelOptimizer, { statistics }: KernelState): boolean {
+  return metric.kind === 'kronecker' && isFrozenBy(frozenFactor(metric, 0), statistics);
 }
 
 /**
@@ -256,13 +291,15 @@ export function refreshFactors(
   metric: SharedKroneckerMetric,
   state: KernelState,
 ): KernelState {
+  // Of the batch with which it became due.
+  const begun = state.statistics - 1;
   return engine.scope(() => {
     let failures = 0;
     const factors = state.factors.map((before, t): SharedFactors | null => {
       if (before === null) return null;
-      const inverses = invert(engine, before, metric.damping);
-      if (inverses !== null) return { ...before, inverses, version: before.version + 1 };
-      if (before.inverses === null) throw withoutInverse(at(layers, t).name);
+      const blocks = refreshedBlocks(engine, metric, before.blocks, frozenFactor(metric, t), begun);
+      if (blocks !== null) return { blocks, version: before.version + 1 };
+      if (before.blocks.some(({ inverses }) => inverses === null)) throw withoutInverse(at(layers, t).name);
       failures++;
       return before;
     });
@@ -270,12 +307,36 @@ export function refreshFactors(
   });
 }
 
-/** A⁻¹ and Γ⁻¹ of the damped factors; null if they have none in floating point. */
-function invert(engine: Engine, factors: Factors, damping: number): SharedFactors['inverses'] {
-  const roots = invertFactors(engine, factors, damping);
-  const inverses = { input: inverseFactor(engine, roots.input), output: inverseFactor(engine, roots.output) };
-  engine.evaluate(inverses);
-  return allFinite(engine, [inverses.input, inverses.output]) ? inverses : null;
+/** The blocks of a layer with new inverses; null if one of them has none in floating point. */
+function refreshedBlocks(
+  engine: Engine,
+  { damping }: SharedKroneckerMetric,
+  blocks: readonly SharedBlock[],
+  frozen: FrozenInputFactor | null,
+  begun: number,
+): SharedBlock[] | null {
+  const refreshed = blocks.map((block) => {
+    const inverses = invert(engine, block, damping, frozen, begun);
+    return { ...block, inverses };
+  });
+  engine.evaluate(refreshed);
+  const made = refreshed.flatMap(({ inverses }) => [inverses.input, inverses.output]);
+  return allFinite(engine, made) ? refreshed : null;
+}
+
+/** A⁻¹ and Γ⁻¹ of the damped factors; A⁻¹ as it is where it is frozen already. */
+function invert(
+  engine: Engine,
+  block: SharedBlock,
+  damping: number,
+  frozen: FrozenInputFactor | null,
+  begun: number,
+): NonNullable<SharedBlock['inverses']> {
+  if (isFrozenBy(frozen, begun) && block.inverses !== null) {
+    return { input: block.inverses.input, output: inverseFactor(engine, outputRoot(engine, block, damping)) };
+  }
+  const roots = refreshedInverse(engine, { damping }, block, begun, frozen, null);
+  return { input: inverseFactor(engine, roots.input), output: inverseFactor(engine, roots.output) };
 }
 
 function withoutInverse(layer: string): ProblemError {

@@ -1,27 +1,14 @@
-/** What there is to say of an answered request: never a key, nor a tensor. */
+/** What the worker says of a request that was answered. */
 import type { Context, MiddlewareHandler } from 'hono';
 import { routePath } from 'hono/route';
+import type { AnsweredRequest } from '../../shared/request-record.ts';
 import { LOCAL_TENANT } from '../../shared/tenant.ts';
 import { traceIdOf } from '../../shared/trace-context.ts';
 import { WORKER_HEADER } from '../../shared/worker-protocol.ts';
 
-export interface RequestRecord {
-  readonly requestId: string;
-  readonly method: string;
-  /** The pattern, not the path: few values. */
-  readonly route: string;
-  readonly status: number;
-  readonly milliseconds: number;
-  readonly bytesIn: number;
-  /** Of tensors; documents are not counted. */
-  readonly bytesOut: number;
+/** Of an answer's bytes those of tensors are counted; documents are not. */
+export interface RequestRecord extends AnsweredRequest {
   readonly tenant: string;
-  readonly session?: string;
-  readonly step?: number;
-  /** Of a problem. */
-  readonly code?: string;
-  /** Of the trace that the client began. */
-  readonly traceId?: string;
 }
 
 /** What a handler adds to its request's record. */

@@ -1,5 +1,4 @@
 /** What the worker's main thread and its storage thread say to each other. */
-import type { ProblemCode, ProblemDetails } from '../../shared/errors.ts';
 import type { Changes, StoredObject } from './storage.ts';
 
 /** A session and the epoch in which somebody believes to own it. */
@@ -32,13 +31,3 @@ export interface StorageResults {
 }
 
 export type StorageWorkKind = StorageWork['kind'];
-
-export interface StorageRequest {
-  readonly call: number;
-  readonly work: StorageWork;
-}
-
-export type StorageResponse =
-  | { readonly kind: 'ready' }
-  | { readonly kind: 'result'; readonly call: number; readonly result: StorageResults[StorageWorkKind] }
-  | { readonly kind: 'problem'; readonly call: number; readonly code: ProblemCode; readonly details: ProblemDetails };

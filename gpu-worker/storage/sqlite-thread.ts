@@ -1,13 +1,14 @@
 /** The storage thread: it waits for the disk, so that nobody else has to. Started by sqlite.ts. */
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
-import { internalProblem, ProblemError } from '../../shared/errors.ts';
-import type { StorageRequest, StorageResponse, StorageResults, StorageWork, StorageWorkKind } from './messages.ts';
+import { ProblemError } from '../../shared/errors.ts';
+import { toFailure } from '../thread/failure.ts';
+import type { ThreadRequest, ThreadResponse } from '../thread/thread-calls.ts';
+import type { StorageResults, StorageWork, StorageWorkKind } from './messages.ts';
 import { SqliteDatabase, type SqliteOptions } from './sqlite-database.ts';
 
-interface WriteRequest {
-  readonly call: number;
-  readonly work: Extract<StorageWork, { kind: 'write' }>;
-}
+type StorageRequest = ThreadRequest<StorageWork>;
+type StorageResponse = ThreadResponse<null, StorageResults[StorageWorkKind]>;
+type WriteRequest = ThreadRequest<Extract<StorageWork, { kind: 'write' }>>;
 
 if (parentPort === null) throw new Error('this file runs as a worker thread');
 const port = parentPort;
@@ -21,8 +22,7 @@ function answer(call: number, perform: () => StorageResults[StorageWorkKind]): v
     response = { kind: 'result', call, result };
     if (result instanceof Uint8Array) moved = [result.buffer];
   } catch (error) {
-    const { code, details } = error instanceof ProblemError ? error : internalProblem(error);
-    response = { kind: 'problem', call, code, details };
+    response = { kind: 'failure', call, failure: toFailure(error) };
   }
   port.postMessage(response, moved);
 }
@@ -93,4 +93,4 @@ port.on('message', (first: StorageRequest) => {
   }
   writeTogether(writes);
 });
-port.postMessage({ kind: 'ready' } satisfies StorageResponse);
+port.postMessage({ kind: 'ready', ready: null } satisfies StorageResponse);

@@ -1,24 +1,13 @@
 /** The embedded store: one SQLite file, behind a thread that writes to it. */
 import { Worker } from 'node:worker_threads';
-import { asError, ProblemError } from '../../shared/errors.ts';
-import type {
-  Fence,
-  StorageRequest,
-  StorageResponse,
-  StorageResults,
-  StorageWork,
-  StorageWorkKind,
-} from './messages.ts';
+import { ProblemError } from '../../shared/errors.ts';
+import { ThreadCalls } from '../thread/thread-calls.ts';
+import type { Fence, StorageResults, StorageWork, StorageWorkKind } from './messages.ts';
 import type { SqliteOptions } from './sqlite-database.ts';
 import { assertWithin, claimedOnce } from './ownership.ts';
 import type { Changes, OwnedStore, Ownership, Storage, StoredObject } from './storage.ts';
 
 export const IN_MEMORY = ':memory:';
-
-interface Call {
-  readonly resolve: (result: StorageResults[StorageWorkKind]) => void;
-  readonly reject: (error: Error) => void;
-}
 
 /** @throws Error with the reason if the file cannot be opened, or another process has it */
 export async function openSqliteStorage(options: SqliteOptions): Promise<Storage> {
@@ -27,68 +16,32 @@ export async function openSqliteStorage(options: SqliteOptions): Promise<Storage
     // Of node:sqlite, which Node 22 calls experimental.
     execArgv: ['--disable-warning=ExperimentalWarning'],
   });
-  const calls = new Map<number, Call>();
-  let lastCall = 0;
-  let closing = false;
-  let end: ProblemError | null = null;
-  let fail: (reason: unknown) => void = () => undefined;
-  const failed = new Promise<never>((_, reject) => {
-    fail = reject;
-  });
+  const calls = new ThreadCalls<StorageWork, null, StorageResults[StorageWorkKind]>(
+    thread,
+    'storage',
+    (cause) =>
+      new ProblemError(
+        'storage_unavailable',
+        {
+          detail: 'The worker’s storage has ended.',
+          remedy: 'Send the same request again when the worker has restarted.',
+        },
+        { cause },
+      ),
+  );
+  try {
+    await calls.ready;
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new Error(`${options.file}: ${reason}`, { cause });
+  }
 
-  const ended = new Promise<Error>((resolve) => {
-    thread.once('error', (error) => {
-      resolve(asError(error));
-    });
-    thread.once('exit', (code) => {
-      resolve(new Error(`the storage thread ended with code ${String(code)}`));
-    });
-  });
-  void ended.then((reason) => {
-    end = new ProblemError(
-      'storage_unavailable',
-      {
-        detail: 'The worker’s storage has ended.',
-        remedy: 'Send the same request again when the worker has restarted.',
-      },
-      { cause: reason },
-    );
-    for (const { reject } of calls.values()) reject(end);
-    calls.clear();
-    if (!closing) fail(reason);
-  });
-
-  await new Promise<void>((resolve, reject) => {
-    failed.catch((cause: unknown) => {
-      const reason = cause instanceof Error ? cause.message : String(cause);
-      reject(new Error(`${options.file}: ${reason}`, { cause }));
-    });
-    thread.on('message', (response: StorageResponse) => {
-      if (response.kind === 'ready') {
-        resolve();
-        return;
-      }
-      const call = calls.get(response.call);
-      calls.delete(response.call);
-      if (response.kind === 'result') call?.resolve(response.result);
-      else call?.reject(new ProblemError(response.code, response.details));
-    });
-  });
-
-  function ask<Kind extends StorageWorkKind>(
+  async function ask<Kind extends StorageWorkKind>(
     work: Extract<StorageWork, { kind: Kind }>,
     moved: ArrayBuffer[] = [],
   ): Promise<StorageResults[Kind]> {
-    const call = ++lastCall;
-    return new Promise<StorageResults[Kind]>((resolve, reject) => {
-      if (end !== null) {
-        reject(end);
-        return;
-      }
-      thread.postMessage({ call, work } satisfies StorageRequest, moved);
-      // The thread answers each kind of work with its own kind of result.
-      calls.set(call, { resolve: resolve as Call['resolve'], reject });
-    });
+    // The thread answers each kind of work with its own kind of result.
+    return (await calls.ask(work, moved)) as StorageResults[Kind];
   }
 
   const isDurable = options.file !== IN_MEMORY;
@@ -135,11 +88,11 @@ export async function openSqliteStorage(options: SqliteOptions): Promise<Storage
     read,
     list,
     own,
-    failed,
+    failed: calls.failed,
     close: async () => {
-      closing = true;
-      if (end === null) thread.postMessage({ call: 0, work: { kind: 'close' } } satisfies StorageRequest);
-      await ended;
+      calls.expectEnd();
+      if (!calls.hasEnded) await ask<'close'>({ kind: 'close' });
+      await calls.ended;
     },
   };
 }

@@ -6,18 +6,19 @@ import { sentColumns } from '../../shared/optimizer.ts';
 import { readHeader } from '../../shared/safetensors.ts';
 import { checkStepHeader } from '../../shared/step.ts';
 import { TENSOR } from '../../shared/tensor-names.ts';
-import { unpackSymmetric } from '../../shared/triangle.ts';
-import type { Factors } from '../optimizer/curvature/kronecker.ts';
-import type {
-  KernelBatch,
-  KernelReply,
-  KernelState,
-  KernelStepResult,
-  SharedFactors,
+import { triangleSize, unpackAllSymmetric, unpackSymmetric } from '../../shared/triangle.ts';
+import {
+  isFirstInputFrozen,
+  type BlockStatistics,
+  type KernelBatch,
+  type KernelReply,
+  type KernelState,
+  type KernelStepResult,
+  type SharedFactors,
 } from '../optimizer/kernel-step.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
 import { readVersions } from './metric-versions.ts';
-import { solverTensors, symmetric, whole, type ReplyTensor } from './reply-tensors.ts';
+import { solverTensors, symmetricBlocks, whole, type ReplyTensor } from './reply-tensors.ts';
 import {
   assertGram,
   assertNoneNegative,
@@ -43,13 +44,13 @@ export interface DecodedKernels {
  * Checks a step's body: header, names, shapes, that every value is finite, that no kernel or factor has a negative diagonal, and
  * that the client's inverses are ones that it can have.
  *
- * @param versions of the inverses that the service has, per layer
+ * @param state before the step: which inverses the client can have, and which statistics it may leave out
  * @throws ProblemError the codes of `checkStepHeader`, `non_finite_value` and `invalid_parameter`
  */
 export function decodeKernels(
   body: Uint8Array,
   definition: KernelDefinition,
-  versions: readonly number[],
+  state: KernelState,
   precision: Engine['precision'],
 ): DecodedKernels {
   const header = readHeader(body);
@@ -60,20 +61,20 @@ export function decodeKernels(
   const columns = sentColumns(optimizer.terminalCurvature);
   const rows = batch * Math.max(1, columns);
   const isDiagonal = optimizer.batchCoupling === 'diagonal';
-  const hasStatistics = carriesStatistics(header, definition, batch);
+  const hasStatistics = carriesStatistics(header, definition, batch, isFirstInputFrozen(optimizer, state));
 
   for (const { name, factors } of layers) {
     if (isDiagonal) assertNoneNegative(named(TENSOR.gramDiagonal(name)));
     else assertGram(named(TENSOR.gram(name)), rows);
     if (factors === null || !hasStatistics) continue;
     const { input, output } = factorTensors(name);
-    assertGram(named(input), factors.inputs);
-    assertGram(named(output), factors.outputs);
+    if (tensors.has(input)) assertGrams(named(input), factors.inputs);
+    assertGrams(named(output), factors.outputs);
   }
   return {
     batch,
     loss: mean(named(TENSOR.losses).values),
-    heldVersions: readVersions(tensors, layers, versions),
+    heldVersions: readVersions(tensors, layers, inverseVersions(state)),
     upload: (engine) => {
       const upload = (name: string): Tensor => {
         const { entry, values } = named(name);
@@ -81,6 +82,8 @@ export function decodeKernels(
       };
       const uploadSymmetric = (name: string, n: number): Tensor =>
         engine.tensor(unpackSymmetric(named(name).values, n), [n, n]);
+      const uploadBlocks = (name: string, n: number): Tensor[] =>
+        unpackAllSymmetric(named(name).values, n).map((matrix) => engine.tensor(matrix, [n, n]));
       return {
         losses: upload(TENSOR.losses),
         previousLosses: tensors.has(TENSOR.previousLosses) ? upload(TENSOR.previousLosses) : null,
@@ -90,21 +93,30 @@ export function decodeKernels(
         })),
         statistics: !hasStatistics
           ? null
-          : layers.map(({ name, factors }): Factors | null => {
+          : layers.map(({ name, factors }): BlockStatistics[] | null => {
               if (factors === null) return null;
               const { input, output } = factorTensors(name);
-              return {
-                inputFactor: uploadSymmetric(input, factors.inputs),
-                outputFactor: uploadSymmetric(output, factors.outputs),
-              };
+              const inputs = tensors.has(input) ? uploadBlocks(input, factors.inputs) : null;
+              return uploadBlocks(output, factors.outputs).map((outputFactor, block) => ({
+                inputFactor: inputs === null ? null : at(inputs, block),
+                outputFactor,
+              }));
             }),
       };
     },
   };
 }
 
+/** @throws ProblemError `invalid_parameter` for a negative diagonal, of any block */
+function assertGrams({ entry, values }: CheckedTensor, n: number): void {
+  const size = triangleSize(n);
+  for (let start = 0; start < values.length; start += size) {
+    assertGram({ entry, values: values.subarray(start, start + size) }, n);
+  }
+}
+
 /** Per layer the version of its newest inverses; 0 before there are any. */
-export function inverseVersions({ factors }: KernelState): number[] {
+function inverseVersions({ factors }: KernelState): number[] {
   return factors.map((layer) => layer?.version ?? 0);
 }
 
@@ -118,7 +130,7 @@ export function kernelReplyTensors(
   const perLayer = layers.flatMap(({ name }, t): ReplyTensor[] => [
     whole(TENSOR.learningRate(name), engine.tensor([at(learningRates, t)], [])),
     ...coefficientTensors(name, reply, t),
-    ...inverseTensors(name, at(state.factors, t), at(heldVersions, t)),
+    ...inverseTensors(engine, name, at(state.factors, t), at(heldVersions, t)),
   ]);
   if (optimizer.metric.kind === 'client') return perLayer;
   return [...perLayer, whole(TENSOR.metricVersions, engine.tensor(inverseVersions(state), [layers.length]))];
@@ -134,8 +146,19 @@ function coefficientTensors(layer: string, reply: KernelReply, t: number): Reply
 }
 
 /** A layer's inverses, where the client's are older. */
-function inverseTensors(layer: string, factors: SharedFactors | null, heldVersion: number): ReplyTensor[] {
-  if (factors?.inverses == null || heldVersion >= factors.version) return [];
-  const { input, output } = factors.inverses;
-  return [symmetric(TENSOR.inputInverse(layer), input), symmetric(TENSOR.outputInverse(layer), output)];
+function inverseTensors(
+  engine: Engine,
+  layer: string,
+  factors: SharedFactors | null,
+  heldVersion: number,
+): ReplyTensor[] {
+  if (factors === null || heldVersion >= factors.version) return [];
+  const inverses = factors.blocks.flatMap((block) => block.inverses ?? []);
+  const inverseOf = (side: 'input' | 'output', name: string): ReplyTensor =>
+    symmetricBlocks(
+      engine,
+      name,
+      inverses.map((each) => each[side]),
+    );
+  return [inverseOf('input', TENSOR.inputInverse(layer)), inverseOf('output', TENSOR.outputInverse(layer))];
 }

@@ -18,7 +18,7 @@ import {
   type KernelState,
 } from '../optimizer/kernel-step.ts';
 import { disposeReplaced, tensorsIn, type Engine } from '../tensor/engine.ts';
-import { decodeKernels, inverseVersions, kernelReplyTensors } from './kernel-codec.ts';
+import { decodeKernels, kernelReplyTensors } from './kernel-codec.ts';
 import { encodeReply } from './reply-tensors.ts';
 import { saveKernel } from './saved-kernel.ts';
 import { otherMode, type StepOutcome, type Trainer } from './trainer.ts';
@@ -51,7 +51,7 @@ export function kernelTrainer(
   function step(bytes: Uint8Array): StepOutcome {
     // Done already, unless the state has just been restored.
     settle();
-    const decoded = decodeKernels(bytes, definition, inverseVersions(state), engine.precision);
+    const decoded = decodeKernels(bytes, definition, state, engine.precision);
     const next = engine.scope(() => {
       const result = kernelStep(engine, configuration, state, decoded.upload(engine));
       engine.evaluate(result);
@@ -62,7 +62,8 @@ export function kernelTrainer(
           stage: `layer ${name}`,
         };
       });
-      const isFirstRefresh = result.state.isRefreshDue && result.state.factors.every((each) => each?.inverses == null);
+      const isFirstRefresh =
+        result.state.isRefreshDue && result.state.factors.every((each) => each === null || each.version === 0);
       const nextState = isFirstRefresh ? refreshed(result.state) : result.state;
       const metrics: StepMetrics = {
         step: state.step,

@@ -16,7 +16,7 @@ import type { LayerBatch, StepBatch, StepReply } from '../optimizer/step.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
 import { assertIndices, mean, readFinite, tensorNamed } from '../../shared/checked-tensors.ts';
 import { readVersions } from './metric-versions.ts';
-import { narrowed, solverTensors, symmetric, whole, type ReplyTensor } from './reply-tensors.ts';
+import { narrowed, solverTensors, symmetricBlocks, whole, type ReplyTensor } from './reply-tensors.ts';
 
 /** A body whose header and values are checked. */
 export interface DecodedStep {
@@ -156,19 +156,9 @@ function inverseFactorTensors(
   if (!old || blocks.some(({ inverse }) => inverse.input === null || inverse.output === null)) return [rate];
   const inverseOf = (side: 'input' | 'output', tensorName: string): ReplyTensor => {
     const inverses = blocks.map(({ inverse }) => inverseFactor(engine, inverse[side]?.matrix ?? null));
-    return symmetric(tensorName, stack(engine, inverses));
+    return symmetricBlocks(engine, tensorName, inverses);
   };
   return [rate, inverseOf('input', TENSOR.inputInverse(name)), inverseOf('output', TENSOR.outputInverse(name))];
-}
-
-/** One matrix as it is, several along a first axis of their own. */
-function stack(engine: Engine, matrices: readonly Tensor[]): Tensor {
-  const [first] = matrices;
-  if (matrices.length === 1 && first !== undefined) return first;
-  return engine.concat(
-    matrices.map((matrix) => engine.reshape(matrix, [1, ...matrix.shape])),
-    0,
-  );
 }
 
 function parameterTensors(name: (parameter: ParameterName) => string, tensors: ParameterChanges): ReplyTensor[] {

@@ -27,9 +27,18 @@ export function narrowed(name: string, tensor: Tensor): ReplyTensor {
   return { name, tensor, form: 'whole', isNarrowed: true };
 }
 
-/** A symmetric matrix [n, n], or a stack of them. */
-export function symmetric(name: string, tensor: Tensor): ReplyTensor {
-  return { name, tensor, form: 'symmetric', isNarrowed: false };
+/** A symmetric matrix [n, n], or several along a first axis of their own. */
+export function symmetricBlocks(engine: Engine, name: string, matrices: readonly Tensor[]): ReplyTensor {
+  return { name, tensor: stack(engine, matrices), form: 'symmetric', isNarrowed: false };
+}
+
+function stack(engine: Engine, matrices: readonly Tensor[]): Tensor {
+  const [first] = matrices;
+  if (matrices.length === 1 && first !== undefined) return first;
+  return engine.concat(
+    matrices.map((matrix) => engine.reshape(matrix, [1, ...matrix.shape])),
+    0,
+  );
 }
 
 /** What a policy's coefficients κ(s) are solved with. */

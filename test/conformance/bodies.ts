@@ -50,9 +50,9 @@ function kernelStep(definition: KernelDefinition, random: Random, step: number):
       case 'gram':
         return [packedGram(name, BATCH, random)];
       case 'inputFactor':
-        return step % 2 === 0 ? [packedGram(name, factors!.inputs, random)] : [];
+        return step % 2 === 0 ? [packedGrams(name, factors!.inputs, factors!.groups, random)] : [];
       case 'outputFactor':
-        return step % 2 === 0 ? [packedGram(name, factors!.outputs, random)] : [];
+        return step % 2 === 0 ? [packedGrams(name, factors!.outputs, factors!.groups, random)] : [];
       case 'metricVersions':
         return [];
       case 'gramDiagonal':
@@ -61,6 +61,14 @@ function kernelStep(definition: KernelDefinition, random: Random, step: number):
     }
   });
   return encode(tensors);
+}
+
+/** One as below, or a row of them per group. */
+function packedGrams(name: string, n: number, groups: number, random: Random): NamedTensor {
+  const grams = Array.from({ length: groups }, () => packedGram(name, n, random));
+  if (groups === 1) return grams[0]!;
+  const values = Float32Array.from(grams.flatMap((gram) => [...gram.values]));
+  return { name, shape: [groups, values.length / groups], values };
 }
 
 /** The upper triangle, row by row, of M Mᵀ. */

@@ -100,6 +100,20 @@ const cases: readonly Case[] = [
       },
     },
   },
+  {
+    title: 'kernel: groups, and a first input factor that is frozen',
+    definition: {
+      mode: 'kernel',
+      layers: [
+        { name: 'a', factors: { inputs: 4, outputs: 3 } },
+        { name: 'b', factors: { inputs: 3, outputs: 2, groups: 2 } },
+      ],
+      optimizer: {
+        metric: { kind: 'kronecker', refreshEvery: 2, firstInputFactor: { kind: 'frozen', batches: 3, rank: 2 } },
+        coupling: 'value',
+      },
+    },
+  },
   ...Object.entries(HOSTED).map(([title, optimizer]) => ({
     title: `hosted: ${title}`,
     definition: {

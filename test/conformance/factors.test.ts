@@ -8,10 +8,7 @@ import type { SessionDefinitionInput } from '../../shared/session.ts';
 import { sampleGradients } from '../oracle/bellman.ts';
 import {
   add,
-  at,
-  build,
   columnVector,
-  diagonal,
   identity,
   inverse,
   kron,
@@ -19,12 +16,10 @@ import {
   reshape,
   scale,
   solve,
-  trace,
   transpose,
   type Matrix,
 } from '../oracle/matrix.ts';
-import { eigenSymmetric } from '../oracle/matrix.ts';
-import { averagedFactors, dampedFactors, type LayerStatistics } from '../oracle/metric.ts';
+import { averagedFactors, dampedFactors, truncatedInverse, type LayerStatistics } from '../oracle/metric.ts';
 import { backpropagate, forward, mulberry32, randomBatch, randomProblem, type Batch } from '../oracle/network.ts';
 import { changesOf, configurationFor, relativeError, stepOn, TOLERANCE } from './drive.ts';
 
@@ -168,12 +163,3 @@ describe.each(presentEngines())('engine %s', async (name) => {
     });
   });
 });
-
-/** Σ over the largest eigenvalues of u uᵀ/(λ + d), d in mean diagonals. */
-function truncatedInverse(A: Matrix, rank: number, damping: number): Matrix {
-  const { values, vectors } = eigenSymmetric(A);
-  const order = [...values.keys()].sort((i, j) => values[j]! - values[i]!).slice(0, rank);
-  const d = (damping * trace(A)) / A.rows;
-  const U = build(A.rows, rank, (i, j) => at(vectors, i, order[j]!));
-  return multiply(U, diagonal(order.map((index) => 1 / (values[index]! + d))), transpose(U));
-}

@@ -19,7 +19,7 @@ import {
 import { sentColumns } from '../../shared/optimizer.ts';
 import { encode, type NamedTensor } from '../../shared/safetensors.ts';
 import type { StepMetrics } from '../../shared/session.ts';
-import { packSymmetric, unpackSymmetric } from '../../shared/triangle.ts';
+import { packAllSymmetric, packSymmetric, unpackAllSymmetric, unpackSymmetric } from '../../shared/triangle.ts';
 import {
   ddpStep as oracleStep,
   perSampleStep,
@@ -40,7 +40,13 @@ import {
   transpose,
   type Matrix,
 } from '../oracle/matrix.ts';
-import { averagedFactors, batchFactors, dampedFactors, type LayerStatistics } from '../oracle/metric.ts';
+import {
+  averagedFactors,
+  batchFactors,
+  dampedFactors,
+  truncatedInverse,
+  type LayerStatistics,
+} from '../oracle/metric.ts';
 import {
   backpropagate,
   forward,
@@ -374,6 +380,124 @@ describe.each(presentEngines())('engine %s', async (name) => {
         expect(lazily![n]!.body).toEqual(body);
         expect(lazily![n]!.reply).toEqual(reply);
       }
+    });
+
+    /** A⁻¹ or Γ⁻¹ of a layer that a reply carries, by block. */
+    const inversesIn = ({ tensors }: Reply, t: number, side: 'input' | 'output_grad', n: number): Matrix[] =>
+      unpackAllSymmetric(tensors.values(`layers.layer${t}.metric.${side}_inverse`), n).map((matrix) =>
+        build(n, n, (i, j) => matrix[i * n + j]!),
+      );
+
+    describe.each([{ rank: null }, { rank: 3 }])('with a first input factor frozen at rank $rank', ({ rank }) => {
+      const frozen = { kind: 'frozen', batches: 2, rank, damping: 0.5 } as const;
+      const withoutFirstInput = (tensors: readonly NamedTensor[]) =>
+        tensors.filter(({ name: each }) => each !== 'layers.layer0.factor.input');
+
+      it('its statistics come from the first batches alone, and may be left out from then on', () => {
+        const { network, batches } = scenario(16, 5);
+        const optimizer: Optimizer = {
+          coupling: 'value',
+          terminalCurvature: { kind: 'gradient', lossScale: null },
+          metric: { ...METRIC, firstInputFactor: frozen },
+        };
+        const definition = definitionFor(network, optimizer, true);
+        const trainer = kernelTrainer(engine, definition);
+        let inverses = network.map(({ weights }) => ({ A: identity(weights.rows), Gamma: identity(weights.cols) }));
+        // Of which batches the factors were made that each step's kernels stand on.
+        const averaged = [[], [0], [0], [0, 1], [0, 1, 2]];
+        for (const [n, batch] of batches.entries()) {
+          const seen = averaged[n]!.map((index) => batches[index]!);
+          const expected = network.map(({ weights }, t) => {
+            if (seen.length === 0) return { A: identity(weights.rows), Gamma: identity(weights.cols) };
+            const all = damped(network, seen, t);
+            if (t > 0 || seen.length < 2) return { A: inverse(all.A), Gamma: inverse(all.Gamma) };
+            const { Gamma } = averagedFactors(
+              seen.map((each) => statisticsOf(network, each)[t]!),
+              METRIC.decay,
+            );
+            const { A } = averagedFactors(batches.slice(0, 2).map((each) => statisticsOf(network, each)[t]!), METRIC.decay); // prettier-ignore
+            const split = dampedFactors({ A, Gamma }, METRIC.damping);
+            return { A: truncatedInverse(A, rank ?? A.rows, 0.5), Gamma: inverse(split.Gamma) };
+          });
+          expectEqual(inverses.map(({ A }) => A), expected.map(({ A }) => A)); // prettier-ignore
+          expectEqual(inverses.map(({ Gamma }) => Gamma), expected.map(({ Gamma }) => Gamma)); // prettier-ignore
+          const passes = passesOver(network, batch, definition);
+          const P = inverses.map(({ A, Gamma }) => kron(A, Gamma));
+          const statistics = factorTensors(network, batch);
+          const body = bodyOf(definition, passes, P, n < 2 ? statistics : withoutFirstInput(statistics));
+          const reply = take(trainer, body);
+          if (rank === null) {
+            const metrics = expected.map(({ A, Gamma }) => kron(inverse(A), inverse(Gamma)));
+            const changes = changesFrom(network, batch, passes, P, reply);
+            expectEqual(changes, expectedChanges(problemFor(network, batch, definition, metrics), definition));
+          }
+          inverses = inverses.map((_, t) => {
+            const { rows, cols } = network[t]!.weights;
+            return { A: inversesIn(reply, t, 'input', rows)[0]!, Gamma: inversesIn(reply, t, 'output_grad', cols)[0]! };
+          });
+        }
+        trainer.close();
+      });
+
+      it('statistics without it are refused until it is frozen', () => {
+        const { network, batches } = scenario(17, 1);
+        const definition = definitionFor(network, { coupling: 'value', metric: { ...METRIC, firstInputFactor: frozen } }, true); // prettier-ignore
+        const trainer = kernelTrainer(engine, definition);
+        const passes = passesOver(network, batches[0]!, definition);
+        const P = network.map(({ weights }) => identity(weights.rows * weights.cols));
+        const body = bodyOf(definition, passes, P, withoutFirstInput(factorTensors(network, batches[0]!)));
+        expect(() => trainer.step(body)).toThrow(expect.objectContaining({ code: 'missing_tensor' }) as unknown);
+        trainer.close();
+      });
+    });
+
+    it('of a convolution with groups are the oracle’s, group by group', () => {
+      const [GROUPS, inputs, outputs, STEPS] = [3, 4, 2, 3];
+      const random = mulberry32(18);
+      const batches = Array.from({ length: STEPS }, () =>
+        Array.from({ length: GROUPS }, (): LayerStatistics => ({
+          inputs: gaussianMatrix(random, BATCH, inputs - 1),
+          outputGradients: gaussianMatrix(random, BATCH, outputs),
+          terminalWeights: new Float64Array(BATCH).fill(1),
+        })),
+      );
+      const definition = kernelDefinitionSchema.parse({
+        mode: 'kernel',
+        layers: [{ name: 'layer0', factors: { inputs, outputs, groups: GROUPS } }, { name: 'layer1' }],
+        optimizer: { coupling: 'value', metric: METRIC },
+      });
+      const rows = (factor: string, matrices: readonly Matrix[]): NamedTensor => {
+        const n = matrices[0]!.rows;
+        const values = packAllSymmetric(Float64Array.from(matrices.flatMap(({ data }) => [...data])), n);
+        return tensor(`layers.layer0.factor.${factor}`, values as Float64Array, [GROUPS, values.length / GROUPS]);
+      };
+      const trainer = kernelTrainer(engine, definition);
+      const replies = batches.map((groups) => {
+        const factors = groups.map(batchFactors);
+        const kernel = packSymmetric(Float64Array.from(identity(BATCH).data), BATCH) as Float64Array;
+        const body = encode([
+          tensor('losses', new Float64Array(BATCH).fill(1)),
+          tensor('layers.layer0.gram', kernel),
+          tensor('layers.layer1.gram', kernel),
+          rows('input', factors.map(({ A }) => A)), // prettier-ignore
+          rows('output_grad', factors.map(({ Gamma }) => Gamma)), // prettier-ignore
+        ]);
+        return take(trainer, body);
+      });
+      // The first refresh is part of its step; what the second batch makes due comes with the third reply.
+      for (const [reply, seen] of [
+        [replies[0]!, 1],
+        [replies[2]!, 2],
+      ] as const) {
+        // prettier-ignore
+        const expected = Array.from({ length: GROUPS }, (_, group) =>
+          dampedFactors(averagedFactors(batches.slice(0, seen).map((groups) => groups[group]!), METRIC.decay), METRIC.damping), // prettier-ignore
+        );
+        expectEqual(inversesIn(reply, 0, 'input', inputs), expected.map(({ A }) => inverse(A))); // prettier-ignore
+        expectEqual(inversesIn(reply, 0, 'output_grad', outputs), expected.map(({ Gamma }) => inverse(Gamma))); // prettier-ignore
+      }
+      expect(replies.map(({ tensors }) => [...tensors.values('metric_versions')])).toEqual([[1, 0], [1, 0], [2, 0]]); // prettier-ignore
+      trainer.close();
     });
 
     it('that have no inverse later on keep the last good one, and count it', () => {

@@ -1,7 +1,6 @@
 /** PATCH of a session: options that change between two steps, in their turn, once, and for good. */
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { DdpnoptClient } from '../../clients/js/index.ts';
-import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
 import { startEdge } from '../../deploy/local/edge.ts';
 import type { ServiceProcess } from '../../deploy/local/child.ts';
 import { encode } from '../../shared/safetensors.ts';
@@ -19,12 +18,9 @@ import {
   stepTensors,
   type Answer,
 } from './support.ts';
+import { serveTests } from './stack.ts';
 
-let stack: LocalStack;
-beforeAll(async () => {
-  stack = await startStack({ engine: 'reference' });
-});
-afterAll(() => stack.stop());
+const stack = serveTests({ engine: 'reference' });
 
 const VALUE = { layers: LAYERS, optimizer: { coupling: 'value' } } satisfies SessionDefinitionInput;
 

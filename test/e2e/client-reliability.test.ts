@@ -11,9 +11,9 @@ import {
   type RequestEvent,
   type Timing,
 } from '../../clients/js/index.ts';
-import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
 import type { HostedDefinitionInput } from '../../shared/hosted-definition.ts';
 import { startCuttingProxy, type Cut, type CuttingProxy } from './cutting-proxy.ts';
+import { serveTests } from './stack.ts';
 
 const DEFINITION: Omit<HostedDefinitionInput, 'mode'> = {
   model: { input: [3], layers: [{ kind: 'dense', name: 'line', outputs: 2 }] },
@@ -48,11 +48,7 @@ function instantTiming(random = 0.5): Timing & { readonly waits: number[] } {
   };
 }
 
-let stack: LocalStack;
-beforeAll(async () => {
-  stack = await startStack({ engine: 'reference' });
-});
-afterAll(() => stack.stop());
+const stack = serveTests({ engine: 'reference' });
 
 const servers: Server[] = [];
 afterEach(() => {

@@ -1,16 +1,12 @@
 /** POST /v1/sessions: what a definition may say, and what each wrong one is told. */
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
+import { describe, expect, it } from 'vitest';
 import { LIMITS } from '../../shared/limits.ts';
 import { call, create, expectProblem, json, LAYERS, newSession } from './support.ts';
+import { serveTests } from './stack.ts';
 
 const MAXIMUM_SESSIONS = 3;
 
-let stack: LocalStack;
-beforeAll(async () => {
-  stack = await startStack({ engine: 'reference', maximumSessions: MAXIMUM_SESSIONS });
-});
-afterAll(() => stack.stop());
+const stack = serveTests({ engine: 'reference', maximumSessions: MAXIMUM_SESSIONS });
 
 it('fills in every default and says where the session is', async () => {
   const answer = await create(stack.url, { layers: LAYERS });

@@ -10,7 +10,7 @@ import type { ServiceProcess } from '../../deploy/local/child.ts';
 import { startWorker } from '../../deploy/local/worker.ts';
 import { seededRandom } from '../../shared/random.ts';
 import type { SessionDefinitionInput } from '../../shared/session.ts';
-import { startS3Server, type S3Server } from '../integration/s3-server.ts';
+import { startS3Server, type S3Server } from '../../bench/durability/s3-server.ts';
 import { MODEL } from '../conformance/bodies.ts';
 import { call, LAYERS, type Answer } from './support.ts';
 import { bodiesOf, folder, portOf, problemOf, start, text, WorkerSession } from './worker-session.ts';

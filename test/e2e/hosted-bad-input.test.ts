@@ -2,8 +2,7 @@
  * Hosted mode refuses every bad model, step and prediction with a problem that names field, value and remedy, and leaves the
  * session as it was: the next correct step gives the bytes it gives in a session that saw no bad one.
  */
-import { afterAll, beforeAll, describe, expect, it, onTestFailed } from 'vitest';
-import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
+import { beforeAll, describe, expect, it, onTestFailed } from 'vitest';
 import type { ProblemCode } from '../../shared/errors.ts';
 import type { HostedDefinitionInput } from '../../shared/hosted-definition.ts';
 import { LIMITS } from '../../shared/limits.ts';
@@ -22,12 +21,9 @@ import {
   rawBody,
   type Answer,
 } from './support.ts';
+import { serveTests } from './stack.ts';
 
-let stack: LocalStack;
-beforeAll(async () => {
-  stack = await startStack({ engine: 'wasm' });
-});
-afterAll(() => stack.stop());
+const stack = serveTests({ engine: 'wasm' });
 
 const B = 4;
 const MODEL: HostedDefinitionInput['model'] = {

@@ -1,6 +1,5 @@
 /** Hosted mode through HTTP: training, predictions and weights, judged by the hosted step run directly and by hand. */
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
+import { describe, expect, it } from 'vitest';
 import { createReferenceEngine } from '../../gpu-worker/tensor/reference.ts';
 import { tensorsIn } from '../../gpu-worker/tensor/engine.ts';
 import { hostedConfiguration, hostedStep, initialHostedState } from '../../gpu-worker/training/hosted-step.ts';
@@ -30,6 +29,7 @@ import {
   rawRequest,
   type Answer,
 } from './support.ts';
+import { serveTests } from './stack.ts';
 
 const B = 6;
 
@@ -126,11 +126,7 @@ function tensorsFrom(body: Uint8Array): Record<string, Downloaded> {
   );
 }
 
-let stack: LocalStack;
-beforeAll(async () => {
-  stack = await startStack({ engine: 'reference' });
-});
-afterAll(() => stack.stop());
+const stack = serveTests({ engine: 'reference' });
 
 async function takeStep(id: string, n: number, body: Uint8Array<ArrayBuffer>): Promise<StepMetrics> {
   const answer = await putStep(stack.url, id, n, body);

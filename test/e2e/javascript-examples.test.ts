@@ -8,16 +8,12 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { build } from 'esbuild';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
+import { describe, expect, it } from 'vitest';
+import { serveTests } from './stack.ts';
 
 const ROOT = path.join(import.meta.dirname, '../..');
 
-let stack: LocalStack;
-beforeAll(async () => {
-  stack = await startStack({ engine: 'wasm' });
-});
-afterAll(() => stack.stop());
+const stack = serveTests({ engine: 'wasm' });
 
 // Each example knows both modes; tfjs.test.ts has the other two.
 it('tfjs-node.mjs trains, and the model keeps what it has learnt', async () => {

@@ -1,6 +1,5 @@
 /** POST /v1/kernel/solve, at the edge and beyond it; every refusal names what is wrong. */
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
+import { describe, expect, it } from 'vitest';
 import { LIMITS } from '../../shared/limits.ts';
 import {
   encode,
@@ -11,12 +10,9 @@ import {
 } from '../../shared/safetensors.ts';
 import { mulberry32 } from '../oracle/network.ts';
 import { call, expectProblem, json, type Answer, type ExpectedProblem } from './support.ts';
+import { serveTests } from './stack.ts';
 
-let stack: LocalStack;
-beforeAll(async () => {
-  stack = await startStack({ engine: 'wasm' });
-});
-afterAll(() => stack.stop());
+const stack = serveTests({ engine: 'wasm' });
 
 const PATH = '/v1/kernel/solve';
 const solve = (tensors: readonly NamedTensor[], query = ''): Promise<Answer> =>

@@ -7,10 +7,17 @@ import { encode, readHeader, type NamedTensor } from '../../shared/safetensors.t
 import { applyPolicies, relativeError } from '../conformance/drive.ts';
 import { ddpStep as oracleStep, sampleGradients } from '../oracle/bellman.ts';
 import { build, columnVector, identity, inverse, kron, multiply, reshape, scale, transpose, type Matrix } from '../oracle/matrix.ts'; // prettier-ignore
-import { batchFactors } from '../oracle/metric.ts';
+import {
+  averagedFactors,
+  batchFactors,
+  dampedFactors,
+  truncatedInverse,
+  type LayerStatistics,
+} from '../oracle/metric.ts';
 import {
   backpropagate,
   forward,
+  gaussianMatrix,
   losses,
   mulberry32,
   prediction,
@@ -119,6 +126,66 @@ describe('against the oracle', () => {
     await session.delete();
   });
 
+  it('inverses of a convolution with groups, and a first input factor that is frozen and then left out', async () => {
+    const random = mulberry32(10);
+    const statisticsOf = (inputs: number, outputs: number): LayerStatistics => ({
+      inputs: gaussianMatrix(random, SAMPLES, inputs - 1),
+      outputGradients: gaussianMatrix(random, SAMPLES, outputs),
+      terminalWeights: new Float64Array(SAMPLES).fill(1),
+    });
+    const first = Array.from({ length: 4 }, () => statisticsOf(5, 3));
+    const groups = Array.from({ length: 4 }, () => [statisticsOf(4, 2), statisticsOf(4, 2)]);
+    const damping = 0.03;
+    const session = await client.createKernelSession({
+      layers: [
+        { name: 'first', factors: { inputs: 5, outputs: 3 } },
+        { name: 'grouped', factors: { inputs: 4, outputs: 2, groups: 2 } },
+      ],
+      optimizer: {
+        coupling: 'value',
+        metric: { kind: 'kronecker', damping, firstInputFactor: { kind: 'frozen', batches: 1, rank: 2, damping: 0.5 } },
+      },
+    });
+    const gram = numbers(identity(SAMPLES));
+    const joined = (matrices: readonly Matrix[]) => Float64Array.from(matrices.flatMap(({ data }) => [...data]));
+    for (const [n, statistics] of first.entries()) {
+      const { A, Gamma } = batchFactors(statistics);
+      const both = groups[n]!.map(batchFactors);
+      await session.step({
+        losses: new Float64Array(SAMPLES).fill(1),
+        layers: {
+          first: { gram, factors: { ...(n === 0 ? { input: numbers(A) } : {}), outputGradient: numbers(Gamma) } },
+          grouped: {
+            gram,
+            factors: {
+              input: joined(both.map((each) => each.A)),
+              outputGradient: joined(both.map((each) => each.Gamma)),
+            },
+          },
+        },
+      });
+    }
+    // The last reply brings what the step before the last made due.
+    const decay = 0.95;
+    const { A } = batchFactors(first[0]!);
+    const { Gamma } = averagedFactors(first.slice(0, 3), decay);
+    const held = session.inverses.get('first')!;
+    expect(held.version).toBe(3);
+    expect(relativeError(square(held.input, 5), truncatedInverse(A, 2, 0.5))).toBeLessThan(1e-10);
+    const outputInverse = inverse(dampedFactors({ A, Gamma }, damping).Gamma);
+    expect(relativeError(square(held.outputGradient, 3), outputInverse)).toBeLessThan(1e-10);
+    const grouped = session.inverses.get('grouped')!;
+    for (const group of [0, 1]) {
+      const seen = groups.slice(0, 3).map((each) => each[group]!);
+      const expected = dampedFactors(averagedFactors(seen, decay), damping);
+      const inputs = grouped.input.subarray(16 * group, 16 * (group + 1));
+      expect(relativeError(square(inputs, 4), inverse(expected.A))).toBeLessThan(1e-10);
+      const outputs = grouped.outputGradient.subarray(4 * group, 4 * (group + 1));
+      expect(relativeError(square(outputs, 2), inverse(expected.Gamma))).toBeLessThan(1e-10);
+    }
+    await session.delete();
+  });
+
   function inverseMetric({ inverses }: KernelTrainingSession, t: number, { rows, cols }: Matrix): Matrix {
     const held = inverses.get(`layer${t}`);
     return held === undefined
@@ -196,6 +263,15 @@ describe('definitions that are refused', () => {
       definition: { layers, optimizer: { metric: { kind: 'kronecker' } } },
       param: 'optimizer.metric.kind',
       mentions: ['metric "client"'],
+    },
+    {
+      title: 'a frozen factor of a layer that has none',
+      definition: {
+        layers: [{ name: 'a' }, { name: 'b', factors }],
+        optimizer: { metric: { kind: 'kronecker', firstInputFactor: { kind: 'frozen' } } },
+      },
+      param: 'optimizer.metric.firstInputFactor',
+      mentions: ['the first layer has no factors'],
     },
     {
       title: 'factors that are too large',

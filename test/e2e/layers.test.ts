@@ -1,7 +1,6 @@
 /** Every kind of layer through HTTP: the client's step gives the changes that the optimizer computes directly. */
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { DdpnoptClient, type LayerInput } from '../../clients/js/index.ts';
-import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
 import { INITIAL_STATE } from '../../gpu-worker/optimizer/state.ts';
 import { ddpStep } from '../../gpu-worker/optimizer/step.ts';
 import type { Tensor } from '../../gpu-worker/tensor/engine.ts';
@@ -20,15 +19,12 @@ import {
   stepTensors,
   type Answer,
 } from './support.ts';
+import { serveTests } from './stack.ts';
 
 const BATCH = 3;
 const COLUMNS = 2;
 
-let stack: LocalStack;
-beforeAll(async () => {
-  stack = await startStack({ engine: 'reference' });
-});
-afterAll(() => stack.stop());
+const stack = serveTests({ engine: 'reference' });
 
 const definition: LayersDefinitionInput = {
   layers: [

@@ -1,7 +1,6 @@
 /** Steps from parts: the step of the whole batch, whoever sends its parts, in whatever order, however often. */
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { DdpnoptClient } from '../../clients/js/index.ts';
-import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
 import { problemSchema } from '../../shared/errors.ts';
 import {
   encode,
@@ -27,12 +26,9 @@ import {
   stepTensors,
   type Answer,
 } from './support.ts';
+import { serveTests } from './stack.ts';
 
-let stack: LocalStack;
-beforeAll(async () => {
-  stack = await startStack({ engine: 'reference' });
-});
-afterAll(() => stack.stop());
+const stack = serveTests({ engine: 'reference' });
 
 function putPart(id: string, n: number, k: number | string, body: Uint8Array<ArrayBuffer>): Promise<Answer> {
   return call(stack.url, 'PUT', `/v1/sessions/${id}/steps/${n}/parts/${k}`, { body, type: SAFETENSORS_CONTENT_TYPE });

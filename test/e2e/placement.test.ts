@@ -21,7 +21,7 @@ import {
 } from '../../shared/session.ts';
 import { newWorkerId } from '../../shared/worker-report.ts';
 import { MODEL, randomStep } from '../conformance/bodies.ts';
-import { startS3Server } from '../integration/s3-server.ts';
+import { startS3Server } from '../../bench/durability/s3-server.ts';
 import {
   leaseFor,
   persistentStep,

@@ -1,6 +1,5 @@
 /** Sequence numbers: a step is applied once, in its turn, however often and in whatever company it is sent. */
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
+import { describe, expect, it } from 'vitest';
 import { problemSchema } from '../../shared/errors.ts';
 import type { SessionDefinitionInput } from '../../shared/session.ts';
 import {
@@ -13,12 +12,9 @@ import {
   stepBody,
   type Answer,
 } from './support.ts';
+import { serveTests } from './stack.ts';
 
-let stack: LocalStack;
-beforeAll(async () => {
-  stack = await startStack({ engine: 'reference' });
-});
-afterAll(() => stack.stop());
+const stack = serveTests({ engine: 'reference' });
 
 /** Takes the steps with the seeds in order; the replies. */
 async function takeSteps(id: string, seeds: readonly number[]): Promise<Uint8Array[]> {

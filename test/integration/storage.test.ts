@@ -7,7 +7,7 @@ import { openS3Storage } from '../../gpu-worker/storage/s3.ts';
 import { IN_MEMORY, openSqliteStorage } from '../../gpu-worker/storage/sqlite.ts';
 import type { NewObject, Storage } from '../../gpu-worker/storage/storage.ts';
 import { seededRandom } from '../../shared/random.ts';
-import { startS3Server, type S3Server } from './s3-server.ts';
+import { startS3Server, type S3Server } from '../../bench/durability/s3-server.ts';
 
 function object(key: string, size: number, seed = 1): NewObject {
   const random = seededRandom(seed);

@@ -173,3 +173,12 @@ export function dampedFactors({ A, Gamma }: KroneckerFactors, damping: number): 
     Gamma: add(Gamma, scale(identity(Gamma.rows), root / pi)),
   };
 }
+
+/** Σ over the largest eigenvalues of u uᵀ/(λ + d), d in mean diagonals. */
+export function truncatedInverse(A: Matrix, rank: number, damping: number): Matrix {
+  const { values, vectors } = eigenSymmetric(A);
+  const order = [...values.keys()].sort((i, j) => values[j]! - values[i]!).slice(0, rank);
+  const d = (damping * trace(A)) / A.rows;
+  const U = build(A.rows, rank, (i, j) => at(vectors, i, order[j]!));
+  return multiply(U, diagonal(order.map((index) => 1 / (values[index]! + d))), transpose(U));
+}

@@ -1,7 +1,7 @@
 /** The compute thread from outside: what crosses it, what ends it, and in which order it works. */
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { startComputeThread, type ComputeThread } from '../../gpu-worker/engine/compute-thread.ts';
-import { toError, toFailure } from '../../gpu-worker/engine/messages.ts';
+import { toError, toFailure } from '../../gpu-worker/thread/failure.ts';
 import { createReferenceEngine } from '../../gpu-worker/tensor/reference.ts';
 import type { EngineName } from '../../gpu-worker/tensor/engine.ts';
 import { Trainers } from '../../gpu-worker/training/trainers.ts';

@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { expect, it } from 'vitest';
 import { renderOptions } from '../../docs/generate/options.ts';
 import { renderClientBytes, type ClientBytesResults } from '../../bench/client-bytes/report.ts';
+import { renderDurability, type DurabilityResults } from '../../bench/durability/report.ts';
 import { renderEngines, type EngineResults } from '../../bench/engine/report.ts';
 import { renderFeedbackImages, renderFigure, type FeedbackImageResults } from '../../bench/feedback-images/report.ts';
 import { renderKernelSolve, type KernelSolveResults } from '../../bench/kernel-solve/report.ts';
@@ -67,6 +68,11 @@ it('docs/results/scaling.md and its figures are made from scaling.json', async (
 it('docs/options.md is made from the schemas', async () => {
   const page = new URL('../../docs/options.md', import.meta.url);
   expect(await readFile(page, 'utf8')).toBe(renderOptions());
+});
+
+it('docs/results/durability.md is made from durability.json', async () => {
+  const stored = JSON.parse(await readFile(new URL('durability.json', FOLDER), 'utf8')) as DurabilityResults;
+  expect(await readFile(new URL('durability.md', FOLDER), 'utf8')).toBe(renderDurability(stored));
 });
 
 it('docs/results/service.md is made from service.json', async () => {

@@ -308,7 +308,7 @@ def test_the_steps_are_the_oracles(
     optimizer.close()
 
 
-@pytest.mark.parametrize("name", ["dense", "circular padding and one dimension"])
+@pytest.mark.parametrize("name", ["dense", "conv2d", "circular padding and one dimension"])
 @pytest.mark.parametrize("precision", list(BOUNDS))
 def test_kernels_in_the_services_factors(name: str, precision: str, url: str, exact_url: str, oracle: Oracle) -> None:
     """The first step has the factors of its own batch; later ones arrive two steps after the batch that they are of."""

@@ -71,6 +71,12 @@ export function invertFactors(engine: Engine, factors: Factors, damping: number)
   };
 }
 
+/** T_g alone. */
+export function outputRoot(engine: Engine, factors: Factors, damping: number): Tensor {
+  const [, outputDamping] = splitDamping(engine, factors, damping);
+  return inverseRoot(engine, factors.outputFactor, outputDamping);
+}
+
 /** Options of a frozen input factor. */
 export type FrozenInputFactor = Extract<KroneckerMetric['firstInputFactor'], { kind: 'frozen' }>;
 
@@ -130,7 +136,7 @@ export function freezesAt(frozen: FrozenInputFactor | null, step: number): boole
  */
 export function refreshedInverse(
   engine: Engine,
-  { damping }: KroneckerMetric,
+  { damping }: Pick<KroneckerMetric, 'damping'>,
   factors: Factors,
   step: number,
   frozen: FrozenInputFactor | null,
@@ -138,8 +144,7 @@ export function refreshedInverse(
 ): InverseMetric {
   const input = frozenRoot(engine, factors, step, frozen, current);
   if (input === null) return invertFactors(engine, factors, damping);
-  const [, outputDamping] = splitDamping(engine, factors, damping);
-  return { input, output: inverseRoot(engine, factors.outputFactor, outputDamping), weights: null };
+  return { input, output: outputRoot(engine, factors, damping), weights: null };
 }
 
 /** T_a where the refresh that began with this step freezes it, or finds it frozen; else null. */

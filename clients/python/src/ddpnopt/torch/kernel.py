@@ -42,9 +42,9 @@ class KernelMetric:
             return gradient / (average.to(gradient) + self._damping)
         if self.inverses is None:
             return gradient
-        # Only convolutions with groups have several blocks, and they have no factors in this mode.
-        product: Tensor = self.inverses.input[0] @ gradient @ self.inverses.output_grad[0]
-        return product
+        blocks = gradient.unflatten(-1, (len(self.inverses.output_grad), -1)).movedim(-2, -3)
+        product: Tensor = self.inverses.input @ blocks @ self.inverses.output_grad
+        return product.movedim(-3, -2).flatten(-2)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint of the service does not have."""
@@ -77,14 +77,20 @@ class KernelMetric:
 
 
 def factor_statistics(stage: Stage, weights: Tensor) -> dict[str, Tensor]:
-    """A = E[Σ_p a aᵀ] and Γ = E[(1/P) Σ_p h g gᵀ] of a batch, upper triangles, for terminal weights h [B]."""
-    samples = stage.samples()
-    assert samples is not None  # only stages with factors are asked
-    a, g = samples
-    batch, positions = g.shape[:2]
-    a, weighted = a.flatten(0, 1), (g * weights.view(-1, 1, 1)).flatten(0, 1)
-    factors = {"factor.input": a.T @ a / batch, "factor.output_grad": weighted.T @ g.flatten(0, 1) / (batch * positions)}
-    return {name: upper_triangle(factor) for name, factor in factors.items()}
+    """A = E[Σ_p a aᵀ] and Γ = E[(1/P) Σ_p h g gᵀ] of a batch, for terminal weights h [B].
+
+    Upper triangles, one or a row of them per group of a convolution.
+    """
+    blocks = stage.blocks()
+    assert blocks is not None  # only stages with factors are asked
+    inputs, outputs = [], []
+    for a, g in blocks:
+        batch, positions = g.shape[:2]
+        rows, weighted = a.flatten(0, 1), (g * weights.view(-1, 1, 1)).flatten(0, 1)
+        inputs.append(upper_triangle(rows.T @ rows / batch))
+        outputs.append(upper_triangle(weighted.T @ g.flatten(0, 1) / (batch * positions)))
+    named = {"factor.input": inputs, "factor.output_grad": outputs}
+    return {name: factors[0] if len(blocks) == 1 else torch.stack(factors) for name, factors in named.items()}
 
 
 def upper_triangle(matrix: Tensor) -> Tensor:

@@ -433,15 +433,18 @@ class DDPNOpt(torch.optim.Optimizer):
         return self._client.create_session(definition)
 
     def _kernel_metric(self, stage: Stage) -> KernelMetric:
-        is_factored = self._metric["kind"] == "kronecker" and stage.samples() is not None
+        is_factored = self._metric["kind"] == "kronecker" and stage.blocks() is not None
         metric = KernelMetric(self._metric, is_factored=is_factored)
         if stage.name in self._saved_metrics:
             metric.load(self._saved_metrics[stage.name], stage)
         return metric
 
     def _factor_sizes(self, stage: Stage) -> dict[str, int] | None:
-        samples = stage.samples() if self._kernel_metrics[stage.name].is_factored else None
-        return None if samples is None else {"inputs": samples[0].shape[-1], "outputs": samples[1].shape[-1]}
+        blocks = stage.blocks() if self._kernel_metrics[stage.name].is_factored else None
+        if blocks is None:
+            return None
+        a, g = blocks[0]
+        return {"inputs": a.shape[-1], "outputs": g.shape[-1], "groups": len(blocks)}
 
     def _current_rates(self) -> tuple[float, dict[str, float]]:
         """η, and what it is multiplied by for layers whose group has another lr, by layer name."""

@@ -108,6 +108,11 @@ class Stage(ABC):
         """a and g if the parameter matrix's gradient is Σ_p a_p g_pᵀ with factors that can be inverted; None else."""
         return None
 
+    def blocks(self) -> list[Samples] | None:
+        """The same for every block of columns that has factors of its own: one, or one per group of a convolution."""
+        samples = self.samples()
+        return None if samples is None else [samples]
+
     @abstractmethod
     def predicted_change(self, args: tuple[Any, ...]) -> Tensor | None:
         """s [B] for the inputs of the second forward pass: how they change each sample's loss to first order; None for 0."""
@@ -384,15 +389,22 @@ class Conv2dStage(Stage):
     def samples(self) -> Samples | None:
         if self.module.groups > 1:
             return None
-        patches = self._patches().squeeze(2)
+        return self.blocks()[0]
+
+    def blocks(self) -> list[Samples]:
+        patches, grads = self._patches(), self._grouped_grads()
+        a = _with_ones(patches) if self.has_bias else patches
+        return [(a[:, :, group], grads[:, :, group]) for group in range(self.module.groups)]
+
+    def _grouped_grads(self) -> Tensor:
+        """[B, P, groups, c/groups]."""
         grads = self._grads().flatten(2).mT
-        return (_with_ones(patches) if self.has_bias else patches), grads
+        return grads.reshape(*grads.shape[:2], self.module.groups, -1)
 
     def jacobian(self) -> Tensor:
         patches = self._patches()
         grads = self._grads().flatten(2).mT
-        split = grads.reshape(*grads.shape[:2], self.module.groups, -1)
-        weight = torch.einsum("bpgn,bpgc->bngc", patches, split).flatten(2)
+        weight = torch.einsum("bpgn,bpgc->bngc", patches, self._grouped_grads()).flatten(2)
         return torch.cat([weight, grads.sum(1, keepdim=True)], 1) if self.has_bias else weight
 
     def predicted_change(self, args: tuple[Any, ...]) -> Tensor | None:
