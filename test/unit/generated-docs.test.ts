@@ -13,6 +13,9 @@ import { renderService, type ServiceResults } from '../../bench/service/report.t
 import { renderFigures, renderTrainingTime, type TrainingTimeResults } from '../../bench/training-time/report.ts';
 import { renderResponsiveness, type ResponsivenessResults } from '../../bench/responsiveness/report.ts';
 
+import { CATALOGUE } from '../../bench/results/catalogue.ts';
+import { claimsPage } from '../../bench/results/publish.ts';
+
 const FOLDER = new URL('../../docs/results/', import.meta.url);
 
 it('docs/results/quickstart.md is made from quickstart.json', async () => {
@@ -81,4 +84,16 @@ it('docs/results/training-time.md and its figures are made from training-time.js
       expect(await readFile(new URL(name, FOLDER), 'utf8')).toBe(svg);
     }
   }
+});
+
+it.each(CATALOGUE.map(({ id, render }) => ({ id, render })))(
+  'docs/results/$id.md and its figures are made from $id.json',
+  async ({ id, render }) => {
+    const stored: unknown = JSON.parse(await readFile(new URL(`${id}.json`, FOLDER), 'utf8'));
+    for (const [name, content] of render(stored)) expect(await readFile(new URL(name, FOLDER), 'utf8')).toBe(content);
+  },
+);
+
+it('docs/results/README.md is made from the results', async () => {
+  expect(await readFile(new URL('README.md', FOLDER), 'utf8')).toBe(await claimsPage());
 });
