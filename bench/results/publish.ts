@@ -72,5 +72,5 @@ async function storedResults(sources: readonly Source[]): Promise<StoredResults>
   const entries = sources.map(
     async (id) => [id, JSON.parse(await readFile(new URL(`${id}.json`, FOLDER), 'utf8')) as unknown] as const,
   );
-  return Object.fromEntries(await Promise.all(entries)) as StoredResults;
+  return Object.fromEntries(await Promise.all(entries));
 }

@@ -1,5 +1,5 @@
 /** Generated pages are what they are generated from, and no number in them is typed by hand. */
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { expect, it } from 'vitest';
 import { renderOptions } from '../../docs/generate/options.ts';
 import { renderClientBytes, type ClientBytesResults } from '../../bench/client-bytes/report.ts';
@@ -86,13 +86,15 @@ it('docs/results/training-time.md and its figures are made from training-time.js
   }
 });
 
-it.each(CATALOGUE.map(({ id, render }) => ({ id, render })))(
-  'docs/results/$id.md and its figures are made from $id.json',
-  async ({ id, render }) => {
+it('the pages of bench:results and their figures are made from their JSON', async () => {
+  const present = new Set(await readdir(FOLDER));
+  const written = CATALOGUE.filter(({ id }) => present.has(`${id}.json`));
+  expect(written.map(({ id }) => id)).toContain('accuracy');
+  for (const { id, render } of written) {
     const stored: unknown = JSON.parse(await readFile(new URL(`${id}.json`, FOLDER), 'utf8'));
     for (const [name, content] of render(stored)) expect(await readFile(new URL(name, FOLDER), 'utf8')).toBe(content);
-  },
-);
+  }
+});
 
 it('docs/results/README.md is made from the results', async () => {
   expect(await readFile(new URL('README.md', FOLDER), 'utf8')).toBe(await claimsPage());
