@@ -4,12 +4,13 @@ import type { ResultsHeader } from '../item.ts';
 import type { AblationResults } from '../items/ablation.ts';
 import type { AccuracyResults, OptimizerAccuracy, TaskAccuracy } from '../items/accuracy.ts';
 import type { FeedbackResults } from '../items/feedback.ts';
-import { goodRange, type SensitivityResults, type TaskSensitivity } from '../items/sensitivity.ts';
+import { goodRange, POINT, type SensitivityResults, type TaskSensitivity } from '../items/sensitivity.ts';
 import type { UntunedResults } from '../items/untuned.ts';
 import { mean, pairedDifference, sign, type Interval } from '../statistics.ts';
 import { tally } from './feedback.ts';
 import { costs, deepest, type TimeMemory, type VanishingGradients } from './neighbours.ts';
 import { percent, points } from './page.ts';
+import { widthOf } from './sensitivity.ts';
 import { comparisons } from './untuned.ts';
 
 /** What there is; the claims that lack theirs are not tested. */
@@ -143,8 +144,8 @@ function addedFeedback({ accuracy }: StoredResults): Claim {
 function width({ maps }: TaskSensitivity, id: string): { readonly decades: number; readonly text: string } | null {
   const map = maps.find((each) => each.id === id);
   if (map === undefined) return null;
-  const { decades, isCut } = goodRange(map);
-  return { decades, text: `${isCut ? '≥ ' : ''}${decades.toFixed(1)}` };
+  const range = goodRange(map, POINT);
+  return { decades: range.decades, text: widthOf(range) };
 }
 
 function widths({ sensitivity }: StoredResults, pairs: readonly (readonly [string, string])[], claim: string): Claim {
