@@ -60,7 +60,7 @@ module.exports = {
     only(
       'bench-results',
       '^bench/results/',
-      ['bench/', 'clients/', 'deploy/', 'shared/', '(crypto|fs|path|timers/promises|url|util)'],
+      ['bench/', 'clients/', 'deploy/', 'shared/', '(crypto|fs|path|timers/promises|url|util)', ...modules('sharp')],
       'through public interfaces only: of shared, the order of samples that the service publishes',
     ),
     only(

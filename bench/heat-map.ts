@@ -80,12 +80,7 @@ function panelOf(
     }),
   );
   const columns = xValues.map((value, column) =>
-    text(
-      MARGIN.left + (column + 0.5) * CELL.width,
-      bottom + 14,
-      formatted(value),
-      'text-anchor="middle" font-size="10"',
-    ),
+    text(MARGIN.left + (column + 0.5) * CELL.width, bottom + 14, labelOf(value), 'text-anchor="middle" font-size="10"'),
   );
   const rowNames = yValues.map((value, r) =>
     text(MARGIN.left - 8, MARGIN.top + (r + 0.5) * CELL.height + 4, formatted(value), 'text-anchor="end"'),
@@ -98,6 +93,11 @@ function panelOf(
     text(MARGIN.left + (xValues.length * CELL.width) / 2, bottom + 30, xLabel, 'text-anchor="middle"'),
     text(MARGIN.left - 60, MARGIN.top + (yValues.length * CELL.height) / 2 + 4, yLabel, ''),
   ].join('\n');
+}
+
+/** As short as fits under a cell. */
+function labelOf(value: number): string {
+  return value < 1e-3 && value > 0 ? value.toExponential() : formatted(value);
 }
 
 /** @param share from 0 to 1 of the way along the scale */

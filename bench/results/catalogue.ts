@@ -22,6 +22,8 @@ export interface Entry {
   readonly id: string;
   readonly sections: readonly Section[];
   readonly pages: (store: TrialStore, complete: ReadonlySet<string>, header: ResultsHeader) => Pages;
+  /** The files of an item's stored JSON. */
+  readonly render: (stored: unknown) => Files;
 }
 
 function entry<Results extends object>(
@@ -35,6 +37,8 @@ function entry<Results extends object>(
       const stored = { ...header, ...results(store, complete) };
       return { stored, files: render(stored) };
     },
+    // The file is this item's own: nobody else writes it.
+    render: (stored) => render(stored as ResultsHeader & Results),
   };
 }
 

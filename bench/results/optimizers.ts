@@ -176,7 +176,7 @@ function paperFaithful(metric: Metric, centre: number): Optimizer {
   return service(
     {
       id: `paper-${metric}`,
-      name: `DDPNOpt as in the paper, ${metric}`,
+      name: `DDPNOpt (paper), ${metric}`,
       regularizations: PENALTY,
       regularizer: 'running cost (λ/2)‖u‖²',
     },

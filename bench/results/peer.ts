@@ -51,14 +51,12 @@ export class PeerTrials {
   }
 }
 
-/** The peers are given the weights. */
+/** The peers are given the weights; JSON leaves out what is undefined. */
 function withoutInitialization({ input, layers }: Network): Network {
   return {
     input,
-    layers: layers.map((layer) => {
-      if (layer.kind !== 'dense' && layer.kind !== 'conv2d') return layer;
-      const { initialization: _, ...rest } = layer;
-      return rest;
-    }),
+    layers: layers.map((layer) =>
+      layer.kind === 'dense' || layer.kind === 'conv2d' ? { ...layer, initialization: undefined } : layer,
+    ),
   };
 }

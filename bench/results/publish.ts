@@ -1,5 +1,5 @@
 /** Pages and figures of docs/results, from what is stored. */
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import sharp from 'sharp';
 import { provenance } from '../provenance.ts';
@@ -37,24 +37,40 @@ export async function writePages(id: string, { stored, files }: Pages): Promise<
   }
 }
 
-/** What is stored in docs/results, whoever ran it. */
-export async function storedResults(): Promise<StoredResults> {
-  const entries = await Promise.all(
-    (['accuracy', 'sensitivity', 'feedback', 'ablation', 'untuned'] as const).map(async (id) => [id, await stored(id)]),
-  );
-  return Object.fromEntries(entries.filter(([, content]) => content !== null)) as StoredResults;
+/** What the page of claims may be made of. */
+const SOURCES = [
+  'accuracy',
+  'sensitivity',
+  'feedback',
+  'ablation',
+  'untuned',
+  'vanishing-gradients',
+  'time-memory',
+] as const;
+type Source = (typeof SOURCES)[number];
+
+/** What the page of claims has been made of. */
+interface ClaimSources {
+  readonly sources: readonly Source[];
 }
 
-async function stored(id: string): Promise<unknown> {
-  try {
-    return JSON.parse(await readFile(new URL(`${id}.json`, FOLDER), 'utf8'));
-  } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
-    throw error;
-  }
+/** The page of claims as the stored results have it, from those that it was made of. */
+export async function claimsPage(): Promise<string> {
+  const { sources } = JSON.parse(await readFile(new URL('claims.json', FOLDER), 'utf8')) as ClaimSources;
+  return renderClaims(await storedResults(sources));
 }
 
-/** Writes the page of claims, from the stored results. */
+/** Writes the page of claims, from whatever results are stored. */
 export async function writeClaims(): Promise<void> {
-  await writeFile(new URL('README.md', FOLDER), renderClaims(await storedResults()));
+  const present = await readdir(FOLDER);
+  const sources = SOURCES.filter((id) => present.includes(`${id}.json`));
+  await writeFile(new URL('claims.json', FOLDER), `${JSON.stringify({ sources } satisfies ClaimSources)}\n`);
+  await writeFile(new URL('README.md', FOLDER), renderClaims(await storedResults(sources)));
+}
+
+async function storedResults(sources: readonly Source[]): Promise<StoredResults> {
+  const entries = sources.map(
+    async (id) => [id, JSON.parse(await readFile(new URL(`${id}.json`, FOLDER), 'utf8')) as unknown] as const,
+  );
+  return Object.fromEntries(await Promise.all(entries));
 }

@@ -1,5 +1,5 @@
 /** Generated pages are what they are generated from, and no number in them is typed by hand. */
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { expect, it } from 'vitest';
 import { renderOptions } from '../../docs/generate/options.ts';
 import { renderClientBytes, type ClientBytesResults } from '../../bench/client-bytes/report.ts';
@@ -14,6 +14,9 @@ import { renderReadmeTable, renderResults, type QuickstartResults } from '../../
 import { renderService, type ServiceResults } from '../../bench/service/report.ts';
 import { renderFigures, renderTrainingTime, type TrainingTimeResults } from '../../bench/training-time/report.ts';
 import { renderResponsiveness, type ResponsivenessResults } from '../../bench/responsiveness/report.ts';
+
+import { CATALOGUE } from '../../bench/results/catalogue.ts';
+import { claimsPage } from '../../bench/results/publish.ts';
 
 const FOLDER = new URL('../../docs/results/', import.meta.url);
 
@@ -94,4 +97,18 @@ it('docs/results/feedback-images.md and its images are made from feedback-images
   const stored = JSON.parse(await readFile(new URL('feedback-images.json', FOLDER), 'utf8')) as FeedbackImageResults;
   expect(await readFile(new URL('feedback-images.md', FOLDER), 'utf8')).toBe(renderFeedbackImages(stored));
   expect(await readFile(new URL('feedback-images.svg', FOLDER), 'utf8')).toBe(renderFigure(stored));
+});
+
+it('the pages of bench:results and their figures are made from their JSON', async () => {
+  const present = new Set(await readdir(FOLDER));
+  const written = CATALOGUE.filter(({ id }) => present.has(`${id}.json`));
+  expect(written.map(({ id }) => id)).toContain('accuracy');
+  for (const { id, render } of written) {
+    const stored: unknown = JSON.parse(await readFile(new URL(`${id}.json`, FOLDER), 'utf8'));
+    for (const [name, content] of render(stored)) expect(await readFile(new URL(name, FOLDER), 'utf8')).toBe(content);
+  }
+});
+
+it('docs/results/README.md is made from the results', async () => {
+  expect(await readFile(new URL('README.md', FOLDER), 'utf8')).toBe(await claimsPage());
 });

@@ -123,25 +123,13 @@ it('no section of any item is complete before its trials are', () => {
 
 it('the range of good learning rates is contiguous, around the best, and says where it was cut', () => {
   const learningRates = [0.01, 0.1, 1, 10, 100];
-  expect(
-    goodRange({
-      learningRates,
-      accuracies: [
-        [0.9, 0.5, 0.895, 0.9, 0.2],
-        [0, 0, 0, 0, 0],
-      ],
-    }),
-  ).toEqual({ best: 0.9, decades: 1, isCut: false });
-  expect(goodRange({ learningRates, accuracies: [[0.2, 0.2, 0.2, 0.895, 0.9]] })).toEqual({
-    best: 0.9,
-    decades: 1,
-    isCut: true,
-  });
-  expect(goodRange({ learningRates, accuracies: [[0.2, 0.9, 0.2, 0.2, 0.2]] })).toEqual({
-    best: 0.9,
-    decades: 0,
-    isCut: false,
-  });
+  const range = (accuracies: number[][], within: number) => goodRange({ learningRates, accuracies }, within);
+  // The best twice: the wider run counts.
+  const twice = [[0.9, 0.5, 0.895, 0.9, 0.2], [0, 0, 0, 0, 0]]; // prettier-ignore
+  expect(range(twice, 0.01)).toEqual({ best: 0.9, decades: 1, isCut: false });
+  expect(range(twice, 0.5)).toEqual({ best: 0.9, decades: 3, isCut: true });
+  expect(range([[0.2, 0.2, 0.2, 0.895, 0.9]], 0.01)).toEqual({ best: 0.9, decades: 1, isCut: true });
+  expect(range([[0.2, 0.9, 0.2, 0.2, 0.2]], 0.01)).toEqual({ best: 0.9, decades: 0, isCut: false });
 });
 
 it('an accuracy is reached at the first point that has it', () => {

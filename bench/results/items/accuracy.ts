@@ -1,6 +1,7 @@
 /** Items 1 and 2: accuracy of every optimizer at its chosen setting, and how the training went. */
 import { ALL, OPTIMAL_CONTROL, settingsOf, TUNED, type Optimizer, type Setting } from '../optimizers.ts';
-import { chosenTrials, choose, outcomesOf, tunedPlan } from '../plan.ts';
+import { chosenTrials, choose, outcomesOf, settingTrials, tunedPlan } from '../plan.ts';
+import { mean } from '../statistics.ts';
 import { CONVOLUTIONAL_TASKS, FASHION_MNIST, MNIST, SMALL_TASKS, type Task } from '../tasks.ts';
 import type { Item, Section } from '../item.ts';
 import type { TrialStore } from '../store.ts';
@@ -13,6 +14,8 @@ export interface OptimizerAccuracy {
   /** Whether the chosen learning rate is the smallest or the largest of the grid. */
   readonly isAtEnd: boolean;
   readonly regularizer: string;
+  /** Mean on the validation part, of the trials that chose the setting; null where there was no choice. */
+  readonly validation: number | null;
   /** On the test part at the end, a seed each; 0 where the training diverged. */
   readonly accuracies: readonly number[];
   /** Over the seeds that did not diverge, at equal steps. */
@@ -92,17 +95,24 @@ function ofOptimizer(store: TrialStore, task: Task, optimizer: Optimizer): Optim
     regularizer: optimizer.regularizer,
     setting,
     isAtEnd: rates.length > 1 && [Math.min(...rates), Math.max(...rates)].includes(setting.learningRate),
+    validation: validationOf(store, task, optimizer, setting),
     accuracies: outcomes.map(finalAccuracy),
     curve: meanCurve(outcomes.filter(({ validation }) => validation !== null).map(({ points }) => points)),
   };
 }
 
+function validationOf(store: TrialStore, task: Task, optimizer: Optimizer, setting: Setting): number | null {
+  if (settingsOf(optimizer).length === 1) return null;
+  const outcomes = outcomesOf(store, settingTrials(task, optimizer, setting)) ?? [];
+  return significant(mean(outcomes.map(({ validation }) => validation?.accuracy ?? 0)));
+}
+
 function meanCurve(curves: readonly (readonly Point[])[]): Omit<Point, 'seconds'>[] {
   const [first = []] = curves;
   return first.map(({ step }, index) => {
-    const mean = (key: 'trainingLoss' | 'loss' | 'accuracy'): number =>
+    const average = (key: 'trainingLoss' | 'loss' | 'accuracy'): number =>
       significant(curves.reduce((sum, curve) => sum + (curve[index]?.[key] ?? Number.NaN), 0) / curves.length);
-    return { step, trainingLoss: mean('trainingLoss'), loss: mean('loss'), accuracy: mean('accuracy') };
+    return { step, trainingLoss: average('trainingLoss'), loss: average('loss'), accuracy: average('accuracy') };
   });
 }
 

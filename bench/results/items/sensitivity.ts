@@ -91,26 +91,35 @@ function taskSensitivity(store: TrialStore, task: Task): TaskSensitivity {
 export interface Range {
   /** The best mean accuracy of the map. */
   readonly best: number;
-  /** Decades between the ends of the run of learning rates around the best within a point of it, at the best's regularisation. */
+  /** Between the ends of the run of learning rates around the best that are so near it, at the best's regularisation. */
   readonly decades: number;
   /** Whether it reaches an end of the grid, and may be wider. */
   readonly isCut: boolean;
 }
 
 /** What a point of accuracy is. */
-const POINT = 0.01;
+export const POINT = 0.01;
 
-export function goodRange({ learningRates, accuracies }: Pick<SensitivityMap, 'learningRates' | 'accuracies'>): Range {
+/** @param within of the best accuracy */
+export function goodRange(
+  { learningRates, accuracies }: Pick<SensitivityMap, 'learningRates' | 'accuracies'>,
+  within: number,
+): Range {
   const best = Math.max(...accuracies.flat());
   const ranges = accuracies.flatMap((row) =>
-    row.flatMap((value, index) => (value === best ? [rangeAround(learningRates, row, index)] : [])),
+    row.flatMap((value, index) => (value === best ? [rangeAround(learningRates, row, index, within)] : [])),
   );
   const widest = ranges.reduce((left, right) => (right.decades > left.decades ? right : left));
   return { best, ...widest };
 }
 
-function rangeAround(learningRates: readonly number[], row: readonly number[], around: number): Omit<Range, 'best'> {
-  const isGood = (index: number): boolean => (row[index] ?? 0) >= (row[around] ?? 0) - POINT;
+function rangeAround(
+  learningRates: readonly number[],
+  row: readonly number[],
+  around: number,
+  within: number,
+): Omit<Range, 'best'> {
+  const isGood = (index: number): boolean => (row[index] ?? 0) >= (row[around] ?? 0) - within;
   let [low, high] = [around, around];
   while (low > 0 && isGood(low - 1)) low--;
   while (high < row.length - 1 && isGood(high + 1)) high++;

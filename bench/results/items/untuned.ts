@@ -2,6 +2,7 @@
 import type { Item } from '../item.ts';
 import { BASELINES, TUNED, UNTUNED, type Optimizer } from '../optimizers.ts';
 import { chosenTrials, joined, outcomesOf, planned, tunedPlan, type Plan } from '../plan.ts';
+import { median } from '../../median.ts';
 import { mean } from '../statistics.ts';
 import type { TrialStore } from '../store.ts';
 import { BREAST_CANCER, DIGITS, FASHION_MNIST, MNIST, seeds, WINE, type Task } from '../tasks.ts';
@@ -9,7 +10,7 @@ import type { Outcome } from '../trial.ts';
 
 interface CurvePoint {
   readonly step: number;
-  /** Of the runs that had the machine to themselves. */
+  /** By the median pace of the runs that took turns. */
   readonly seconds: number;
   readonly trainingLoss: number;
   /** Over all seeds; a run that diverged counts as 0. */
@@ -97,7 +98,8 @@ function curveOf(store: TrialStore, task: Task, optimizer: Optimizer): Optimizer
   const outcomes = found(store, chosenTrials(store, task, optimizer));
   const timed = found(store, timedTrials(store, task, optimizer, TIMED_SEEDS));
   const paces = timed.flatMap(({ points }) => points.slice(-1).map(({ seconds, step }) => seconds / step));
-  const pace = mean(paces);
+  // Other work on the machine slows some.
+  const pace = median(paces);
   const longest = outcomes.reduce((left, right) => (right.points.length > left.points.length ? right : left));
   return {
     id: optimizer.id,

@@ -2,11 +2,13 @@
 import { renderHeatMaps } from '../../heat-map.ts';
 import { markdownTable } from '../../markdown.ts';
 import type { Files, ResultsHeader } from '../item.ts';
-import { goodRange, type SensitivityResults, type TaskSensitivity } from '../items/sensitivity.ts';
+import { goodRange, POINT, type Range, type SensitivityResults, type TaskSensitivity } from '../items/sensitivity.ts';
 import { origin, percent } from './page.ts';
 
 /** Accuracies further below the best are drawn alike. */
 const DRAWN_POINTS = 30;
+
+const WIDER = 5 * POINT;
 
 export function renderSensitivity(stored: ResultsHeader & SensitivityResults): Files {
   const figures = stored.tasks.map((task): [string, string] => [figureOf(task), renderMaps(task)]);
@@ -48,16 +50,24 @@ ${stored.tasks.map(renderTask).join('')}`;
 function renderTask(task: TaskSensitivity): string {
   const { id, description, seeds, testSamples, maps } = task;
   const rows = maps.map((map) => {
-    const { best, decades, isCut } = goodRange(map);
-    return [map.name, percent(best), `${isCut ? '≥ ' : ''}${decades.toFixed(1)}`];
+    return [
+      map.name,
+      percent(goodRange(map, POINT).best),
+      widthOf(goodRange(map, POINT)),
+      widthOf(goodRange(map, WIDER)),
+    ];
   });
   return `
 ## ${id}
 
 Network ${description}; mean of ${String(seeds)} seeds; ${String(testSamples)} test samples, of which one is ${percent(1 / (seeds * testSamples), 2)} points of the mean.
 
-${markdownTable(['optimizer', 'best accuracy, %', 'width, decades'], rows)}
+${markdownTable(['optimizer', 'best accuracy, %', 'width, decades', 'the same within five points'], rows)}
 
 ![Test accuracy over learning rate and regularisation](${figureOf(task)})
 `;
+}
+
+export function widthOf({ decades, isCut }: Range): string {
+  return `${isCut ? '≥ ' : ''}${decades.toFixed(1)}`;
 }

@@ -64,8 +64,8 @@ ${origin(stored)}
 
 A session of the service with no option given, against each baseline at the setting that [its tuning](accuracy.md) chose: the steps and
 the seconds until the mean test accuracy is as good as the best that the baseline reaches on the way. Means over the seeds, at twelve
-evaluations of each run; where the defaults never reach it the table says so. The seconds are those of steps, from runs that took turns
-alone on the machine; of DDPNOpt they include what its requests take over HTTP, one a step, which for nets as small as these is most of
+evaluations of each run; where the defaults never reach it the table says so. The seconds are those of steps, from runs that took turns, the
+median pace of them; the machine may have had other work meanwhile, so that only ratios within a table mean anything, and large ones. Of DDPNOpt they include what its requests take over HTTP, one a step, which for nets as small as these is most of
 them ([what a step costs without](engine.md), [seconds without HTTP on larger nets](training-time.md)).
 ${stored.tasks.map(renderTask).join('')}`;
 }
