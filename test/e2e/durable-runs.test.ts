@@ -8,7 +8,7 @@ import { startWorker } from '../../deploy/local/worker.ts';
 import { dataSetSchema, type DataSet } from '../../shared/data-set.ts';
 import { runSchema, type Run, type RunOrderInput } from '../../shared/run.ts';
 import type { StepMetrics } from '../../shared/session.ts';
-import { startS3Server, type S3Server } from '../integration/s3-server.ts';
+import { startS3Server, type S3Server } from '../../bench/durability/s3-server.ts';
 import { batches, chunk, CHUNKS, HOSTED, SAMPLES } from './data-sets.ts';
 import { Listener } from './listener.ts';
 import { call, json } from './support.ts';
