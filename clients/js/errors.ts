@@ -1,5 +1,6 @@
 /** What can go wrong between a client and the service. */
 import type { Problem, ProblemCode } from '../../shared/errors.ts';
+import type { Run } from '../../shared/run.ts';
 
 /** The service refused a request; the problem document says what, why and what to do. */
 export class DdpnoptError extends Error {
@@ -62,5 +63,19 @@ export class ReplayError extends Error {
     );
     this.resumeFrom = resumeFrom;
     this.oldestHeld = oldestHeld;
+  }
+}
+
+/** A run has ended with a step that could not be taken. The steps before it count. */
+export class RunError extends Error {
+  override readonly name = 'RunError';
+  readonly run: Run;
+
+  constructor(run: Run) {
+    const { problem, nextStep } = run;
+    super(
+      `step ${String(nextStep)} of the run could not be taken: ${problem?.detail ?? 'no reason is known.'} ${problem?.remedy ?? ''}`,
+    );
+    this.run = run;
   }
 }

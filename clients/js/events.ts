@@ -1,5 +1,6 @@
-/** A session's steps as they happen, read from a stream of server-sent events. */
-import { EVENT_STREAM_CONTENT_TYPE, sessionEventSchema, type SessionEvent } from '../../shared/session-events.ts';
+/** Steps of a session, or of one of its runs, as they happen, read from a stream of server-sent events. */
+import { runEventSchema, type RunEvent } from '../../shared/run.ts';
+import { EVENT_STREAM_CONTENT_TYPE, type SessionEvent } from '../../shared/session-events.ts';
 import { ConnectionError, DdpnoptError } from './errors.ts';
 import { wait } from './retry.ts';
 import type { RequestOptions, Transport } from './transport.ts';
@@ -11,6 +12,9 @@ export interface EventOptions extends Pick<RequestOptions, 'signal'> {
 
 /** A step's metrics; or steps whose metrics are not kept any more. */
 export type TrainingEvent = Exclude<SessionEvent, { event: 'end' }>;
+
+/** The same of a run, and the run itself at first and at last. */
+type FollowedEvent = Exclude<RunEvent, { event: 'end' }>;
 
 /** Attempts to connect again, one after the other, before it is given up. */
 const ATTEMPTS = 6;
@@ -24,12 +28,24 @@ const FIRST_WAIT_MILLISECONDS = 200;
 export async function* listen(
   transport: Transport,
   path: string,
-  { after, signal }: EventOptions,
+  options: EventOptions,
 ): AsyncGenerator<TrainingEvent, void> {
+  for await (const event of follow(transport, path, options)) if (event.event !== 'run') yield event;
+}
+
+/** As {@link listen}, until the run ends, where the path is a run's. */
+export async function* follow(
+  transport: Transport,
+  path: string,
+  { after, signal }: EventOptions,
+): AsyncGenerator<FollowedEvent, void> {
   let last = after;
   for (let failures = 0; ;) {
     try {
-      const headers = last === undefined ? {} : { 'last-event-id': String(last) };
+      const headers = {
+        accept: EVENT_STREAM_CONTENT_TYPE,
+        ...(last === undefined ? {} : { 'last-event-id': String(last) }),
+      };
       const answer = await transport.stream(path, signal === undefined ? {} : { signal }, headers);
       for await (const event of readEvents(answer)) {
         failures = 0;
@@ -37,8 +53,10 @@ export async function* listen(
           if (event.data.reason === 'deleted' || event.data.reason === 'expired') return;
           break;
         }
-        last = event.event === 'step' ? event.data.step : event.data.to;
+        if (event.event === 'step') last = event.data.step;
+        else if (event.event === 'missed') last = event.data.to;
         yield event;
+        if (event.event === 'run' && event.data.state !== 'running') return;
       }
     } catch (error) {
       if (signal?.aborted === true) throw signal.reason;
@@ -51,7 +69,7 @@ export async function* listen(
 }
 
 /** The events of one answer. @throws ConnectionError if it breaks off, or is not of the service's form */
-async function* readEvents(answer: Response): AsyncGenerator<SessionEvent, void> {
+async function* readEvents(answer: Response): AsyncGenerator<RunEvent, void> {
   if (answer.body === null || !(answer.headers.get('content-type') ?? '').startsWith(EVENT_STREAM_CONTENT_TYPE)) {
     throw new ConnectionError('the answer is no stream of events');
   }
@@ -78,12 +96,12 @@ async function* readEvents(answer: Response): AsyncGenerator<SessionEvent, void>
 }
 
 /** Null for a comment. */
-function parseEvent(block: string): SessionEvent | null {
+function parseEvent(block: string): RunEvent | null {
   const fields = new Map(block.split('\n').map((line) => [line.split(':', 1)[0] ?? '', line.replace(/^[^:]*: ?/, '')]));
   const event = fields.get('event');
   if (event === undefined) return null;
   const data: unknown = JSON.parse(fields.get('data') ?? 'null');
-  const parsed = sessionEventSchema.safeParse({ event, data });
+  const parsed = runEventSchema.safeParse({ event, data });
   if (parsed.success) return parsed.data;
   throw new ConnectionError(`the event "${event}" is not of the service's form`, { cause: parsed.error });
 }

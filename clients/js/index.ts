@@ -5,7 +5,13 @@ export {
   type DownloadedTensor,
   type MiniBatchInput,
   type Prediction,
+  type RunOptions,
+  type RunProgress,
+  type UploadOptions,
 } from './hosted-session.ts';
+export type { DataSet } from '../../shared/data-set.ts';
+export type { Run } from '../../shared/run.ts';
+export { samplesOf, stepsPerEpoch, type SampleOrder, type SamplePlan } from '../../shared/sample-order.ts';
 export type { InitialWeights } from './initial-weights.ts';
 export { TrainingSession, type LayerInput, type StepInput, type StepReply } from './layers-session.ts';
 export type { Checkpoint } from '../../shared/checkpoint.ts';
@@ -27,7 +33,7 @@ export type { RequestEvent, RequestOptions, StepOptions, TransportOptions } from
 export type { RetryPolicy, Timing } from './retry.ts';
 export type { ReplayLimits } from './replay-buffer.ts';
 export type { MetricsColumns, MetricsHistory, StepRecord } from './metrics-history.ts';
-export { ConnectionError, DdpnoptError, ReplayError } from './errors.ts';
+export { ConnectionError, DdpnoptError, ReplayError, RunError } from './errors.ts';
 export type { PolicyCoefficients } from './coefficients.ts';
 export type { ParameterChanges } from './parameter-changes.ts';
 export type { BlockInverses, LayerMetric } from './layer-metric.ts';

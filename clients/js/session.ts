@@ -19,6 +19,8 @@ export interface SessionSettings {
 /** What says how a step went. */
 type Reported = StepMetrics | { readonly metrics: StepMetrics };
 
+const BUSY = 'the session is taking a step, or a run; wait for its end before the next one';
+
 /** How often one step may find that the service has lost steps before it. */
 const MAXIMUM_REWINDS = 3;
 
@@ -192,11 +194,44 @@ export abstract class ClientSession<Description extends Session> {
     }, read);
   }
 
+  /**
+   * Has the service take steps by itself, and counts them.
+   *
+   * @param follow gets the first step's number, tells of every step that it hears of, and where the service stands at the end
+   */
+  protected async takeSteps<Result>(
+    follow: (
+      n: number,
+      tell: { readonly taken: (metrics: StepMetrics) => void; readonly ended: (nextStep: number) => void },
+    ) => Promise<Result>,
+  ): Promise<Result> {
+    if (this.#isStepping) throw new Error(BUSY);
+    this.#isStepping = true;
+    try {
+      const { now } = this.transport.timing;
+      let before = now();
+      return await follow(this.#nextStep, {
+        taken: (metrics) => {
+          const record = { metrics, milliseconds: now() - before, bytesSent: 0, bytesReceived: 0 };
+          before = now();
+          this.#nextStep = metrics.step + 1;
+          this.history.add(record);
+          this.#settings.onStep?.(record);
+        },
+        ended: (nextStep) => {
+          this.#nextStep = nextStep;
+        },
+      });
+    } finally {
+      this.#isStepping = false;
+    }
+  }
+
   async #step<Result extends Reported>(
     request: (n: number) => Promise<{ readonly answer: Response; readonly bytesSent: number }>,
     read: (answer: Response, bytesSent: number) => Promise<Result>,
   ): Promise<Result> {
-    if (this.#isStepping) throw new Error('the session is taking a step; wait for its reply before the next one');
+    if (this.#isStepping) throw new Error(BUSY);
     this.#isStepping = true;
     try {
       const n = this.#nextStep;

@@ -49,7 +49,8 @@ between two of them. Each is stored before it counts; a run that its worker’s 
 \`sequential\` goes through the data set again and again. The number of the step within the session says which batch it takes, so that one run of 100
 steps and two of 50 take the same.
 
-The same order under the same n is the same run, however often it is sent; the last ${String(LIMITS.runs)} runs are known. While a run takes the steps a client’s own
+The same order under the same n is the same run, however often it is sent, unless it has ended without a step: then it begins anew. The
+last ${String(LIMITS.runs)} runs are known. While a run takes the steps a client’s own
 are refused, and the session does not expire. Quotas are looked at when a run begins, not while it goes on.
 ${EVENTS}`,
   middleware: [acceptBody({ [JSON_CONTENT_TYPE]: LIMITS.jsonTensorBytes })] as const,

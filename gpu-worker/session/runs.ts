@@ -138,7 +138,9 @@ export class SessionRuns {
     const { device, sequence } = this.#parent;
     device.assertNotClosed();
     const record = this.#records.get(n);
-    if (record !== undefined) {
+    // One that has ended before its first step leaves the number to the next.
+    const hasLeft = record?.end?.nextStep === n && sequence.nextStep === n;
+    if (record !== undefined && !hasLeft) {
       if (isDeepStrictEqual(record.order, order)) return this.describe(n);
       throw new ProblemError('run_conflict', {
         param: 'n',

@@ -264,6 +264,13 @@ describe.each(EDGE_RUNTIMES)('an edge in %s', (runtime) => {
       expect(failed).toMatchObject({ state: 'failed', problem: { code: 'numerical_failure' } });
       const { nextStep } = await describeSession(url, session.id);
       expect(nextStep).toBe(failed.nextStep);
+      // It has taken none: its number is free.
+      expect(nextStep).toBe(0);
+      const order = { steps: 1, batch: 1, order: { kind: 'sequential' } };
+      for (let again = 0; again < 2; again++) {
+        expect(json(await begin(0, order))).toMatchObject({ ...order, state: 'running' });
+        await expect.poll(async () => (await run(0)).state).toBe('failed');
+      }
     });
 
     it('ends with its session', async () => {
