@@ -20,10 +20,10 @@ afterAll(async () => {
   await rm(EXAMPLE, { force: true });
 });
 
-/** What a document's first JavaScript example prints. */
-async function run(document: string): Promise<string> {
+/** What a JavaScript example of a document prints, the first one unless said otherwise. */
+async function run(document: string, index = 0): Promise<string> {
   const text = await readFile(new URL(document, ROOT), 'utf8');
-  const code = /```js\n(.*?)```/s.exec(text)![1]!;
+  const code = [...text.matchAll(/```js\n(.*?)```/gs)][index]![1]!;
   expect(code).toContain('http://127.0.0.1:8787');
   await writeFile(EXAMPLE, code.replace('http://127.0.0.1:8787', stack.url));
   const { stdout } = await promisify(execFile)(process.execPath, [EXAMPLE.pathname]);
@@ -48,6 +48,14 @@ it('the guide’s hosted mode: learns the circle', async () => {
   }
 });
 
+it('the guide’s data set: many steps in one call', async () => {
+  const stdout = await run('docs/guide.md', 1);
+  const losses = [...stdout.matchAll(/^(\d+)\/50: loss ([0-9.]+)$/gm)];
+  expect(losses.map(([, step]) => Number(step))).toEqual(Array.from({ length: 50 }, (_, step) => step + 1));
+  expect(Number(losses.at(-1)![2])).toBeLessThan(0.3 * Number(losses[0]![2]));
+  expect(stdout).toMatch(/^finished after 50 steps on 200 samples$/m);
+});
+
 /** What the examples in shell of a document print, one after the other. */
 async function runShell(document: string): Promise<string[]> {
   const text = await readFile(new URL(document, ROOT), 'utf8');
@@ -60,10 +68,12 @@ async function runShell(document: string): Promise<string[]> {
   );
 }
 
-it('the guide’s curl: solves a kernel, takes a step, changes options, and estimates', async () => {
-  const [solved, stepped, changed, estimated] = await runShell('docs/guide.md');
+it('the guide’s curl: solves a kernel, runs on a data set, takes a step, changes options, and estimates', async () => {
+  const [solved, trained, stepped, changed, estimated] = await runShell('docs/guide.md');
   const { coefficients } = JSON.parse(solved!) as { coefficients: number[][] };
   expect(coefficients.map((row) => row.length)).toEqual([2]);
+  expect(trained!.match(/^event: step$/gm)).toHaveLength(10);
+  expect(trained).toMatch(/event: run\ndata: \{[^\n]*"state":"finished"[^\n]*\}\n\n$/);
   expect(JSON.parse(stepped!)).toMatchObject({
     'layers.fc.update.weight': [[expect.any(Number)], [expect.any(Number)]],
     'layers.fc.update.bias': [expect.any(Number)],
