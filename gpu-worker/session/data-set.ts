@@ -52,6 +52,8 @@ export class SessionData implements LoadedData {
   #loaded: LoadedBatches | null = null;
   /** Whether what is stored is known. */
   #isRead = false;
+  /** Whether storage may hold something. */
+  #isStored = false;
 
   constructor(id: SessionId, resources: DataSetResources) {
     this.#id = id;
@@ -92,6 +94,7 @@ export class SessionData implements LoadedData {
     };
     const arriving: ArrivingChunk = { ...chunk, stored: store() };
     this.#arriving.set(k, arriving);
+    this.#isStored = true;
     try {
       await arriving.stored;
       this.#chunks.set(k, chunk);
@@ -174,8 +177,9 @@ export class SessionData implements LoadedData {
     this.#resources.memory.forget(this);
   }
 
-  /** Removes what is stored. @throws ProblemError those of `Storage` */
+  /** Removes what was put. @throws ProblemError those of `Storage` */
   async deleteStored(): Promise<void> {
+    if (!this.#isStored) return;
     const { storage } = this.#resources;
     const deletes = (await storage.list(this.#prefix)).map(({ key }) => key);
     if (deletes.length > 0) await storage.write({ puts: [], deletes });

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import { ComputeQueue } from '../../gpu-worker/engine/queue.ts';
+import { NO_USAGE } from '../../gpu-worker/session/session-compute.ts';
 import { SessionRegistry } from '../../gpu-worker/session/registry.ts';
 import type { TrainingSession } from '../../gpu-worker/session/session.ts';
 import type { StepBody } from '../../gpu-worker/session/step-sequence.ts';
@@ -21,7 +22,10 @@ import {
   type SessionDefinition,
   type SessionDefinitionInput,
 } from '../../shared/session.ts';
+import { chunk, HOSTED } from '../e2e/data-sets.ts';
 import { LAYERS, stepBody } from '../e2e/support.ts';
+import { tenantSchema } from '../../shared/tenant.ts';
+import { parseDocument } from '../../shared/validation.ts';
 import { computeInPlace, openMemory, registryOf, UNOBSERVED } from '../in-memory.ts';
 
 const LIMIT = 3;
@@ -329,6 +333,71 @@ describe('a step that fails', () => {
     await expect(session.steps.take(2, step(2))).rejects.toMatchObject({ code: 'step_out_of_order' });
     expect(engine.liveTensors).toBe(liveTensors);
     expect(session.describe()).toEqual(before);
+  });
+});
+
+describe('a session with a run', () => {
+  const ORDER = { steps: 20, batch: 4, order: { kind: 'sequential' } } as const;
+
+  /** Whose device lets a test do something between two steps. */
+  function paced(): SessionRegistry {
+    const compute = computeInPlace(engine, new Trainers(engine), (_, work) => new Promise(setImmediate).then(work));
+    const queue = new ComputeQueue({ perSession: 4, total: 8 });
+    return registryOf({ compute, queue, now: () => now }, { limit: LIMIT, storage });
+  }
+
+  async function withData(sessions: SessionRegistry): Promise<TrainingSession> {
+    const session = await sessions.create(newSessionId(), sessionDefinitionSchema.parse({ ...HOSTED, ttlSeconds: 60 }));
+    const bytes = chunk(0, 8);
+    await session.putChunk(0, { bytes, digest: createHash('sha256').update(bytes).digest('hex') });
+    return session;
+  }
+
+  it('does not expire before it ends, and then a lifetime after its last step', async () => {
+    const sessions = paced();
+    const session = await withData(sessions);
+    await session.runs.begin(0, ORDER);
+    now += seconds(61);
+    sessions.removeExpired();
+    expect(sessions.size).toBe(1);
+    await new Promise<void>((resolve) => {
+      session.runs.listen(0, null, ({ event, data }) => {
+        if (event === 'run' && data.state === 'finished') resolve();
+      });
+    });
+    now += seconds(59);
+    sessions.removeExpired();
+    expect(sessions.size).toBe(1);
+    now += seconds(1);
+    sessions.removeExpired();
+    expect(sessions.size).toBe(0);
+    // And its data set goes with it.
+    await expect.poll(() => storage.list('data/')).toEqual([]);
+  });
+
+  it('accounts for what nobody has asked for before its end with its tenant’s next request, once', async () => {
+    const sessions = paced();
+    const session = await withData(sessions);
+    await session.runs.begin(0, ORDER);
+    while (session.runs.running !== null) await new Promise(setImmediate);
+    await sessions.delete(session.id);
+    const { tenant } = session;
+    expect(sessions.takeUsage(newSessionId(), parseDocument(tenantSchema, 'another'))).toEqual(NO_USAGE);
+    const usage = sessions.takeUsage(newSessionId(), tenant);
+    expect(usage.steps).toBe(ORDER.steps);
+    expect(usage.computeSeconds).toBeGreaterThan(0);
+    expect(sessions.takeUsage(session.id, tenant)).toEqual(NO_USAGE);
+  });
+
+  it('takes its turns with other runs, and ends as if it had been alone', async () => {
+    const sessions = paced();
+    const [session, other] = [await withData(sessions), await withData(sessions)];
+    await other.runs.begin(0, ORDER);
+    await session.runs.begin(0, { ...ORDER, steps: 7 });
+    while (session.runs.running !== null) await new Promise(setImmediate);
+    await session.runs.begin(7, { ...ORDER, steps: 13 });
+    while (session.runs.running !== null || other.runs.running !== null) await new Promise(setImmediate);
+    expect((await session.weights()).body).toEqual((await other.weights()).body);
   });
 });
 
