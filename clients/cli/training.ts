@@ -7,6 +7,7 @@ import { complete } from '../js/transport.ts';
 import { split } from '../train/data.ts';
 import { COMPARISON } from '../train/digits-comparison.ts';
 import { MultilayerPerceptron } from '../train/multilayer-perceptron.ts';
+import { hostedPerceptron, trainHosted } from '../train/train-hosted.ts';
 import { trainWithService, type EpochReport } from '../train/train.ts';
 import { byteSize, numberOf, parsedFile, wholeNumberOf } from './arguments.ts';
 import { benchCommand } from './bench.ts';
@@ -81,6 +82,10 @@ const train: Command = {
       value: 'X',
       description: 'of the service’s optimizer; its default unless given',
     },
+    hosted: {
+      type: 'boolean',
+      description: 'the service holds perceptron and data set, and takes the steps of an epoch in one call',
+    },
     seed: {
       type: 'string',
       value: 'N',
@@ -90,6 +95,7 @@ const train: Command = {
   examples: [
     'ddpnopt train',
     'ddpnopt train --data mnist --folder ~/mnist',
+    'ddpnopt train --hosted --epochs 5',
     'ddpnopt train --url https://ddpnopt.example.com --epochs 3 --learning-rate 3',
   ],
   run: async (context) => {
@@ -102,31 +108,41 @@ const train: Command = {
     const rate = textOf(context, 'learning-rate');
     const value = numberOf(context, 'learning-rate', 0, 0);
     const { train: training, test } = await load(name, textOf(context, 'folder'), random);
+    const optimizer = rate === undefined ? {} : { optimizer: { learningRate: { kind: 'constant' as const, value } } };
+    const observer = {
+      onEpoch: (report: EpochReport): void => {
+        const [epoch = '', loss = '', accuracy = ''] = rowOf(report);
+        progress(`epoch ${epoch} of ${String(epochs)}: loss ${loss}, test accuracy ${accuracy}`);
+      },
+    };
+    const task = { train: training, test, batchSize, epochs };
+    if (context.options['hosted'] === true) {
+      const seed = Math.floor(2 ** 32 * random());
+      const loss = { kind: 'softmax-cross-entropy' } as const;
+      const session = await client.createHostedSession({ model: hostedPerceptron(widths), loss, seed, ...optimizer });
+      try {
+        return reported(await trainHosted(session, { ...task, seed }, observer, signal));
+      } finally {
+        await session.delete();
+      }
+    }
     const network = MultilayerPerceptron.initialise(widths, random);
     const session = await client.createSession({
       layers: network.layers.map(({ name, inputs, outputs }) => ({ name, kind: 'dense' as const, inputs, outputs })),
-      ...(rate === undefined ? {} : { optimizer: { learningRate: { kind: 'constant' as const, value } } }),
+      ...optimizer,
     });
     try {
-      const task = { train: training, test, batchSize, epochs, seed: Math.floor(2 ** 32 * random()) };
-      const reports = await trainWithService(
-        network,
-        task,
-        session,
-        {
-          onEpoch: (report) => {
-            const [epoch = '', loss = '', accuracy = ''] = rowOf(report);
-            progress(`epoch ${epoch} of ${String(epochs)}: loss ${loss}, test accuracy ${accuracy}`);
-          },
-        },
-        signal,
-      );
-      return { document: { epochs: reports }, text: table(['EPOCH', 'LOSS', 'TEST ACCURACY'], reports.map(rowOf)) };
+      const seed = Math.floor(2 ** 32 * random());
+      return reported(await trainWithService(network, { ...task, seed }, session, observer, signal));
     } finally {
       await session.delete();
     }
   },
 };
+
+function reported(reports: readonly EpochReport[]): { readonly document: object; readonly text: string } {
+  return { document: { epochs: reports }, text: table(['EPOCH', 'LOSS', 'TEST ACCURACY'], reports.map(rowOf)) };
+}
 
 const millions = (operations: number): string => `${(operations / 1e6).toFixed(1)} million`;
 

@@ -59,10 +59,12 @@ async function succeed(line: readonly string[], key = ADMIN_KEY): Promise<string
 const document = async (line: readonly string[], key = ADMIN_KEY): Promise<unknown> =>
   JSON.parse(await succeed([...line, '--json'], key)) as unknown;
 
-it('trains on digits, says how far it is, and leaves no session behind', async () => {
-  const { code, stdout, stderr } = await run(['train', '--epochs', '2', '--learning-rate', '5', '--json'], {
-    DDPNOPT_API_KEY: ADMIN_KEY,
-  });
+it.each([
+  { how: 'step by step', options: [] },
+  { how: 'an epoch a call', options: ['--hosted'] },
+])('trains on digits $how, says how far it is, and leaves no session behind', async ({ options }) => {
+  const line = ['train', '--epochs', '2', '--learning-rate', '5', '--json', ...options];
+  const { code, stdout, stderr } = await run(line, { DDPNOPT_API_KEY: ADMIN_KEY });
   expect({ code, stderr: stderr.split('\n') }).toEqual({
     code: 0,
     stderr: [
