@@ -58,9 +58,12 @@ export const commitSchema = z
 
 export type StepCommit = z.output<typeof commitSchema>;
 
+/** How a part’s number is written. */
+export const PART_NUMBER = /^(0|[1-9][0-9]{0,8})$/;
+
 /** @throws ProblemError `invalid_parameter` */
 export function parsePartNumber(text: string): number {
-  const k = /^(0|[1-9][0-9]{0,8})$/.test(text) ? Number(text) : Number.NaN;
+  const k = PART_NUMBER.test(text) ? Number(text) : Number.NaN;
   if (k < LIMITS.parts) return k;
   throw new ProblemError('invalid_parameter', {
     param: 'k',

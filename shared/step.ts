@@ -375,7 +375,8 @@ function layerNames(layers: readonly { readonly name: string }[]): string {
   return shown.join(', ') + (layers.length > shown.length ? ', …' : '');
 }
 
-const STEP_NUMBER = /^(0|[1-9][0-9]{0,14})$/;
+/** How a step’s number is written. */
+export const STEP_NUMBER = /^(0|[1-9][0-9]{0,14})$/;
 
 /** Parses the sequence number of a step from its path segment. */
 export function parseStepNumber(text: string): number {

@@ -15,7 +15,7 @@ import {
 } from '../../shared/access.ts';
 import { ProblemError } from '../../shared/errors.ts';
 import { LIMITS } from '../../shared/limits.ts';
-import { tenantSchema } from '../../shared/tenant.ts';
+import { TENANT_NAME, tenantSchema } from '../../shared/tenant.ts';
 import { parseDocument } from '../../shared/validation.ts';
 import type { AccessControl } from '../access/access-control.ts';
 import { issueKey } from '../access/api-key.ts';
@@ -42,7 +42,9 @@ const acceptDocument = acceptBody({ [JSON_TYPE]: DOCUMENT_BYTES });
 const keyParameters = z.object({
   id: z.string().meta({ description: 'Public id of the key', example: '0123456789abcdef' }),
 });
-const tenantParameters = z.object({ tenant: z.string().meta({ description: 'The tenant', example: 'research' }) });
+const tenantParameters = z.object({
+  tenant: z.string().meta({ description: 'The tenant', pattern: TENANT_NAME.source, example: 'research' }),
+});
 const tenantQuery = z.object({
   tenant: tenantSchema.optional().meta({ description: 'Of this tenant alone', example: 'research' }),
 });

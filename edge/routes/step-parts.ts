@@ -5,7 +5,13 @@ import { JSON_CONTENT_TYPE } from '../../shared/json-tensors.ts';
 import { LIMITS } from '../../shared/limits.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { parseSessionId } from '../../shared/session.ts';
-import { checkPartHeader, commitSchema, parsePartNumber, stepPartsSchema } from '../../shared/step-parts.ts';
+import {
+  checkPartHeader,
+  commitSchema,
+  PART_NUMBER,
+  parsePartNumber,
+  stepPartsSchema,
+} from '../../shared/step-parts.ts';
 import { parseStepNumber } from '../../shared/step.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { checkWithDefinition } from '../forward/session-definitions.ts';
@@ -17,7 +23,7 @@ import { tensorsBodyLike } from './safetensors-body.ts';
 import { stepParameters, stepReply } from './steps.ts';
 
 const partParameters = stepParameters.extend({
-  k: z.string().meta({ description: 'Number of the part, from 0', example: '0' }),
+  k: z.string().meta({ description: 'Number of the part, from 0', pattern: PART_NUMBER.source, example: '0' }),
 });
 
 const partsAnswer = { [JSON_CONTENT_TYPE]: { schema: stepPartsSchema, example: STEP_PARTS } };

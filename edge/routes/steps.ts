@@ -4,7 +4,7 @@ import * as z from 'zod';
 import { LIMITS } from '../../shared/limits.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { parseSessionId, stepMetricsSchema } from '../../shared/session.ts';
-import { checkStepHeader, parseStepNumber } from '../../shared/step.ts';
+import { checkStepHeader, parseStepNumber, STEP_NUMBER } from '../../shared/step.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { checkWithDefinition } from '../forward/session-definitions.ts';
 import type { SizedStream } from '../forward/streamed-body.ts';
@@ -17,7 +17,7 @@ import { sessionIdParameter } from './sessions.ts';
 
 export const stepParameters = z.object({
   id: sessionIdParameter,
-  n: z.string().meta({ description: 'Sequence number of the step, from 0', example: '0' }),
+  n: z.string().meta({ description: 'Sequence number of the step, from 0', pattern: STEP_NUMBER.source, example: '0' }),
 });
 
 export const stepReply = {

@@ -226,7 +226,10 @@ export class StepSequence {
     return new ProblemError('step_out_of_order', {
       param: 'n',
       expectedStep,
-      detail: `Step ${String(n)} was sent; the session expects step ${String(expectedStep)}.`,
+      detail:
+        n === expectedStep
+          ? `Step ${String(n)} has not been taken; the session expects it next.`
+          : `Step ${String(n)} was sent; the session expects step ${String(expectedStep)}.`,
       remedy: `Send step ${String(expectedStep)} next.`,
     });
   }

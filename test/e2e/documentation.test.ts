@@ -150,6 +150,25 @@ describe('/openapi.json', () => {
     }
   });
 
+  it('says how the numbers and names in a path are written', () => {
+    const patternOf = (name: string, parameter: string): string => {
+      const { schema } = operations
+        .find((each) => each.name === name)!
+        .operation.parameters!.find((each) => each.in === 'path' && each.name === parameter)!;
+      return (schema as { readonly pattern: string }).pattern;
+    };
+    const part = 'put /v1/sessions/{id}/steps/{n}/parts/{k}';
+    for (const [pattern, good, bad] of [
+      [patternOf(part, 'n'), ['0', '41', '9'.repeat(15)], ['', '-1', '1.5', '01', '1e3', '9'.repeat(16)]],
+      [patternOf(part, 'k'), ['0', '7'], ['', '-1', '01', 'a']],
+      [patternOf('put /v1/admin/tenants/{tenant}/limits', 'tenant'), ['research', 'a-1'], ['', '-a', 'A', 'ä']],
+    ] as const) {
+      const written = new RegExp(pattern, 'u');
+      expect(good.every((text) => written.test(text))).toBe(true);
+      expect(bad.some((text) => written.test(text))).toBe(false);
+    }
+  });
+
   it('names every code a client can meet where it meets it', () => {
     const codes = (name: string): string =>
       Object.values(operations.find((each) => each.name === name)!.operation.responses)

@@ -36,7 +36,11 @@ describe('with a worker', () => {
     const definition = { layers: LAYERS, policyEncoding: 'sample-factors' } as const;
     const { id, createdAt } = await newSession(stack.url, definition);
     expect(await describeSession(stack.url, id)).toMatchObject({ id, nextStep: 0, metrics: null, createdAt });
-    expectProblem(await getStep(stack.url, id, 0), { status: 412, code: 'step_out_of_order' });
+    expectProblem(await getStep(stack.url, id, 0), {
+      status: 412,
+      code: 'step_out_of_order',
+      mentions: ['Step 0 has not been taken'],
+    });
 
     const put = await putStep(stack.url, id, 0, stepBody(1));
     expect(put.status).toBe(200);

@@ -62,7 +62,7 @@ function inverseRoot(engine: Engine, factor: Tensor, damping: Tensor): Tensor {
 }
 
 /** T_a and T_g of the damped factors. */
-export function invertFactors(engine: Engine, factors: Factors, damping: number): InverseMetric {
+function invertFactors(engine: Engine, factors: Factors, damping: number): InverseMetric {
   const [inputDamping, outputDamping] = splitDamping(engine, factors, damping);
   return {
     input: inverseRoot(engine, factors.inputFactor, inputDamping),
