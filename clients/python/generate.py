@@ -28,8 +28,12 @@ REPLACEMENTS = [
     (r"contextlib\.aclosing", "contextlib.closing"),
     (r" for asyncio\.", "."),
     (r"From another task", "From another thread"),
+    (r"Ctrl-C, or a task that is cancelled", "Ctrl-C"),
     # Iterators of both kinds are the same here.
-    (r"import Generator, Iterator, Iterable, Iterator, Mapping", "import Generator, Iterable, Iterator, Mapping"),
+    (
+        r"import Generator, Iterator, Callable, Iterable, Iterator, Mapping",
+        "import Callable, Generator, Iterable, Iterator, Mapping",
+    ),
 ]
 
 

@@ -130,6 +130,54 @@ describe('a connection that breaks', () => {
     await unbroken.delete();
   });
 
+  it('wherever it does: parts and their commit make one step', async () => {
+    const client = new DdpnoptClient({ url: proxy.url, timing: instantTiming() });
+    const session = await client.createHostedSession(DEFINITION);
+    const unbroken = await new DdpnoptClient({ url: stack.url }).createHostedSession(DEFINITION);
+    const half = (n: number, k: number) => {
+      const { x, y } = batchOf(n);
+      return { x: x.slice(24 * k, 24 * (k + 1)), y: y.slice(16 * k, 16 * (k + 1)) };
+    };
+    const ways = [
+      () => session.sendPart(0, half(0, 0)),
+      () => session.sendPart(1, half(0, 1)),
+      () => session.commit(2),
+    ];
+    // Nothing is cut in the first step: it says how long the messages are.
+    const lengths: { readonly request: number; readonly answer: number }[] = [];
+    for (const send of ways) {
+      proxy.set(null);
+      await send();
+      const { request, answer } = proxy.passed();
+      lengths.push({ request: request.length, answer: answer.length });
+    }
+    const shares = [0, 0.1, 0.5, 0.9, 1];
+    const cuts = (['request', 'answer'] as const).flatMap((side) =>
+      // An answer that has passed as a whole is not cut.
+      shares.filter((share) => side === 'request' || share < 1).map((share) => ({ side, share })),
+    );
+    for (const [index, { side, share }] of cuts.entries()) {
+      const n = index + 1;
+      const sends = [
+        () => session.sendPart(0, half(n, 0)),
+        () => session.sendPart(1, half(n, 1)),
+        () => session.commit(2),
+      ];
+      for (const [position, send] of sends.entries()) {
+        // Of the least that the message has: numbers of steps grow.
+        proxy.set({ side, bytes: Math.floor(share * lengths[position]![side]) });
+        await send();
+        expect({ side, share, position, hasCut: proxy.passed().hasCut }).toMatchObject({ hasCut: true });
+      }
+    }
+    for (let n = 0; n <= cuts.length; n++) await unbroken.step(batchOf(n));
+    expect(session.history.columns.loss).toEqual(unbroken.history.columns.loss);
+    expect(await session.describe()).toMatchObject({ nextStep: cuts.length + 1 });
+    expect(await weightsOf(session)).toEqual(await weightsOf(unbroken));
+    await session.delete();
+    await unbroken.delete();
+  });
+
   it('as often as attempts are allowed: the error says so, and the step can be taken later', async () => {
     const events: RequestEvent[] = [];
     const client = new DdpnoptClient({

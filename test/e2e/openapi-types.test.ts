@@ -23,6 +23,7 @@ const REQUESTS = {
   EstimateOrder: 'estimate.ts estimateOrderSchema',
   ApiKeyOrder: 'access.ts apiKeyOrderSchema',
   TenantLimits: 'access.ts tenantLimitsSchema',
+  RunOrder: 'run.ts runOrderSchema',
 };
 const REPLIES = {
   Capabilities: 'capabilities.ts capabilitiesSchema',
@@ -40,7 +41,13 @@ const REPLIES = {
   TenantLimits: 'access.ts tenantLimitsSchema',
   WorkerList: 'access.ts workerListSchema',
   Problem: 'errors.ts problemSchema',
+  DataSet: 'data-set.ts dataSetSchema',
+  Run: 'run.ts runSchema',
+  RunEvent: 'run.ts runEventSchema',
+  RunList: 'run.ts runListSchema',
 };
+/** They describe what a request has ordered, by the request's own schemas, in which what has a default may be missing. */
+const DESCRIBED = ['Session', 'Run', 'RunEvent', 'RunList'];
 /** Health and tensors in JSON: no schemas of the client's, which has no use for either. */
 const OTHERS = ['Status', 'Tensors'];
 
@@ -80,7 +87,7 @@ function comparison(schemas: Readonly<Record<string, string>>, direction: 'input
     const [file, schema] = place.split(' ');
     const ours = `Plain<z.${direction}<(typeof import('${ROOT}/shared/${file!}'))['${schema!}']>>`;
     const theirs = `Plain<import('./${module}.ts').components['schemas']['${name}']>`;
-    return name === 'Session'
+    return DESCRIBED.includes(name)
       ? `  ${name}: Same<Complete<${ours}>, Complete<${theirs}>>;`
       : `  ${name}: Same<${ours}, ${theirs}>;`;
   });
@@ -89,7 +96,7 @@ import type * as z from '${ROOT}/node_modules/zod/index.js';
 
 /** Identifiers are branded here, which no document can say: of strings only literals stay what they are. */
 type Plain<T> = T extends string ? ({} extends Record<T, 1> ? string : T) : T extends object ? { [K in keyof T]: Plain<T[K]> } : T;
-/** One schema serves a session's definition and its description, in which nothing is missing. */
+/** In the description of what was ordered nothing is missing. */
 type Complete<T> = T extends object ? { [K in keyof T]-?: Complete<T[K]> } : T;
 type Same<A, B> = [A] extends [B] ? ([B] extends [A] ? true : { 'the document says more': B; 'than the client': A }) : { 'the client has': A; 'the document': B };
 

@@ -123,6 +123,16 @@ describe.skipIf(!installed)('the Python client', () => {
     expect(accuracies(output)[1]).toBeGreaterThan(90);
   });
 
+  it('examples/jax_client.py', { timeout: 120_000 }, async (context) => {
+    if (spawnSync(PYTHON, ['-c', 'import jax']).status !== 0) {
+      const requirements = path.join('examples', 'requirements-jax.txt');
+      process.stdout.write(`Skipped: no JAX; ${path.relative(ROOT, PYTHON)} -m pip install -r ${requirements}\n`);
+      context.skip();
+    }
+    const output = await run(PYTHON, [path.join(EXAMPLES, 'jax_client.py'), '--epochs', '2'], environment());
+    expect(accuracies(output)[1]).toBeGreaterThan(90);
+  });
+
   it('docs/python.md: both examples learn the circle', { timeout: 120_000 }, async () => {
     const document = readFileSync(path.join(ROOT, 'docs/python.md'), 'utf8');
     const examples = [...document.matchAll(/```python\n(.*?)```/gs)].map((match) => match[1]!);

@@ -345,6 +345,81 @@ def test_estimates_sessions_and_usage(client: ddpnopt.Client) -> None:
     assert client.usage("2026-01-01", "2026-01-02") == []
 
 
+def circle(count: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    x = np.random.default_rng(4).uniform(-1, 1, (count, 2)).astype(np.float32)
+    return x, (x @ np.array([[2.0], [-1.0]], np.float32))
+
+
+def test_a_run_on_a_data_set(client: ddpnopt.Client, url: str) -> None:
+    """It takes the steps that its batches, sent one by one, take."""
+    x, y = circle(12)
+    definition = HOSTED | {"optimizer": {"learningRate": {"kind": "constant", "value": 0.5}}}
+    session, other = client.create_session(definition), client.create_session(definition)
+    sent = session.upload_data(x[:8], y[:8], chunk_samples=3, show_progress=True)
+    assert [chunk["samples"] for chunk in sent["chunks"]] == [3, 3, 2]
+    assert session.upload_data(x[:8], y[:8], chunk_samples=3) == sent
+    assert session.upload_data(x[8:], y[8:], first_chunk=3)["samples"] == 12
+    assert session.data()["missingChunks"] == []
+    seen: list[int] = []
+    run = session.run(5, 4, order={"kind": "sequential"}, on_step=lambda metrics: seen.append(metrics["step"]), show_progress=True)
+    assert (run["state"], run["nextStep"], session.next_step) == ("finished", 5, 5)
+    assert seen == [0, 1, 2, 3, 4] == [row["step"] for row in session.history]
+    expected = [other.step({"x": x[first : first + 4], "y": y[first : first + 4]}).metrics for first in (0, 4, 8, 0, 4)]
+    assert [row["loss"] for row in session.history] == [metrics["loss"] for metrics in expected]
+    for name, values in other.weights().items():
+        np.testing.assert_array_equal(session.weights()[name], values)
+    # Steps of its own go on behind it, and then another run.
+    session.step({"x": X, "y": Y})
+    assert session.run(2, 6)["firstStep"] == 6
+    assert [each["firstStep"] for each in session.runs()] == [0, 6]
+    assert session.history_arrays()["loss"].shape == (8,)
+    session.delete_data()
+    with pytest.raises(ddpnopt.ProblemError) as raised:
+        session.run(1, 4)
+    assert raised.value.code == "data_missing"
+    assert session.next_step == 8
+
+
+def test_a_run_that_diverges_says_so(client: ddpnopt.Client) -> None:
+    session = client.create_session(HOSTED)
+    x, y = circle(6)
+    session.upload_data(x, 1e30 * y)
+    with pytest.raises(ddpnopt.RunError, match=r"step \d+ of the run could not be taken") as raised:
+        session.run(50, 3)
+    assert raised.value.run["state"] == "failed"
+    assert session.next_step == raised.value.run["nextStep"] == session.describe()["nextStep"]
+
+
+def test_an_interrupted_run_is_cancelled(client: ddpnopt.Client, url: str) -> None:
+    session = client.create_session(HOSTED | {"optimizer": {"learningRate": {"kind": "constant", "value": 1e-6}}})
+    x, y = circle(8)
+    session.upload_data(x, y)
+
+    def interrupt(metrics: dict[str, Any]) -> None:
+        if metrics["step"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        session.run(100_000, 4, on_step=interrupt)
+    (run,) = session.runs()
+    assert run["state"] == "cancelled"
+    assert 3 <= run["nextStep"] == session.next_step < 100_000
+
+    async def cancel() -> int:
+        async with ddpnopt.AsyncClient(url) as opened:
+            second = await opened.open_session(session.id)
+            started = asyncio.Event()
+            task = asyncio.create_task(second.run(100_000, 4, on_step=lambda _: started.set()))
+            await started.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert [each["state"] for each in await second.runs()] == ["cancelled", "cancelled"]
+            return second.next_step
+
+    assert asyncio.run(cancel()) == session.describe()["nextStep"]
+
+
 def test_parts_events_and_estimates_asynchronously(url: str) -> None:
     async def train() -> None:
         async with ddpnopt.AsyncClient(url) as client:

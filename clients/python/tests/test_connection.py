@@ -94,6 +94,31 @@ def test_parts_and_their_commit_are_applied_once(client: ddpnopt.Client, url: st
     check(created, losses, expected)
 
 
+def test_a_run_and_its_data_are_taken_once(client: ddpnopt.Client, url: str) -> None:
+    """Chunks, the order and the events of a run break off: the steps are those of one that nothing disturbs."""
+    generator = np.random.default_rng(6)
+    x, y = generator.standard_normal((2 * len(CUTS), 4)).astype(np.float32), generator.integers(0, 3, 2 * len(CUTS))
+    undisturbed_session = client.create_session(MODEL)
+    undisturbed_session.upload_data(x, y, chunk_samples=2)
+    expected = undisturbed_session.run(len(CUTS), 6)
+    created = client.create_session(MODEL)
+    with cutting_proxy(url) as proxy, ddpnopt.Client(proxy.url, retries=RETRIES) as through:
+        session = through.open_session(created.id)
+        for first, cut in zip(range(0, len(x), 2), CUTS.values(), strict=True):
+            # The first request asks what is there.
+            proxy.cuts.extend([cut, cut])
+            session.upload_data(x[first : first + 2], y[first : first + 2], chunk_samples=2, first_chunk=first // 2)
+        assert proxy.cuts == []
+        for steps, cut in enumerate(CUTS.values()):
+            proxy.cuts.append(cut)
+            assert session.run(1, 6)["nextStep"] == steps + 1
+            assert proxy.cuts == []
+        assert session.run(1, 6, order={"kind": "shuffled"})["metrics"]["step"] == len(CUTS)
+    losses = [row["loss"] for row in undisturbed_session.history]
+    assert [row["loss"] for row in session.history][: len(CUTS)] == losses
+    assert expected["metrics"]["loss"] == losses[-1]
+
+
 @pytest.mark.parametrize("name", [name for name in CUTS if name != "before a byte of the request"])
 def test_a_session_is_never_created_twice(url: str, name: str) -> None:
     with cutting_proxy(url) as proxy, ddpnopt.Client(proxy.url, retries=RETRIES) as through:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from ddpnopt import steps
 from ddpnopt.connection import DEFAULT_TIMEOUT, as_answer, client_arguments, no_answer, request_arguments
-from ddpnopt.errors import NoAnswerError, ProblemError
+from ddpnopt.errors import NoAnswerError, ProblemError, RunError
 from ddpnopt.events import Event, EventListener
 from ddpnopt.exchange import Answer, Operation, Request, Result, Wait, error_of
 from ddpnopt.policy import Inverses
-from ddpnopt.progress import progress
+from ddpnopt.progress import progress, progress_bar
 from ddpnopt.retries import Retries
 from ddpnopt.steps import Document, Prediction, ReplayLimits, SessionState, StepReply
 from ddpnopt.wire import NarrowType
@@ -309,6 +309,107 @@ class Session:
                 unless given.
         """
         return self._client.listen(f"{self._state.path}/events", after)
+
+    def upload_data(
+        self,
+        x: Any,
+        y: Any,
+        sample_weights: Any = None,
+        *,
+        chunk_samples: int | None = None,
+        first_chunk: int = 0,
+        send_as: NarrowType | None = None,
+        show_progress: bool = False,
+    ) -> Document:
+        """Mode `hosted`: sends the data set that `run` draws from, in chunks.
+
+        Chunks that are there already are not sent again: after a failure call it again with the same arguments.
+
+        Args:
+            x: samples in the model's input shape, [N, …], an array of NumPy or PyTorch.
+            y: labels [N], or targets [N, C].
+            sample_weights: what each sample's loss is multiplied by, [N]; ones unless given.
+            chunk_samples: samples of a chunk; as many as make about 16 MB unless given.
+            first_chunk: number of the first chunk: to add to a data set, how many chunks it has.
+            send_as: element type for x.
+            show_progress: whether to draw a bar, where tqdm is installed.
+
+        Returns:
+            The data set as it is then: `samples`, `bytes`, `chunks`.
+        """
+        tensors = {"x": x, "y": y} if sample_weights is None else {"x": x, "y": y, "sample_weights": sample_weights}
+        with progress_bar(len(x), "data", " samples", is_shown=show_progress) as show:
+            return self._client.run(self._state.upload_data(tensors, send_as, chunk_samples, first_chunk, show))
+
+    def data(self) -> Document:
+        """Mode `hosted`: the data set as the service has it."""
+        return self._client.run(self._state.data())
+
+    def delete_data(self) -> None:
+        """Mode `hosted`: deletes the data set; what was trained on it stays."""
+        self._client.run(self._state.delete_data())
+
+    def run(
+        self,
+        steps: int,
+        batch: int,
+        *,
+        order: Mapping[str, Any] | None = None,
+        on_step: Callable[[Document], None] | None = None,
+        show_progress: bool = False,
+    ) -> Document:
+        """Mode `hosted`: has the service take many steps on the data set, and waits for the last one.
+
+        The run does not depend on the connection, which is made again where it breaks off. After a `NoAnswerError` call it again
+        with the same arguments to go on listening. An interruption cancels the run; the steps that it has taken count.
+
+        Args:
+            steps: how many.
+            batch: samples of each.
+            order: `{"kind": "shuffled", "seed": 0}` unless given, or `{"kind": "sequential"}`.
+            on_step: called with the metrics of every step.
+            show_progress: whether to draw a bar with the loss, where tqdm is installed.
+
+        Returns:
+            The run: `state` `finished`, or `cancelled` if somebody else has cancelled it, `nextStep`, `metrics`.
+
+        Raises:
+            RunError: a step could not be taken.
+        """
+        state, n = self._state, self.next_step
+        path = f"{state.path}/runs/{n}"
+        document = {"steps": steps, "batch": batch} if order is None else {"steps": steps, "batch": batch, "order": dict(order)}
+        try:
+            run = self._client.run(state.begin_run(document))
+            with progress_bar(steps, "run", " steps", is_shown=show_progress) as show:
+                for event in self._client.listen(path, n - 1):
+                    if event.kind == "run":
+                        run = event.data
+                    elif event.kind == "step":
+                        state.count_run_step(event.data)
+                        show(event.data["step"] + 1 - n, event.data["loss"])
+                        if on_step is not None:
+                            on_step(event.data)
+            if run["state"] == "running":
+                # The session has ended, which this says.
+                run = self._client.run(state.get_run(n))
+        except BaseException as error:
+            # Ctrl-C: nobody waits for the rest.
+            if not isinstance(error, Exception):
+                state.next_step = int((self.cancel_run(n))["nextStep"])
+            raise
+        state.next_step = int(run["nextStep"])
+        if run["state"] == "failed":
+            raise RunError(run)
+        return run
+
+    def cancel_run(self, n: int) -> Document:
+        """Mode `hosted`: ends the run that began with step n after the step that is being computed."""
+        return self._client.run(self._state.cancel_run(n))
+
+    def runs(self) -> list[Document]:
+        """Mode `hosted`: the last runs of the session, in their order."""
+        return self._client.run(self._state.runs())
 
     def describe(self) -> Document:
         """The session as the service sees it."""

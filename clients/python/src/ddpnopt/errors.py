@@ -28,6 +28,19 @@ class UnexpectedAnswerError(DdpnoptError):
     """An answer that the service does not give: another server, or a version that does not fit this client."""
 
 
+class RunError(DdpnoptError):
+    """A step of a run could not be taken. The steps before it count."""
+
+    run: Mapping[str, Any]
+    """The run as it ended: `nextStep`, and in `problem` why."""
+
+    def __init__(self, run: Mapping[str, Any]) -> None:
+        problem = run.get("problem") or {}
+        detail, remedy = problem.get("detail", "no reason is known."), problem.get("remedy", "")
+        super().__init__(f"step {run['nextStep']} of the run could not be taken: {detail} {remedy}".rstrip())
+        self.run = run
+
+
 class ProblemError(DdpnoptError):
     """The service refused a request; what it was about is as it was before. An RFC 9457 problem document."""
 

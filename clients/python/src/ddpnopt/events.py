@@ -1,4 +1,4 @@
-"""A session's steps as they happen, read from a stream of server-sent events."""
+"""Steps of a session, or of one of its runs, as they happen, read from a stream of server-sent events."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ EVENT_STREAM = "text/event-stream"
 class Event:
     """What happened to a session."""
 
-    kind: Literal["step", "missed"]
-    """`step`: a step was taken, by whomever. `missed`: steps were taken whose metrics are not kept any more."""
+    kind: Literal["step", "missed", "run"]
+    """`step`: a step was taken, by whomever. `missed`: steps were taken whose metrics are not kept any more. `run`: how it is."""
     data: dict[str, Any]
-    """The metrics of the step; or the first (`from`) and the last (`to`) of the steps that were missed."""
+    """The metrics of the step; or the first (`from`) and the last (`to`) of the steps that were missed; or the run."""
 
 
 class EventListener:
     """What has been heard of a session, and what to ask for next: neither reads nor waits.
 
     Args:
-        path: of the session's events.
+        path: of the session's events, or of a run.
         after: the last step that is known; -1 for all that are kept; None for events from now on.
         retries: how often, and how long after each other, broken connections are made again.
     """
@@ -34,7 +34,7 @@ class EventListener:
     def __init__(self, path: str, after: int | None, retries: Retries) -> None:
         self.path = path
         self.is_over = False
-        """Whether the session has ended: there is nothing more to hear."""
+        """Whether the session, or the run, has ended: there is nothing more to hear."""
         self._last = after
         self._retries = retries
         self._failures = 0
@@ -82,6 +82,9 @@ class EventListener:
         if kind == "missed":
             self._last = int(data["to"])
             return Event("missed", data)
+        if kind == "run":
+            self.is_over = data["state"] != "running"
+            return Event("run", data)
         # A later version's.
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -27,3 +28,23 @@ def progress(batches: Iterable[Item], history: Callable[[], Sequence[dict[str, A
             steps = history()
             if steps:
                 bar.set_postfix(loss=f"{steps[-1]['loss']:.4g}", refresh=False)
+
+
+@contextmanager
+def progress_bar(total: int, description: str, unit: str, *, is_shown: bool) -> Iterator[Callable[[int, float | None], None]]:
+    """A bar that is told how many of `total` are done, and the last loss if there is one; nothing without tqdm."""
+    try:
+        from tqdm.auto import tqdm
+    except ModuleNotFoundError:
+        is_shown = False
+    if not is_shown:
+        yield lambda *_: None
+        return
+    with tqdm(total=total, desc=description, unit=unit) as bar:
+
+        def show(done: int, loss: float | None) -> None:
+            if loss is not None:
+                bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+            bar.update(done - bar.n)
+
+        yield show

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -34,6 +36,10 @@ from ddpnopt.wire import SAFETENSORS, Decoded, NarrowType, decode, encode
 
 Document = dict[str, Any]
 """A JSON object of the service."""
+
+_CHUNK_BYTES = 16_000_000
+# What a data set may have, see `GET /v1/capabilities`.
+_MOST_CHUNKS = 1024
 
 # A service that keeps losing steps while they are sent again is not to be followed for ever.
 _REWINDS = 3
@@ -302,6 +308,55 @@ class SessionState:
             if inverses is not None:
                 self.inverses[name] = inverses
 
+    def upload_data(
+        self,
+        tensors: Mapping[str, Any],
+        send_as: NarrowType | None,
+        chunk_samples: int | None,
+        first_chunk: int,
+        on_chunk: Callable[[int, float | None], None],
+    ) -> Operation[Document]:
+        """Sends those chunks of a data set that are not there yet."""
+        size = chunk_samples or _chunk_samples(tensors["x"])
+        total = len(tensors["x"])
+        data = yield from self.data()
+        for first in range(0, total, size):
+            k, last = first_chunk + first // size, min(total, first + size)
+            body = encode({name: values[first:last] for name, values in tensors.items()}, send_as=send_as, narrows=self._narrows)
+            digest = hashlib.sha256(body).hexdigest()
+            if not any(chunk["chunk"] == k and chunk["digest"] == digest for chunk in data["chunks"]):
+                request = Request("PUT", f"{self.path}/data/{k}", body, SAFETENSORS)
+                data = _document((yield from exchange(request, self._retries)))
+            on_chunk(last, None)
+        return data
+
+    def data(self) -> Operation[Document]:
+        return _document((yield from exchange(Request("GET", f"{self.path}/data"), self._retries)))
+
+    def delete_data(self) -> Operation[None]:
+        yield from exchange(Request("DELETE", f"{self.path}/data"), self._retries)
+
+    def begin_run(self, order: Mapping[str, Any]) -> Operation[Document]:
+        """Has the service take steps from the next one on; the same order again is the same run."""
+        request = json_request("PUT", f"{self.path}/runs/{self.next_step}", order)
+        return _document((yield from exchange(request, self._retries)))
+
+    def count_run_step(self, metrics: Document) -> None:
+        """Notes a step of a run, once however often it is heard of."""
+        if not self.history or self.history[-1]["step"] < metrics["step"]:
+            self.history.append(metrics)
+
+    def get_run(self, n: int) -> Operation[Document]:
+        return _document((yield from exchange(Request("GET", f"{self.path}/runs/{n}"), self._retries)))
+
+    def cancel_run(self, n: int) -> Operation[Document]:
+        return _document((yield from exchange(Request("DELETE", f"{self.path}/runs/{n}"), self._retries)))
+
+    def runs(self) -> Operation[list[Document]]:
+        answer = yield from exchange(Request("GET", f"{self.path}/runs"), self._retries)
+        found: list[Document] = _document(answer)["runs"]
+        return found
+
     def describe(self) -> Operation[Document]:
         answer = yield from exchange(Request("GET", self.path), self._retries)
         return _document(answer)
@@ -436,6 +491,12 @@ def import_checkpoint(file: bytes, retries: Retries) -> Operation[Document]:
 def delete_checkpoint(id: str, retries: Retries) -> Operation[None]:  # noqa: A002
     """Deletes a checkpoint."""
     yield from exchange(Request("DELETE", f"v1/checkpoints/{id}"), retries)
+
+
+def _chunk_samples(x: Any) -> int:
+    """So many samples that a chunk is about 16 MB: small enough to be sent again, large enough to be few."""
+    sample_bytes = 4 * math.prod(int(size) for size in x.shape[1:])
+    return max(1, _CHUNK_BYTES // max(1, sample_bytes), math.ceil(len(x) / _MOST_CHUNKS))
 
 
 def _document(answer: Answer) -> Document:
