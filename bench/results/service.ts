@@ -8,8 +8,8 @@ import { runTrial, trainingPart, type Training } from './run.ts';
 import type { Network, Outcome, Score, ServiceOptimizer, Trial } from './trial.ts';
 
 const LOSS = { kind: 'softmax-cross-entropy' } as const;
-/** Samples of one prediction. */
-const EVALUATION_BATCH = 2000;
+/** Samples of one prediction: as many as a convolutional net's activations leave room for. */
+const EVALUATION_BATCH = 1000;
 
 export class ServiceTrials {
   readonly #stack: LocalStack;

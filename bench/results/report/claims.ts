@@ -335,6 +335,8 @@ ${claims.map(renderClaim).join('')}
 ## The best of each table of accuracies
 
 ${markdownTable(['task', 'best optimizer', 'mean test accuracy, %'], tasks)}
+
+Beside these: [the feedback policy as images](feedback-images.md), and [what a given accuracy costs in seconds](training-time.md) on larger nets.
 `;
 }
 

@@ -17,7 +17,11 @@ export interface Comparison {
   readonly own: Reached | null;
   /** When the defaults' mean accuracy is as good; null if it never is. */
   readonly defaults: Reached | null;
+  /** When it is at most a point less. */
+  readonly nearly: Reached | null;
 }
+
+const POINT = 0.01;
 
 export function comparisons({ optimizers }: TaskCurves): Comparison[] {
   const defaults = optimizers.find(({ id }) => id === DEFAULTS);
@@ -30,6 +34,7 @@ export function comparisons({ optimizers }: TaskCurves): Comparison[] {
         best,
         own: firstReaching(baseline, best),
         defaults: defaults === undefined ? null : firstReaching(defaults, best),
+        nearly: defaults === undefined ? null : firstReaching(defaults, best - POINT),
       };
     });
 }
@@ -73,11 +78,12 @@ ${stored.tasks.map(renderTask).join('')}`;
 function renderTask(task: TaskCurves): string {
   const { id, description, batch, hadSay, seeds, timedSeeds, optimizers } = task;
   const defaults = optimizers.find((optimizer) => optimizer.id === DEFAULTS);
-  const rows = comparisons(task).map(({ baseline, best, own, defaults: reached }) => [
+  const rows = comparisons(task).map(({ baseline, best, own, defaults: reached, nearly }) => [
     baseline,
     percent(best),
     own === null ? '' : String(own.step),
     reached === null ? 'never' : String(reached.step),
+    nearly === null ? 'never' : String(nearly.step),
     own === null ? '' : own.seconds.toPrecision(2),
     reached === null ? 'never' : reached.seconds.toPrecision(2),
   ]);
@@ -91,7 +97,7 @@ function renderTask(task: TaskCurves): string {
 Network ${description}; batches of ${String(batch)}; ${String(seeds)} seeds, timed on ${String(timedSeeds)}. ${say}
 The defaults' best is ${defaults === undefined ? 'not known' : `${percent(bestAccuracy(defaults))} %`}.
 
-${markdownTable(['baseline, tuned', 'its best, %', 'its steps', "defaults' steps", 'its seconds', "defaults' seconds"], rows)}
+${markdownTable(['baseline, tuned', 'its best, %', 'its steps', "defaults' steps", 'to a point less', 'its seconds', "defaults' seconds"], rows)}
 
 ${markdownTable(['optimizer', 'ms / step'], paces)}
 
