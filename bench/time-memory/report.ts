@@ -13,7 +13,7 @@ interface Part<Point> extends Omit<Provenance, 'engine'> {
 export interface TimePoint {
   readonly x: number;
   readonly rounds: number;
-  /** Mean over the steps of a round, a refresh among them, of each the median over the rounds. */
+  /** Mean over the steps of a round, a refresh among them, of each the fastest of the rounds. */
   readonly timings: readonly { readonly name: string; readonly milliseconds: number }[];
 }
 
@@ -67,7 +67,8 @@ DDPNOpt, K-FAC and EKFAC refresh their factorisations every 10 steps, E-MSA take
 without second derivatives of the layers; where it has no value, a step would take minutes or gigabytes. bench:scaling has [the same step on larger
 nets](scaling.md).
 
-Times: mean of a step, refreshes included, medians over rounds in which all take turns; the machine is shared and was busy with other work, so only ratios within a column mean anything, and small ones little. Memory: the most that a
+Times: mean of a step, refreshes included, of each step of a round the fastest of several rounds in which all take turns, since the machine was busy
+with other work; only ratios within a column mean anything. Memory: the most that a
 process holds over what it held after a tiny net, each optimizer in its own; less than 1 MB is not resolved. The worker's has the compiled graphs of its
 steps in it.
 

@@ -193,12 +193,13 @@ ${markdownTable(header, rows)}
 ${figure}`;
 }
 
-/** Of the first data set and loss, the deepest net. */
+/** Of the first data set and loss, the deepest net that some optimizer trains, or the deepest of all. */
 function deepestCells(cells: readonly CellResult[]): CellResult[] {
   const [first] = cells;
   if (first === undefined) return [];
   const own = cells.filter(({ dataSet, loss }) => dataSet === first.dataSet && loss === first.loss);
-  const depth = Math.max(...own.map((cell) => cell.depth));
+  const trained = own.filter((cell) => mean(accuraciesOf(cell)) >= TRAINED);
+  const depth = Math.max(...(trained.length === 0 ? own : trained).map((cell) => cell.depth));
   return own.filter((cell) => cell.depth === depth);
 }
 

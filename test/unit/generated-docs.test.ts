@@ -13,6 +13,7 @@ import { renderScaling, scalingFigures, type ScalingResults } from '../../bench/
 import { renderReadmeTable, renderResults, type QuickstartResults } from '../../bench/quickstart/report.ts';
 import { renderService, type ServiceResults } from '../../bench/service/report.ts';
 import { renderFigures, renderTrainingTime, type TrainingTimeResults } from '../../bench/training-time/report.ts';
+import { renderVanishingGradients, renderFigures as renderVanishingFigures, type VanishingGradientResults } from '../../bench/vanishing-gradients/report.ts'; // prettier-ignore
 import { renderResponsiveness, type ResponsivenessResults } from '../../bench/responsiveness/report.ts';
 
 import { CATALOGUE } from '../../bench/results/catalogue.ts';
@@ -111,4 +112,13 @@ it('the pages of bench:results and their figures are made from their JSON', asyn
 
 it('docs/results/README.md is made from the results', async () => {
   expect(await readFile(new URL('README.md', FOLDER), 'utf8')).toBe(await claimsPage());
+});
+
+it('docs/results/vanishing-gradients.md and its figures are made from vanishing-gradients.json', async () => {
+  const text = await readFile(new URL('vanishing-gradients.json', FOLDER), 'utf8');
+  const stored = JSON.parse(text) as VanishingGradientResults;
+  expect(await readFile(new URL('vanishing-gradients.md', FOLDER), 'utf8')).toBe(renderVanishingGradients(stored));
+  for (const [file, figure] of renderVanishingFigures(stored)) {
+    expect(await readFile(new URL(file, FOLDER), 'utf8')).toBe(figure);
+  }
 });
