@@ -201,6 +201,7 @@ const sessions = new SessionRegistry(
     compute: limitedCompute,
     queue,
     now: Date.now,
+    pause,
     meter: metrics,
     report: (recovery) => {
       process.stderr.write(`${JSON.stringify(recovery)}\n`);
@@ -303,6 +304,17 @@ function register(bound: string): Registration | null {
       if (failure === null) process.stderr.write(`${JSON.stringify({ event: 'registered', edgeUrl })}\n`);
       else report({ event: 'heartbeat_failed', error: failure });
     },
+  });
+}
+
+/** Waits so long, or until the signal is aborted; the process may end meanwhile. */
+function pause(milliseconds: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, milliseconds).unref();
+    signal?.addEventListener('abort', () => {
+      clearTimeout(timer);
+      resolve();
+    });
   });
 }
 

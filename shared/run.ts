@@ -18,7 +18,7 @@ export type RunOrder = z.output<typeof runOrderSchema>;
 export type RunOrderInput = z.input<typeof runOrderSchema>;
 
 /** What is wrong, without the request that it has nothing to do with. */
-export const runProblemSchema = problemSchema.pick({
+const runProblemSchema = problemSchema.pick({
   code: true,
   title: true,
   detail: true,
@@ -44,7 +44,6 @@ export const runSchema = z
   .meta({ id: 'Run' });
 
 export type Run = z.output<typeof runSchema>;
-export type RunState = Run['state'];
 
 export const runListSchema = z
   .object({

@@ -52,16 +52,19 @@ export const UNOBSERVED: SessionResources['meter'] = {
   stepped: () => undefined,
 };
 
+/** What is tried again is tried at once. */
+export const briefly: SessionResources['pause'] = () => new Promise((resolve) => void setImmediate(resolve));
+
 /** Sessions that nothing is to be reported of. */
 export function registryOf(
-  resources: Omit<SessionResources, 'report' | 'meter'> & Partial<Pick<SessionResources, 'meter'>>,
+  resources: Omit<SessionResources, 'report' | 'meter' | 'pause'> & Partial<Pick<SessionResources, 'meter' | 'pause'>>,
   options: Pick<RegistryOptions, 'limit' | 'storage'> & Partial<RegistryOptions>,
 ): SessionRegistry {
   const unexpected = (what: unknown): never => {
     throw new Error('there is nothing to report', { cause: what });
   };
   return new SessionRegistry(
-    { meter: UNOBSERVED, ...resources, report: unexpected },
+    { meter: UNOBSERVED, pause: briefly, ...resources, report: unexpected },
     {
       log: { snapshotSteps: 100, snapshotBytes: 1e8, acknowledge: 'durable' },
       retention: 0,

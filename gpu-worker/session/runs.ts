@@ -5,11 +5,10 @@
  *
  * The record is there before the first step. With it, the data set and the step's number a step of it can be taken again.
  */
-import { setTimeout as pause } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import * as z from 'zod';
 import type { DataSet } from '../../shared/data-set.ts';
-import { asError, internalProblem, ProblemError } from '../../shared/errors.ts';
+import { internalProblem, ProblemError } from '../../shared/errors.ts';
 import type { HostedDefinition } from '../../shared/hosted-definition.ts';
 import { LIMITS } from '../../shared/limits.ts';
 import { runNotFound, runOrderSchema, runSchema, type Run, type RunEvent, type RunOrder } from '../../shared/run.ts';
@@ -52,6 +51,9 @@ interface ActiveRun {
 
 export type RunListener = (event: RunEvent) => void;
 
+/** Resolves after so many milliseconds, or at once when the signal is aborted. */
+export type Pause = (milliseconds: number, signal?: AbortSignal) => Promise<void>;
+
 /** What the runs are a part of. */
 export interface RunsParent {
   readonly id: SessionId;
@@ -66,6 +68,7 @@ export interface RunsParent {
   readonly definition: () => HostedDefinition;
   /** Milliseconds since the epoch. */
   readonly now: () => number;
+  readonly pause: Pause;
   /** Makes the state on the device anew after it was given up. */
   readonly reopen: () => Promise<void>;
   /** Uses what is stored; a session that another worker owns by now is closed. */
@@ -247,7 +250,7 @@ export class SessionRuns {
 
   /** Takes the steps. Never rejects. */
   async #go(active: ActiveRun): Promise<void> {
-    const { device, sequence, data, reopen, reportFailure } = this.#parent;
+    const { device, sequence, data, pause, reopen, reportFailure } = this.#parent;
     const { firstStep, record, stop } = active;
     const { order, samples } = record;
     const draw = samplesOf({ ...order, samples });
@@ -267,7 +270,7 @@ export class SessionRuns {
         // A worker whose device or storage fails is about to end, and no fault of the run.
         const mayPass = error instanceof ProblemError ? error.retryable : defects++ === 0;
         if (!(error instanceof ProblemError)) reportFailure(error);
-        if (mayPass) await paused(stop.signal);
+        if (mayPass) await pause(RETRY_MILLISECONDS, stop.signal);
         else problem = error instanceof ProblemError ? error : internalProblem(error);
       }
     }
@@ -276,7 +279,7 @@ export class SessionRuns {
   }
 
   async #end({ firstStep, record }: ActiveRun, problem: ProblemError | null): Promise<void> {
-    const { device, sequence, now } = this.#parent;
+    const { device, sequence, now, pause } = this.#parent;
     const isLeft = (): boolean => device.isClosed || this.#isSuspended;
     // Whoever has the session next goes on with it.
     if (isLeft()) return;
@@ -297,7 +300,7 @@ export class SessionRuns {
         break;
       } catch (error) {
         this.#parent.reportFailure(error);
-        await pause(RETRY_MILLISECONDS, undefined, { ref: false });
+        await pause(RETRY_MILLISECONDS);
       }
     }
     this.#records.set(firstStep, ended);
@@ -409,15 +412,6 @@ export class SessionRuns {
   /** So that the order of keys is that of numbers. */
   #key(firstStep: number): string {
     return `${this.#prefix}${String(firstStep).padStart(16, '0')}`;
-  }
-}
-
-/** Waits before the next try, or until the run is stopped. */
-async function paused(signal: AbortSignal): Promise<void> {
-  try {
-    await pause(RETRY_MILLISECONDS, undefined, { signal, ref: false });
-  } catch (error) {
-    if (!signal.aborted) throw asError(error);
   }
 }
 

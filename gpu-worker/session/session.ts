@@ -15,7 +15,7 @@ import type { ObjectStore } from '../storage/storage.ts';
 import type { SessionData } from './data-set.ts';
 import { recover, type RecoveredState, type RecoveryReport } from './recovery.ts';
 import type { RetainedReplies } from './retained-replies.ts';
-import { SessionRuns } from './runs.ts';
+import { SessionRuns, type Pause } from './runs.ts';
 import { SessionCompute, type ComputeResources, type SessionUsage } from './session-compute.ts';
 import { SessionEvents, type EventListener } from './session-events.ts';
 import type { SessionRecord, StartingPoint, StepLog } from './step-log.ts';
@@ -26,6 +26,7 @@ import { StepsFromParts } from './steps-from-parts.ts';
 export interface SessionResources extends ComputeResources {
   /** Milliseconds since the epoch. */
   readonly now: () => number;
+  readonly pause: Pause;
   readonly report: (report: RecoveryReport) => void;
 }
 
@@ -118,6 +119,7 @@ export class TrainingSession {
       storage: log === null ? null : storage,
       definition: () => this.#asHosted(),
       now: resources.now,
+      pause: resources.pause,
       reopen: () => this.open(),
       owning: (work) => this.#owning(work),
       reportFailure,

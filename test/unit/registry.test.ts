@@ -26,7 +26,7 @@ import { chunk, HOSTED } from '../e2e/data-sets.ts';
 import { LAYERS, stepBody } from '../e2e/support.ts';
 import { tenantSchema } from '../../shared/tenant.ts';
 import { parseDocument } from '../../shared/validation.ts';
-import { computeInPlace, openMemory, registryOf, UNOBSERVED } from '../in-memory.ts';
+import { briefly, computeInPlace, openMemory, registryOf, UNOBSERVED } from '../in-memory.ts';
 
 const LIMIT = 3;
 const START = Date.UTC(2030, 0, 1);
@@ -415,6 +415,7 @@ describe('expiry where storage is durable', () => {
         compute: computeInPlace(engine, new Trainers(engine)),
         queue: new ComputeQueue({ perSession: 4, total: 8 }),
         now: () => now,
+        pause: briefly,
         report: () => undefined,
         meter: UNOBSERVED,
       },
