@@ -396,7 +396,7 @@ describe('a session with a run', () => {
     await session.runs.begin(0, { ...ORDER, steps: 7 });
     while (session.runs.running !== null) await new Promise(setImmediate);
     await session.runs.begin(7, { ...ORDER, steps: 13 });
-    while (session.runs.running !== null || other.runs.running !== null) await new Promise(setImmediate);
+    while ([session, other].some(({ runs }) => runs.running !== null)) await new Promise(setImmediate);
     expect((await session.weights()).body).toEqual((await other.weights()).body);
   });
 });
