@@ -55,10 +55,8 @@ const BATCH = 128;
 const PIXELS = 784;
 
 function training(steps: number): Kind {
-  const x = {
-    ...filled('x', [BATCH, PIXELS]),
-    values: Float32Array.from({ length: BATCH * PIXELS }, (_, i) => Math.sin(i * i)),
-  };
+  const pixels = Float32Array.from({ length: BATCH * PIXELS }, (_, i) => Math.sin(i * i));
+  const labels = Float32Array.from({ length: BATCH }, (_, i) => i % 10);
   return {
     name: 'training',
     definition: {
@@ -75,7 +73,10 @@ function training(steps: number): Kind {
       },
       loss: { kind: 'softmax-cross-entropy' },
     },
-    body: encode([x, { name: 'y', shape: [BATCH], values: Float32Array.from({ length: BATCH }, (_, i) => i % 10) }]),
+    body: encode([
+      { name: 'x', shape: [BATCH, PIXELS], values: pixels },
+      { name: 'y', shape: [BATCH], values: labels },
+    ]),
     steps,
   };
 }
