@@ -7,8 +7,7 @@ import { loadSvhn } from '../../clients/datasets/svhn/svhn.ts';
 import { loadWine } from '../../clients/datasets/wine/wine.ts';
 import { parted, type Parts } from '../parts.ts';
 
-export const DATA_SETS = ['wine', 'digits', 'breast-cancer', 'mnist', 'fashion-mnist', 'cifar10', 'svhn'] as const;
-export type DataSetName = (typeof DATA_SETS)[number];
+export type DataSetName = 'wine' | 'digits' | 'breast-cancer' | 'mnist' | 'fashion-mnist' | 'cifar10' | 'svhn';
 
 /** Folders that the user names, of data sets that no package brings. */
 const VARIABLES = { cifar10: 'DDPNOPT_CIFAR10', svhn: 'DDPNOPT_SVHN' } as const;

@@ -82,7 +82,7 @@ export function chosenTrials(
 }
 
 /** Points of a measured curve. */
-export const EVALUATIONS = 12;
+const EVALUATIONS = 12;
 
 /** In the order of the trials; null if any is missing. */
 export function outcomesOf(store: TrialStore, trials: readonly Trial[]): Outcome[] | null {

@@ -26,7 +26,7 @@ function renderPage(stored: ResultsHeader & AblationResults): string {
 
 ${origin(stored)}
 
-DIGITS, network ${description}, batches of ${String(batch)}, ${String(epochs)} epochs. Each combination at the learning rate, of ${String(learningRates[metrics[0] ?? '']?.length ?? 0)} decades' worth around what suits its metric, that has the
+DIGITS, network ${description}, batches of ${String(batch)}, ${String(epochs)} epochs. Each combination at the learning rate, of ${String(learningRates[metrics[0] ?? '']?.length ?? 0)} a decade apart, that has the
 best accuracy on the validation part (${String(tuningSeeds)} seed); test accuracy in %, mean ± standard deviation over ${String(seeds)} seeds. The budget is small, so that what learns fast is ahead.
 The batch couplings \`diagonal\` and \`paper-faithful\` take the gradient's outer product alone.
 
@@ -36,7 +36,7 @@ ${markdownTable(['part', 'mean, %', 'best, %'], factors.flat())}
 ${metrics.map((metric) => renderMetric(metric, rows)).join('')}`;
 }
 
-export function accuracyOf({ accuracies }: Pick<AblationRow, 'accuracies'>): number {
+function accuracyOf({ accuracies }: Pick<AblationRow, 'accuracies'>): number {
   return mean(accuracies);
 }
 

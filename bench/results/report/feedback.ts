@@ -8,7 +8,7 @@ import { origin, percent, points } from './page.ts';
 const OTHERS = ['gauss-newton-step', 'value', 'layerwise'] as const satisfies readonly Coupling[];
 
 /** The accuracy of feedback less that of another coupling, seed by seed. */
-export function gain({ accuracies }: RegimeResult, other: Coupling): Interval {
+function gain({ accuracies }: RegimeResult, other: Coupling): Interval {
   return pairedDifference(accuracies.feedback, accuracies[other]);
 }
 
