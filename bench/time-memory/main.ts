@@ -12,7 +12,8 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { presentEngines } from '../../gpu-worker/tensor/index.ts';
 import { engineContender, type Contender } from '../engine/contender.ts';
-import { problem, REFRESH_EVERY, type Problem } from '../engine/problem.ts';
+import { measureInTurns } from '../engine/measure.ts';
+import { problem } from '../engine/problem.ts';
 import { MISSING, peersInstalled } from '../peers/environment.ts';
 import { perceptron } from '../peers/networks.ts';
 import { PeerProcess, type PeerOptimizer } from '../peers/peers.ts';
@@ -27,8 +28,6 @@ const STORED = new URL('time-memory.json', FOLDER);
 const COMMAND = 'npm run bench:time-memory';
 /** Of PyTorch: nets so small are slower with more. */
 const THREADS = 1;
-/** Our first refresh after the first step makes a graph, too. */
-const WARM_UP_ROUNDS = 2;
 /** Steps of a memory's measurement: one refresh of the factors, and the next. */
 const MEMORY_STEPS = 11;
 
@@ -100,39 +99,18 @@ async function timesOf(settings: readonly Setting[]): Promise<TimePoint[]> {
     for (const { x, network, batch, rounds, hasVanilla } of settings) {
       const racing = peers.filter(({ optimizer }) => hasVanilla || optimizer !== VANILLA);
       const contenders = [engineContender('tensorflow'), ...racing.map(({ contender }) => contender)];
-      const measured = await inTurns(problem(`x = ${String(x)}`, network, batch), contenders, rounds);
+      const timings = await measureInTurns(problem(`x = ${String(x)}`, network, batch), contenders, rounds, say);
       // The engine's contender has a name of its own.
       points.push({
         x,
         rounds,
-        timings: measured.map(({ name, milliseconds }, index) => ({ name: index === 0 ? OURS : name, milliseconds })),
+        timings: timings.map(({ name, mean }, index) => ({ name: index === 0 ? OURS : name, milliseconds: mean })),
       });
     }
     return points;
   } finally {
     for (const process of processes) await process.stop();
   }
-}
-
-/**
- * Rounds of a refresh and the steps up to the next, in turns. Of each step of a round the fastest: what else a busy machine does makes
- * steps slower, and none faster.
- */
-async function inTurns(task: Problem, contenders: readonly Contender[], rounds: number): Promise<TimePoint['timings']> {
-  const entries = [];
-  for (const { name, prepare } of contenders)
-    entries.push({ name, runner: await prepare(task), fastest: new Array<number>(REFRESH_EVERY).fill(Infinity) });
-  for (let round = 1 - WARM_UP_ROUNDS; round <= rounds; round++) {
-    for (const { runner, fastest } of entries) {
-      for (const [index, milliseconds] of (await runner.round()).entries())
-        if (round > 0) fastest[index] = Math.min(fastest[index] ?? Infinity, milliseconds);
-    }
-    say(`${task.name}: ${round < 1 ? 'warming up' : `round ${String(round)} of ${String(rounds)}`}`);
-  }
-  for (const { runner } of entries) await runner.stop();
-  return entries.map(({ name, fastest }) => {
-    return { name, milliseconds: fastest.reduce((sum, each) => sum + each, 0) / REFRESH_EVERY };
-  });
 }
 
 /** As bench/engine's, with a process that takes one task after the other. */

@@ -52,16 +52,16 @@ function allSettings(part: PartName): Setting[] {
     case 'width':
       return [8, 16, 32, 64].map((x) => {
         const { hidden, batch } = WIDTH;
-        return { x, network: net(x, hidden), batch, rounds: x === 32 ? 3 : 8, hasVanilla: x <= 32 };
+        return { x, network: net(x, hidden), batch, rounds: x === 32 ? 2 : 7, hasVanilla: x <= 32 };
       });
     case 'batch':
       return [8, 16, 32, 128].map((x) => {
         const { width, hidden } = BATCH;
-        return { x, network: net(width, hidden), batch: x, rounds: x <= 32 ? 2 : 8, hasVanilla: x <= 32 };
+        return { x, network: net(width, hidden), batch: x, rounds: x <= 32 ? 1 : 7, hasVanilla: x <= 32 };
       });
     case 'depth':
       return [2, 4, 8, 16].map((x) => {
-        return { x, network: net(DEPTH.width, x), batch: DEPTH.batch, rounds: x <= 4 ? 8 : 3, hasVanilla: true };
+        return { x, network: net(DEPTH.width, x), batch: DEPTH.batch, rounds: x <= 4 ? 7 : 3, hasVanilla: true };
       });
   }
 }

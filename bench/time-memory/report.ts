@@ -13,7 +13,7 @@ interface Part<Point> extends Omit<Provenance, 'engine'> {
 export interface TimePoint {
   readonly x: number;
   readonly rounds: number;
-  /** Mean over the steps of a round, a refresh among them, of each the fastest of the rounds. */
+  /** Mean over the steps of a round, a refresh among them, of each the median over the rounds. */
   readonly timings: readonly { readonly name: string; readonly milliseconds: number }[];
 }
 
@@ -67,12 +67,22 @@ DDPNOpt, K-FAC and EKFAC refresh their factorisations every 10 steps, E-MSA take
 without second derivatives of the layers; where it has no value, a step would take minutes or gigabytes. bench:scaling has [the same step on larger
 nets](scaling.md).
 
-Times: mean of a step, refreshes included, of each step of a round the fastest of several rounds in which all take turns, since the machine was busy
-with other work; only ratios within a column mean anything. Memory: the most that a
+Times: mean of a step, refreshes included, medians over rounds in which all take turns. The machine was busy with other work: only ratios within a
+column mean anything, and those below ten little. Memory: the most that a
 process holds over what it held after a tiny net, each optimizer in its own; less than 1 MB is not resolved. The worker's has the compiled graphs of its
 steps in it.
 
-${summary(results)}${sections.join('')}`;
+${missing(results)}${summary(results)}${sections.join('')}`;
+}
+
+/** Parts that were not run. */
+function missing(results: TimeMemoryResults): string {
+  const left = PARTS.flatMap((part) =>
+    (['time', 'memory'] as const).flatMap((kind) =>
+      results[kind][part] === undefined ? [`${KINDS[kind].title.toLowerCase()} against ${X_NAMES[part]}`] : [],
+    ),
+  );
+  return left.length === 0 ? '' : `Planned, and not run yet: ${left.join(', ')}.\n\n`;
 }
 
 /** How many times as much vanilla DDP takes as DDPNOpt, both in PyTorch, at the largest point that both have. */
@@ -161,7 +171,7 @@ function renderPart(results: TimeMemoryResults, kind: Kind, part: PartName): str
   return `
 ## ${KINDS[kind].title} against ${X_NAMES[part]}
 
-Revision ${made.revision}; ${made.machine}. ${DESCRIPTIONS[part]}. ${kind === 'time' ? 'Milliseconds of a step.' : 'MB, at most; p is that of xᵖ, fitted over the points that are resolved.'}
+Revision ${made.revision}; ${made.machine}. ${DESCRIPTIONS[part]}. ${kind === 'time' ? `Milliseconds of a step; rounds: ${(results.time[part]?.points ?? []).map(({ rounds }) => String(rounds)).join(', ')}.` : 'MB, at most; p is that of xᵖ, fitted over the points that are resolved.'}
 
 ${markdownTable(['optimizer', ...columns, ...(kind === 'memory' ? ['p'] : [])], table)}
 

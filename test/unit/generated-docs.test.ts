@@ -8,6 +8,11 @@ import { renderEngines, type EngineResults } from '../../bench/engine/report.ts'
 import { renderFeedbackImages, renderFigure, type FeedbackImageResults } from '../../bench/feedback-images/report.ts';
 import { renderKernelSolve, type KernelSolveResults } from '../../bench/kernel-solve/report.ts';
 import { renderLearningRates, type LearningRateResults } from '../../bench/learning-rate/report.ts';
+import {
+  renderTimeMemory,
+  renderFigures as renderTimeMemoryFigures,
+  type TimeMemoryResults,
+} from '../../bench/time-memory/report.ts';
 import { renderTransport, type TransportResults } from '../../bench/transport/report.ts';
 import { renderScaling, scalingFigures, type ScalingResults } from '../../bench/scaling/report.ts';
 import { renderReadmeTable, renderResults, type QuickstartResults } from '../../bench/quickstart/report.ts';
@@ -119,6 +124,14 @@ it('docs/results/vanishing-gradients.md and its figures are made from vanishing-
   const stored = JSON.parse(text) as VanishingGradientResults;
   expect(await readFile(new URL('vanishing-gradients.md', FOLDER), 'utf8')).toBe(renderVanishingGradients(stored));
   for (const [file, figure] of renderVanishingFigures(stored)) {
+    expect(await readFile(new URL(file, FOLDER), 'utf8')).toBe(figure);
+  }
+});
+
+it('docs/results/time-memory.md and its figures are made from time-memory.json', async () => {
+  const stored = JSON.parse(await readFile(new URL('time-memory.json', FOLDER), 'utf8')) as TimeMemoryResults;
+  expect(await readFile(new URL('time-memory.md', FOLDER), 'utf8')).toBe(renderTimeMemory(stored));
+  for (const [file, figure] of renderTimeMemoryFigures(stored)) {
     expect(await readFile(new URL(file, FOLDER), 'utf8')).toBe(figure);
   }
 });
