@@ -116,8 +116,8 @@ export class HostedTrainingSession extends ClientSession<HostedSession> {
       const k = firstChunk + begin / chunkSamples;
       const end = Math.min(total, begin + chunkSamples);
       const content = encode(this.#tensorsOf(this.#slice(samples, begin, end, total), options));
-      const present = data.chunks.find(({ chunk }) => chunk === k);
-      if (present === undefined || present.digest !== (await digestOf(content))) {
+      const present = data.chunks.find(({ chunk }) => chunk === k)?.digest;
+      if (present === undefined || present !== (await digestOf(content))) {
         const body = { contentType: SAFETENSORS_CONTENT_TYPE, content };
         data = await readData(await this.transport.request('PUT', `${this.path}/data/${String(k)}`, options, body));
       }
