@@ -233,7 +233,7 @@ describe('when something is wrong', () => {
     const values = new Float64Array(4);
     const input = { losses: new Float64Array(2), layers: { a: { input: values, outputGradient: values } } };
     const first = session.step(input);
-    await expect(session.step(input)).rejects.toThrow(/wait for its reply/);
+    await expect(session.step(input)).rejects.toThrow(/taking a step, or a run; wait for its end/);
     await first;
     expect((await session.step(input)).metrics.step).toBe(1);
     await session.delete();
