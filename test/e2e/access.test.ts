@@ -15,9 +15,13 @@ import {
   type Scope,
 } from '../../shared/access.ts';
 import { checkpointSchema } from '../../shared/checkpoint.ts';
+import { dataSetSchema } from '../../shared/data-set.ts';
+import { LIMITS } from '../../shared/limits.ts';
+import { runSchema } from '../../shared/run.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { sessionListSchema } from '../../shared/session-list.ts';
 import { sessionSchema, type Session } from '../../shared/session.ts';
+import { chunk, HOSTED } from './data-sets.ts';
 import { startPlacedService, type PlacedService } from './placed-service.ts';
 import { expectProblem, json, LAYERS, rawRequest, stepBody, stepBodyWith, type Answer } from './support.ts';
 
@@ -302,6 +306,74 @@ describe.each(EDGE_RUNTIMES)('with access control, the edge in %s', (runtime: Ed
       status: 422,
       code: 'invalid_parameter',
       param: 'from',
+    });
+  });
+
+  describe('data sets and runs', () => {
+    const ORDER = { steps: 6, batch: 4, order: { kind: 'sequential' } } as const;
+    const ended = async (key: string, id: string): Promise<void> => {
+      const answer = await fetch(new URL(`/v1/sessions/${id}/runs/0`, url), {
+        headers: { authorization: `Bearer ${key}`, accept: 'text/event-stream' },
+      });
+      expect(await answer.text()).toContain('"state":"finished"');
+    };
+
+    it('take the scopes of a session’s steps, and are nobody else’s', async () => {
+      const tenant = `runs-${runtime}`;
+      const reader = (await newKey(url, { tenant, scopes: ['sessions:read'] })).key;
+      const trainer = (await newKey(url, { tenant, scopes: ['sessions:write'] })).key;
+      const stranger = (await newKey(url, { tenant: `not-${tenant}` })).key;
+      const { id } = await newSessionAs(trainer, url, HOSTED);
+      const at = `/v1/sessions/${id}`;
+      const requests = [
+        ['PUT', `${at}/data/0`, chunk(0, 20), 'sessions:write'],
+        ['GET', `${at}/data`, undefined, 'sessions:read'],
+        ['PUT', `${at}/runs/0`, ORDER, 'sessions:write'],
+        ['GET', `${at}/runs/0`, undefined, 'sessions:read'],
+        ['GET', `${at}/runs`, undefined, 'sessions:read'],
+        ['DELETE', `${at}/runs/0`, undefined, 'sessions:write'],
+        ['DELETE', `${at}/data`, undefined, 'sessions:write'],
+      ] as const;
+      for (const [method, path, body, scope] of requests) {
+        const other = scope === 'sessions:write' ? reader : trainer;
+        const forbidden = { status: 403, code: 'forbidden', mentions: [scope] } as const;
+        expectProblem(await callAs(other, url, method, path, body), forbidden);
+        const notFound = { status: 404, code: 'session_not_found' } as const;
+        expectProblem(await callAs(stranger, url, method, path, body), notFound);
+        if (method === 'PUT') expect((await callAs(trainer, url, method, path, body)).status).toBeLessThan(300);
+        // What was refused has done nothing.
+        if (path.endsWith('/runs/0')) await ended(reader, id);
+      }
+      const data = await callAs(reader, url, 'GET', `${at}/data`);
+      expect(dataSetSchema.parse(json(data))).toMatchObject({ samples: 20, missingChunks: [] });
+      const run = await callAs(reader, url, 'GET', `${at}/runs/0`);
+      expect(runSchema.parse(json(run))).toMatchObject({ ...ORDER, state: 'finished', nextStep: ORDER.steps });
+    });
+
+    it('count in their tenant’s usage, also what a cancelled run has taken', async () => {
+      const { key } = await newKey(url, { tenant: `run-meter-${runtime}` });
+      const { id } = await newSessionAs(key, url, HOSTED);
+      const before = await usageOf(key, url);
+      const at = `/v1/sessions/${id}`;
+      const samples = chunk(0, 20);
+      // Taken once, and sent twice.
+      for (let i = 0; i < 2; i++) expect((await callAs(key, url, 'PUT', `${at}/data/0`, samples)).status).toBe(200);
+      const begun = await callAs(key, url, 'PUT', `${at}/runs/0`, ORDER);
+      expect(begun.status).toBe(202);
+      await ended(key, id);
+      // The same run.
+      const again = await callAs(key, url, 'PUT', `${at}/runs/0`, ORDER);
+      expect(again.status).toBe(200);
+      const after = await usageOf(key, url);
+      expect(after.steps - before.steps).toBe(ORDER.steps);
+      expect(after.bytesIn - before.bytesIn).toBe(2 * samples.length + 2 * JSON.stringify(ORDER).length);
+      expect(after.bytesOut - before.bytesOut).toBeGreaterThan(begun.bytes.length + again.bytes.length);
+      expect(after.computeSeconds).toBeGreaterThan(before.computeSeconds);
+      const order = { ...ORDER, steps: LIMITS.runSteps };
+      expect((await callAs(key, url, 'PUT', `${at}/runs/${ORDER.steps}`, order)).status).toBe(202);
+      const cancelled = await callAs(key, url, 'DELETE', `${at}/runs/${ORDER.steps}`);
+      const { nextStep } = runSchema.parse(json(cancelled));
+      expect((await usageOf(key, url)).steps - before.steps).toBe(nextStep);
     });
   });
 

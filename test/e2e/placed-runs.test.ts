@@ -1,0 +1,118 @@
+/**
+ * Runs on several workers: the one that takes the steps is killed, or told to stop, in the middle, and another goes on. What the client is
+ * told, and the weights at the end, are those of a run that nothing disturbs. For an edge in workerd and for one under Node.
+ */
+import { afterAll, beforeAll, expect, it, onTestFinished } from 'vitest';
+import { DdpnoptClient, type HostedTrainingSession } from '../../clients/js/index.ts';
+import type { ServiceProcess } from '../../deploy/local/child.ts';
+import { EDGE_RUNTIMES, type EdgeRuntime } from '../../deploy/local/edge.ts';
+import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
+import { LIMITS } from '../../shared/limits.ts';
+import type { StepMetrics } from '../../shared/session.ts';
+import { DATA, HOSTED } from './data-sets.ts';
+import { startPlacedService, type PlacedService } from './placed-service.ts';
+import { call } from './support.ts';
+import { folder } from './worker-session.ts';
+
+const { model, loss } = HOSTED;
+const PLAN = { batch: 6, order: { kind: 'shuffled', seed: 3 } } as const;
+const TIMEOUT = 60_000;
+
+async function begin(url: string): Promise<HostedTrainingSession> {
+  const session = await new DdpnoptClient({ url }).createHostedSession({ model, loss });
+  await session.uploadData(DATA, { chunkSamples: 15 });
+  return session;
+}
+
+async function weightsOf(url: string, { session }: HostedTrainingSession): Promise<string> {
+  const { status, bytes } = await call(url, 'GET', `/v1/sessions/${session.id}/weights`);
+  expect(status).toBe(200);
+  return Buffer.from(bytes).toString('base64');
+}
+
+/** What a run that nothing disturbs tells its client, and what it leaves behind. */
+async function unbrokenRun(steps: number) {
+  const session = await begin(undisturbed.url);
+  const told: StepMetrics[] = [];
+  await session.run({ ...PLAN, steps }, { onProgress: ({ metrics }) => told.push(metrics) });
+  expect(told.map(({ step }) => step)).toEqual(Array.from({ length: steps }, (_, n) => n));
+  return { told, weights: await weightsOf(undisturbed.url, session) };
+}
+
+let undisturbed: LocalStack;
+beforeAll(async () => {
+  undisturbed = await startStack({ engine: 'reference' });
+});
+afterAll(() => undisturbed.stop());
+
+/** @param heartbeat milliseconds */
+async function start(runtime: EdgeRuntime, count: number, heartbeat?: number): Promise<PlacedService> {
+  // Of what precedes a snapshot the metrics are not kept: a client that is behind would be told that it missed them.
+  const store = { storage: folder(), settings: { DDPNOPT_SNAPSHOT_STEPS: '1000000' } };
+  const service = await startPlacedService(runtime, store, count, heartbeat);
+  onTestFinished(() => service.stop());
+  return service;
+}
+
+/** Steps that a worker has computed, those of a recovery left out. */
+async function stepsOf({ ready }: ServiceProcess): Promise<number> {
+  const metrics = await (await fetch(`${ready.url}/metrics`)).text();
+  return Number(/^ddpnopt_steps_total (\d+)$/m.exec(metrics)![1]);
+}
+
+it.each(EDGE_RUNTIMES)(
+  'a run through an edge in %s: its worker is killed with SIGKILL, the next one told to stop; its client hears of every step once',
+  { timeout: TIMEOUT },
+  async (runtime) => {
+    const { url, owner, workers } = await start(runtime, 3);
+    const session = await begin(url);
+    const told: StepMetrics[] = [];
+    const { promise: hasBegun, resolve: heard } = Promise.withResolvers<undefined>();
+    // It ends when the test is done with it, and not before.
+    const running = session.run(
+      { ...PLAN, steps: LIMITS.runSteps },
+      {
+        onProgress: ({ metrics }) => {
+          told.push(metrics);
+          heard(undefined);
+        },
+      },
+    );
+    await Promise.race([hasBegun, running]);
+    const first = await owner();
+    await first.kill();
+    // Whoever is asked for the session goes on with the run.
+    expect(await session.describe()).toMatchObject({ run: 0 });
+    const second = await owner();
+    await expect.poll(() => stepsOf(second), { timeout: 20_000 }).toBeGreaterThan(0);
+    await second.stop();
+    expect(second.errors()).not.toMatch(/storage_failed|defect/);
+    expect(await session.describe()).toMatchObject({ run: 0 });
+    const [third] = workers.filter((worker) => worker !== first && worker !== second);
+    await expect.poll(() => stepsOf(third!), { timeout: 20_000 }).toBeGreaterThan(0);
+    const { state, nextStep } = await session.cancelRun(0);
+    expect(state).toBe('cancelled');
+
+    expect(await running).toMatchObject({ state, nextStep, metrics: told.at(-1) });
+    const unbroken = await unbrokenRun(nextStep);
+    expect(told).toEqual(unbroken.told);
+    expect(await weightsOf(url, session)).toBe(unbroken.weights);
+  },
+);
+
+it('a lost worker’s run that nobody asks for goes on', { timeout: TIMEOUT }, async () => {
+  const { url, owner, workers } = await start('node', 2, 500);
+  const session = await begin(url);
+  const lost = await owner();
+  const heir = workers.find((worker) => worker !== lost)!;
+  const STEPS = 400;
+  const order = { ...PLAN, steps: STEPS };
+  const path = `/v1/sessions/${session.session.id}/runs/0`;
+  const begun = await call(url, 'PUT', path, { body: JSON.stringify(order), type: 'application/json' });
+  expect(begun.status).toBe(202);
+  await expect.poll(() => stepsOf(lost), { timeout: 20_000 }).toBeGreaterThan(0);
+  await lost.kill();
+  await expect.poll(() => stepsOf(heir), { timeout: 20_000 }).toBeGreaterThan(0);
+  await expect.poll(() => session.runs(), { timeout: 20_000 }).toMatchObject([{ state: 'finished', nextStep: STEPS }]);
+  expect(await weightsOf(url, session)).toBe((await unbrokenRun(STEPS)).weights);
+});
