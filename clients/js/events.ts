@@ -1,8 +1,9 @@
 /** Steps of a session, or of one of its runs, as they happen, read from a stream of server-sent events. */
+import { LIMITS } from '../../shared/limits.ts';
 import { runEventSchema, type RunEvent } from '../../shared/run.ts';
 import { EVENT_STREAM_CONTENT_TYPE, type SessionEvent } from '../../shared/session-events.ts';
 import { ConnectionError, DdpnoptError } from './errors.ts';
-import { wait } from './retry.ts';
+import { wait, type Timing } from './retry.ts';
 import type { RequestOptions, Transport } from './transport.ts';
 
 export interface EventOptions extends Pick<RequestOptions, 'signal'> {
@@ -19,6 +20,8 @@ type FollowedEvent = Exclude<RunEvent, { event: 'end' }>;
 /** Attempts to connect again, one after the other, before it is given up. */
 const ATTEMPTS = 6;
 const FIRST_WAIT_MILLISECONDS = 200;
+/** After which a stream counts as broken in which not even comments come: its worker hangs, or the network to it is gone. */
+const SILENCE_MILLISECONDS = 3 * LIMITS.heartbeatMilliseconds;
 
 /**
  * Listens until the session ends, and connects again where the connection breaks.
@@ -47,7 +50,7 @@ export async function* follow(
         ...(last === undefined ? {} : { 'last-event-id': String(last) }),
       };
       const answer = await transport.stream(path, signal === undefined ? {} : { signal }, headers);
-      for await (const event of readEvents(answer)) {
+      for await (const event of readEvents(answer, transport.timing)) {
         failures = 0;
         if (event.event === 'end') {
           if (event.data.reason === 'deleted' || event.data.reason === 'expired') return;
@@ -68,8 +71,8 @@ export async function* follow(
   }
 }
 
-/** The events of one answer. @throws ConnectionError if it breaks off, or is not of the service's form */
-async function* readEvents(answer: Response): AsyncGenerator<RunEvent, void> {
+/** The events of one answer. @throws ConnectionError if it breaks off, falls silent, or is not of the service's form */
+async function* readEvents(answer: Response, timing: Timing): AsyncGenerator<RunEvent, void> {
   if (answer.body === null || !(answer.headers.get('content-type') ?? '').startsWith(EVENT_STREAM_CONTENT_TYPE)) {
     throw new ConnectionError('the answer is no stream of events');
   }
@@ -77,7 +80,7 @@ async function* readEvents(answer: Response): AsyncGenerator<RunEvent, void> {
   let text = '';
   try {
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await unlessSilent(timing, reader.read());
       if (done) return;
       const blocks = (text + value).split('\n\n');
       text = blocks.pop() ?? '';
@@ -92,6 +95,21 @@ async function* readEvents(answer: Response): AsyncGenerator<RunEvent, void> {
   } finally {
     // Whoever stops reading is not sent any more. The connection may be gone already.
     await reader.cancel().catch(() => undefined);
+  }
+}
+
+/** What is read, if something comes in time. @throws ConnectionError */
+async function unlessSilent<Result>(timing: Timing, reading: Promise<Result>): Promise<Result> {
+  let callOff = (): void => undefined;
+  const silence = new Promise<never>((_, reject) => {
+    callOff = timing.schedule(SILENCE_MILLISECONDS, () => {
+      reject(new ConnectionError(`nothing has come for ${String(SILENCE_MILLISECONDS)} ms`));
+    });
+  });
+  try {
+    return await Promise.race([reading, silence]);
+  } finally {
+    callOff();
   }
 }
 

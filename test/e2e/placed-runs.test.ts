@@ -4,6 +4,7 @@
  */
 import { afterAll, beforeAll, expect, it, onTestFinished } from 'vitest';
 import { DdpnoptClient, type HostedTrainingSession } from '../../clients/js/index.ts';
+import { SYSTEM_TIMING, type Timing } from '../../clients/js/retry.ts';
 import type { ServiceProcess } from '../../deploy/local/child.ts';
 import { EDGE_RUNTIMES, type EdgeRuntime } from '../../deploy/local/edge.ts';
 import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
@@ -18,8 +19,8 @@ const { model, loss } = HOSTED;
 const PLAN = { batch: 6, order: { kind: 'shuffled', seed: 3 } } as const;
 const TIMEOUT = 60_000;
 
-async function begin(url: string): Promise<HostedTrainingSession> {
-  const session = await new DdpnoptClient({ url }).createHostedSession({ model, loss });
+async function begin(url: string, timing: Timing = SYSTEM_TIMING): Promise<HostedTrainingSession> {
+  const session = await new DdpnoptClient({ url, timing }).createHostedSession({ model, loss });
   await session.uploadData(DATA, { chunkSamples: 15 });
   return session;
 }
@@ -115,4 +116,27 @@ it('a lost worker’s run that nobody asks for goes on', { timeout: TIMEOUT }, a
   await expect.poll(() => stepsOf(heir), { timeout: 20_000 }).toBeGreaterThan(0);
   await expect.poll(() => session.runs(), { timeout: 20_000 }).toMatchObject([{ state: 'finished', nextStep: STEPS }]);
   expect(await weightsOf(url, session)).toBe((await unbrokenRun(STEPS)).weights);
+});
+
+it('a worker hangs that takes a run’s steps: its client does not wait for it', { timeout: TIMEOUT }, async () => {
+  const { url, owner } = await start('node', 2, 500);
+  // A client's minute is seconds.
+  const schedule: Timing['schedule'] = (milliseconds, callback) => SYSTEM_TIMING.schedule(milliseconds / 15, callback);
+  const session = await begin(url, { ...SYSTEM_TIMING, schedule });
+  const STEPS = 400;
+  const told: StepMetrics[] = [];
+  const first = await owner();
+  const run = await session.run(
+    { ...PLAN, steps: STEPS },
+    {
+      onProgress: ({ metrics }) => {
+        told.push(metrics);
+        if (metrics.step === 0) process.kill(first.pid, 'SIGSTOP');
+      },
+    },
+  );
+  expect(run).toMatchObject({ state: 'finished', nextStep: STEPS });
+  const unbroken = await unbrokenRun(STEPS);
+  expect(told).toEqual(unbroken.told);
+  expect(await weightsOf(url, session)).toBe(unbroken.weights);
 });
