@@ -64,12 +64,11 @@ The paper's claim is that DDPNOpt makes differential dynamic programming afforda
 layer, DDPNOpt never forms them. Here both train the same small dense nets, with rectifiers, cross-entropy and random data, and so do
 E-MSA and the usual optimizers. "${OURS}" is the worker's hosted step on its native engine; all others are PyTorch's, with one thread.
 DDPNOpt, K-FAC and EKFAC refresh their factorisations every 10 steps, E-MSA takes 10 iterations of L-BFGS a layer, and vanilla DDP is the cheaper form,
-without second derivatives of the layers; where it has no value, a step would take minutes or gigabytes. bench:scaling has [the same step on larger
+without second derivatives of the layers; where it has no value, a step would pass the bound that the bench sets, minutes or gigabytes by its estimate. bench:scaling has [the same step on larger
 nets](scaling.md).
 
-Times: mean of a step, refreshes included, medians over rounds in which all take turns. The machine was busy with other work: only ratios within a
-column mean anything, and those below ten little. Memory: the most that a
-process holds over what it held after a tiny net, each optimizer in its own; less than 1 MB is not resolved. The worker's has the compiled graphs of its
+Times: mean of a step, refreshes included, medians over rounds in which all take turns. On nets as small
+as these a step is calls rather than arithmetic: only ratios within a column mean anything, and those below two little. Memory: the most that a process holds over what it held after a tiny net, each optimizer in its own; less than 1 MB is not resolved. The worker's has the compiled graphs of its
 steps in it.
 
 ${missing(results)}${summary(results)}${sections.join('')}`;
