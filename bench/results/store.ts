@@ -1,9 +1,6 @@
-/**
- * What trials have come to, in a file that git ignores: one line of JSON each, added when the trial is done. A process that is killed
- * while it writes leaves a line without an end, which the next one takes away; every other line stands.
- */
-import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, truncateSync } from 'node:fs';
-import path from 'node:path';
+/** What trials have come to, in a file that git ignores: one line each, added when the trial is done. */
+import { rmSync } from 'node:fs';
+import { appendJsonLine, readJsonLines } from '../json-lines.ts';
 import { keyOf, type Outcome, type Trial } from './trial.ts';
 
 /** Who computed it. */
@@ -27,15 +24,7 @@ export class TrialStore {
   /** @param file is made with the first outcome */
   constructor(file: string) {
     this.#file = file;
-    if (!existsSync(file)) return;
-    const bytes = readFileSync(file);
-    const end = bytes.lastIndexOf('\n') + 1;
-    if (end < bytes.length) truncateSync(file, end);
-    for (const text of bytes.toString('utf8', 0, end).split('\n')) {
-      if (text === '') continue;
-      const line = JSON.parse(text) as Line;
-      this.#lines.set(line.key, line);
-    }
+    for (const line of readJsonLines(file) as Line[]) this.#lines.set(line.key, line);
   }
 
   get size(): number {
@@ -52,8 +41,7 @@ export class TrialStore {
 
   add(trial: Trial, outcome: Outcome, versions: Versions): void {
     const line: Line = { key: keyOf(trial), trial, outcome, versions };
-    mkdirSync(path.dirname(this.#file), { recursive: true });
-    appendFileSync(this.#file, `${JSON.stringify(line)}\n`);
+    appendJsonLine(this.#file, line);
     this.#lines.set(line.key, line);
   }
 

@@ -1,10 +1,8 @@
-/**
- * What runs have come to, in a file that git ignores: one line of JSON each, so that a benchmark that is stopped goes on where it was.
- * A line without an end, left by a process that was killed while it wrote, is taken away.
- */
-import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, truncateSync } from 'node:fs';
+/** What runs have come to, in a file that git ignores, so that a benchmark that is stopped goes on where it was. */
+import { rmSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { appendJsonLine, readJsonLines } from '../json-lines.ts';
 
 const FOLDER = fileURLToPath(new URL('../../.bench/', import.meta.url));
 
@@ -15,15 +13,8 @@ export class Store<Value> {
   /** @param name of the file */
   constructor(name: string) {
     this.#file = path.join(FOLDER, `${name}.jsonl`);
-    if (!existsSync(this.#file)) return;
-    const bytes = readFileSync(this.#file);
-    const end = bytes.lastIndexOf('\n') + 1;
-    if (end < bytes.length) truncateSync(this.#file, end);
-    for (const line of bytes.toString('utf8', 0, end).split('\n')) {
-      if (line === '') continue;
-      const [key, value] = JSON.parse(line) as [string, Value];
-      this.#values.set(key, value);
-    }
+    const lines = readJsonLines(this.#file) as [string, Value][];
+    for (const [key, value] of lines) this.#values.set(key, value);
   }
 
   get(key: string): Value | undefined {
@@ -31,8 +22,7 @@ export class Store<Value> {
   }
 
   set(key: string, value: Value): void {
-    mkdirSync(FOLDER, { recursive: true });
-    appendFileSync(this.#file, `${JSON.stringify([key, value])}\n`);
+    appendJsonLine(this.#file, [key, value]);
     this.#values.set(key, value);
   }
 
