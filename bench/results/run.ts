@@ -1,7 +1,7 @@
 /** One trial, from its first step to its last: the same for whoever trains. */
 import type { LabelledData } from '../../clients/datasets/digits/digits.ts';
 import { isDivergence } from '../divergence.ts';
-import { samplesOf, stepsPerEpoch } from '../../shared/sample-order.ts';
+import { samplesOf, stepsPerEpoch, type SampleOrder } from '../../shared/sample-order.ts';
 import type { Parts } from '../parts.ts';
 import type { Outcome, Point, Score, Trial } from './trial.ts';
 
@@ -18,6 +18,11 @@ export interface Training {
   readonly stop: () => Promise<void>;
 }
 
+/** In which everybody takes the samples. */
+export function sampleOrder({ seed }: Pick<Trial, 'seed'>): SampleOrder {
+  return { kind: 'shuffled', seed };
+}
+
 /** The training part as the trial takes it: the first samples of it. */
 export function trainingPart({ train }: Parts, { trainingSamples }: Pick<Trial, 'trainingSamples'>): LabelledData {
   return trainingSamples === null ? train : { ...train, size: Math.min(trainingSamples, train.size) };
@@ -29,10 +34,10 @@ function stepsOf(trial: Trial, parts: Parts): number {
 
 export async function runTrial(trial: Trial, parts: Parts, begin: () => Promise<Training>): Promise<Outcome> {
   const began = performance.now();
-  const { batch, seed, evaluations } = trial;
+  const { batch, evaluations } = trial;
   const { size } = trainingPart(parts, trial);
   const steps = stepsOf(trial, parts);
-  const samplesOfStep = samplesOf({ order: { kind: 'shuffled', seed }, samples: size, batch });
+  const samplesOfStep = samplesOf({ order: sampleOrder(trial), samples: size, batch });
   const samples = new Uint32Array(steps * batch);
   for (let step = 0; step < steps; step++) samples.set(samplesOfStep(step), step * batch);
   const points: Point[] = [];

@@ -1,15 +1,19 @@
 /** Trials of the service: a worker and an edge of their own, and hosted sessions over HTTP with the JavaScript client. */
 import type { LabelledData } from '../../clients/datasets/digits/digits.ts';
-import { DdpnoptClient, type HostedTrainingSession } from '../../clients/js/index.ts';
+import { DdpnoptClient, type HostedTrainingSession, type RunProgress } from '../../clients/js/index.ts';
 import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
 import { countRight } from '../accuracy.ts';
 import { select, type Parts } from '../parts.ts';
-import { runTrial, trainingPart, type Training } from './run.ts';
+import { runTrial, sampleOrder, trainingPart, type Training } from './run.ts';
 import type { Network, Outcome, Score, ServiceOptimizer, Trial } from './trial.ts';
 
 const LOSS = { kind: 'softmax-cross-entropy' } as const;
 /** Samples of one prediction: as many as a convolutional net's activations leave room for. */
 const EVALUATION_BATCH = 1000;
+/** Of a training part that is sent once, for runs. A net on a larger one takes so long for a step that sending the batch adds little. */
+const RUN_DATA_BYTES = 64_000_000;
+/** Of one run: as many as the service keeps the metrics of, for who loses the connection meanwhile. */
+const RUN_STEPS = 1000;
 
 export class ServiceTrials {
   readonly #stack: LocalStack;
@@ -34,7 +38,12 @@ export class ServiceTrials {
   run(trial: Trial, optimizer: ServiceOptimizer, parts: Parts): Promise<Outcome> {
     return runTrial(trial, parts, async () => {
       const session = await this.#createSession(trial.network, trial.seed, optimizer);
-      return trainingOf(session, trainingPart(parts, trial), parts, trial.batch);
+      const train = trainingPart(parts, trial);
+      return {
+        train: takesRuns(trial, train) ? byRuns(session, train, trial) : stepByStep(session, train, trial),
+        evaluate: (part) => scoreOf(session, parts[part]),
+        stop: () => session.delete(),
+      };
     });
   }
 
@@ -81,22 +90,48 @@ function parameterNames({ layers }: Network): string[] {
   );
 }
 
-function trainingOf(session: HostedTrainingSession, train: LabelledData, parts: Parts, batch: number): Training {
-  return {
-    async train(samples) {
-      const losses: number[] = [];
-      let milliseconds = 0;
-      for (let begin = 0; begin < samples.length; begin += batch) {
-        const { inputs: x, labels: y } = select(train, samples.subarray(begin, begin + batch));
-        const began = performance.now();
-        const { loss } = await session.step({ x, y });
-        milliseconds += performance.now() - began;
-        losses.push(loss);
-      }
-      return { losses, seconds: milliseconds / 1000 };
-    },
-    evaluate: (part) => scoreOf(session, parts[part]),
-    stop: () => session.delete(),
+/** The seconds that count are those of a client that sends every batch; nothing else of an outcome depends on it. */
+function takesRuns({ alone }: Trial, { size, features }: LabelledData): boolean {
+  return !alone && size * features * Float32Array.BYTES_PER_ELEMENT <= RUN_DATA_BYTES;
+}
+
+function stepByStep(session: HostedTrainingSession, train: LabelledData, { batch }: Trial): Training['train'] {
+  return async (samples) => {
+    const losses: number[] = [];
+    let milliseconds = 0;
+    for (let begin = 0; begin < samples.length; begin += batch) {
+      const { inputs: x, labels: y } = select(train, samples.subarray(begin, begin + batch));
+      const began = performance.now();
+      const { loss } = await session.step({ x, y });
+      milliseconds += performance.now() - began;
+      losses.push(loss);
+    }
+    return { losses, seconds: milliseconds / 1000 };
+  };
+}
+
+/** The same steps in calls of many: the service draws the samples in the order in which the trial gives them. */
+function byRuns(
+  session: HostedTrainingSession,
+  { size, features, inputs, labels }: LabelledData,
+  trial: Trial,
+): Training['train'] {
+  const { batch } = trial;
+  const order = sampleOrder(trial);
+  return async (samples) => {
+    if (session.nextStep === 0) {
+      await session.uploadData({ x: inputs.subarray(0, size * features), y: labels.subarray(0, size) });
+    }
+    const steps = samples.length / batch;
+    const losses: number[] = [];
+    const began = performance.now();
+    for (let begin = 0; begin < steps; begin += RUN_STEPS) {
+      const onProgress = ({ metrics }: RunProgress): number => losses.push(metrics.loss);
+      await session.run({ steps: Math.min(RUN_STEPS, steps - begin), batch, order }, { onProgress });
+    }
+    const seconds = (performance.now() - began) / 1000;
+    if (losses.length === steps) return { losses, seconds };
+    throw new Error(`of ${String(steps)} steps the service told of ${String(losses.length)}`);
   };
 }
 

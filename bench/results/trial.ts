@@ -38,7 +38,10 @@ export interface Score {
 /** The test part after so many steps. */
 export interface Point extends Score {
   readonly step: number;
-  /** Of steps as whoever trains sees them: of the service with what HTTP takes, of the peers without. Evaluations stop the clock. */
+  /**
+   * Of steps as whoever trains sees them: of the service with what HTTP takes, of the peers without. Evaluations stop the clock. They can
+   * be compared where the trial ran alone: then a client sends the service every batch; else it may have the service draw them, in runs.
+   */
   readonly seconds: number;
   /** Mean loss of the batches since the point before, each before its step. */
   readonly trainingLoss: number;

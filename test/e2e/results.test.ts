@@ -7,6 +7,7 @@ import { loadParts } from '../../bench/results/data.ts';
 import { PeerTrials } from '../../bench/results/peer.ts';
 import { ServiceTrials } from '../../bench/results/service.ts';
 import { trialOf, WINE, type Task } from '../../bench/results/tasks.ts';
+import type { Outcome } from '../../bench/results/trial.ts';
 
 const TASK: Task = { ...WINE, epochs: 2 };
 let service: ServiceTrials;
@@ -16,6 +17,10 @@ beforeAll(async () => {
   service = await ServiceTrials.start('wasm');
 });
 afterAll(() => service.stop());
+
+function timeless({ points, validation }: Outcome): unknown {
+  return [points.map((point) => ({ ...point, seconds: 0 })), validation];
+}
 
 it('the parts are standardised, share no sample, and are as large as the pages say', () => {
   expect([parts.train.size, parts.validation.size, parts.test.size]).toEqual([106, 36, 36]);
@@ -35,14 +40,22 @@ it('a trial of the service learns, and comes to the same again', async () => {
   expect(first.points.map(({ step }) => step)).toEqual([13, 26]);
   expect(first.points[1]!.trainingLoss).toBeLessThan(first.points[0]!.trainingLoss);
   expect(first.validation!.accuracy).toBeGreaterThan(0.8);
-  const timeless = ({ points, validation }: typeof first): unknown => [
-    points.map((point) => ({ ...point, seconds: 0 })),
-    validation,
-  ];
   expect(timeless(second)).toEqual(timeless(first));
 });
 
-it('a trial that diverges is an outcome', async () => {
+it('a trial whose steps the service draws comes to the same, to the bit, as one that sends every batch', async () => {
+  // A first seed of the tuning, an order of its own; the data set's last samples wait for other epochs, and stretches end within epochs.
+  const settings = { seed: 100, evaluations: 3 };
+  for (const optimizer of [{}, { metric: { kind: 'ekfac' }, coupling: 'value' }] as const) {
+    const trainer = { kind: 'service', optimizer } as const;
+    const byRuns = await service.run(trialOf(TASK, trainer, settings), optimizer, parts);
+    const stepByStep = await service.run(trialOf(TASK, trainer, { ...settings, alone: true }), optimizer, parts);
+    expect(byRuns.points.map(({ step }) => step)).toEqual([9, 17, 26]);
+    expect(timeless(byRuns)).toEqual(timeless(stepByStep));
+  }
+});
+
+it.each([false, true])('a trial that diverges is an outcome, alone: %s', async (alone) => {
   const optimizer = {
     learningRate: { kind: 'constant', value: 1e6 },
     metric: { kind: 'identity' },
@@ -50,7 +63,7 @@ it('a trial that diverges is an outcome', async () => {
     weightDecay: { kind: 'running-cost', rate: 1e6 },
   } as const;
   const outcome = await service.run(
-    trialOf(TASK, { kind: 'service', optimizer }, { seed: 0, evaluations: 1 }),
+    trialOf(TASK, { kind: 'service', optimizer }, { seed: 0, evaluations: 1, alone }),
     optimizer,
     parts,
   );
