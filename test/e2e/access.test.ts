@@ -444,7 +444,7 @@ describe.each(EDGE_RUNTIMES)('with access control, the edge in %s', (runtime: Ed
         .split('\n')
         .filter((line) => line.includes(requestId))
         .map((line) => JSON.parse(line) as Record<string, unknown>);
-    await expect.poll(() => [logged(edge).length, logged(worker).length], { timeout: 5000 }).toEqual([1, 1]);
+    await expect.poll(() => [logged(edge).length, logged(worker).length]).toEqual([1, 1]);
     const common = {
       event: 'request',
       requestId,

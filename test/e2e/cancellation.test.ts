@@ -80,7 +80,7 @@ async function computing<Request>(send: () => Request): Promise<{ request: Reque
 }
 
 function eventually(check: () => void): Promise<void> {
-  return vi.waitFor(check, { interval: 5, timeout: 10_000 });
+  return vi.waitFor(check, { interval: 5, timeout: 60_000 });
 }
 const queued = (count: number): Promise<void> =>
   eventually(() => {

@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { DdpnoptClient, samplesOf, type HostedTrainingSession, type RunProgress } from '../../clients/js/index.ts';
 import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
+import { LIMITS } from '../../shared/limits.ts';
 import { startCuttingProxy, type CuttingProxy } from './cutting-proxy.ts';
 import { DATA, HOSTED, SAMPLES } from './data-sets.ts';
 
@@ -106,7 +107,7 @@ it('its signal cancels it; what it has taken counts', async () => {
     const controller = new AbortController();
     const reason = new Error('enough');
     const running = session.run(
-      { ...PLAN, steps: 100_000 },
+      { ...PLAN, steps: LIMITS.runSteps },
       {
         signal: controller.signal,
         onProgress: ({ step }) => {

@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { ServiceProcess } from '../../deploy/local/child.ts';
 import { startWorker } from '../../deploy/local/worker.ts';
 import { dataSetSchema, type DataSet } from '../../shared/data-set.ts';
+import { LIMITS } from '../../shared/limits.ts';
 import { runSchema, type Run, type RunOrderInput } from '../../shared/run.ts';
 import type { StepMetrics } from '../../shared/session.ts';
 import { startS3Server, type S3Server } from '../../bench/durability/s3-server.ts';
@@ -95,33 +96,29 @@ beforeAll(async () => {
 });
 afterAll(() => undisturbed.stop());
 
-it(
-  'takes exactly the steps of a client with the same batches, in one run or in several',
-  { timeout: 60_000 },
-  async () => {
-    const expected = await stepByStep(url, 20);
-    for (const lengths of [[20], [7, 13]]) {
-      const session = new RunSession(url);
-      await session.create(HOSTED);
-      expect(await session.upload()).toMatchObject({ samples: SAMPLES, missingChunks: [] });
-      let first = 0;
-      const metrics: unknown[] = [];
-      for (const steps of lengths) {
-        const listener = await session.listen(first, { ...PLAN, steps });
-        for (let event = await listener.parsed(); event !== null; event = await listener.parsed()) {
-          if (event.event === 'step') metrics.push(event.data);
-        }
-        expect(await session.run(first)).toMatchObject({ state: 'finished', nextStep: first + steps, problem: null });
-        first += steps;
+it('takes exactly the steps of a client with the same batches, in one run or in several', async () => {
+  const expected = await stepByStep(url, 20);
+  for (const lengths of [[20], [7, 13]]) {
+    const session = new RunSession(url);
+    await session.create(HOSTED);
+    expect(await session.upload()).toMatchObject({ samples: SAMPLES, missingChunks: [] });
+    let first = 0;
+    const metrics: unknown[] = [];
+    for (const steps of lengths) {
+      const listener = await session.listen(first, { ...PLAN, steps });
+      for (let event = await listener.parsed(); event !== null; event = await listener.parsed()) {
+        if (event.event === 'step') metrics.push(event.data);
       }
-      expect(metrics).toEqual(expected.metrics);
-      expect(await session.state()).toEqual(expected.state);
-      // The reply of its last step is there for whoever asks.
-      expect(json(await call(url, 'GET', `${session.path}/steps/19`))).toEqual(expected.metrics[19]);
-      problemOf(await session.step(19, batches(PLAN, 0, 1)[0]!), 'step_conflict', 422);
+      expect(await session.run(first)).toMatchObject({ state: 'finished', nextStep: first + steps, problem: null });
+      first += steps;
     }
-  },
-);
+    expect(metrics).toEqual(expected.metrics);
+    expect(await session.state()).toEqual(expected.state);
+    // The reply of its last step is there for whoever asks.
+    expect(json(await call(url, 'GET', `${session.path}/steps/19`))).toEqual(expected.metrics[19]);
+    problemOf(await session.step(19, batches(PLAN, 0, 1)[0]!), 'step_conflict', 422);
+  }
+});
 
 interface Store {
   readonly title: string;
@@ -145,50 +142,46 @@ describe.each<Store>([
     return { storage: server.storage, settings: { ...server.settings, ...settings } };
   };
 
-  it(
-    'kill -9 in the middle of a run, again and again: it goes on by itself, with the same result',
-    { timeout: 120_000 },
-    async () => {
-      const STEPS = 40;
-      const store = storeOf();
-      let worker = await start(store);
-      const session = new RunSession(worker.ready.url);
-      await session.create(HOSTED);
-      await session.upload();
-      const order = { ...PLAN, steps: STEPS };
-      const changes = new Map<number, object>();
-      const seen = new Map<number, unknown>();
-      for (const goal of [5, 21, STEPS]) {
-        const listener = await session.listen(0, order, Math.max(-1, ...seen.keys()));
-        if (goal === 21) {
-          const change = { optimizer: { learningRate: { value: 3 } } };
-          changes.set(await session.change(change), change);
-        }
-        for (let last = -1; last < goal - 1;) {
-          const event = (await listener.parsed())!;
-          if (event.event !== 'step') continue;
-          last = (event.data as StepMetrics).step;
-          seen.set(last, event.data);
-        }
-        if (goal === STEPS) break;
-        await worker.kill();
-        await listener.close().catch(() => undefined);
-        worker = await start({ ...store, port: portOf(worker) });
-        // What was told of it is not taken back.
-        const { nextStep } = await session.describe();
-        expect(nextStep).toBeGreaterThanOrEqual(goal);
+  it('kill -9 in the middle of a run, again and again: it goes on by itself, with the same result', async () => {
+    const STEPS = 40;
+    const store = storeOf();
+    let worker = await start(store);
+    const session = new RunSession(worker.ready.url);
+    await session.create(HOSTED);
+    await session.upload();
+    const order = { ...PLAN, steps: STEPS };
+    const changes = new Map<number, object>();
+    const seen = new Map<number, unknown>();
+    for (const goal of [5, 21, STEPS]) {
+      const listener = await session.listen(0, order, Math.max(-1, ...seen.keys()));
+      if (goal === 21) {
+        const change = { optimizer: { learningRate: { value: 3 } } };
+        changes.set(await session.change(change), change);
       }
-      expect(await session.ended(0)).toMatchObject({ state: 'finished', nextStep: STEPS, steps: STEPS });
-      const expected = await stepByStep(url, STEPS, changes);
-      for (const [n, metrics] of seen) expect(metrics).toEqual(expected.metrics[n]);
-      expect(await session.state()).toEqual(expected.state);
-      expect((await call(session.url, 'DELETE', session.path)).status).toBe(204);
-    },
-  );
+      for (let last = -1; last < goal - 1;) {
+        const event = (await listener.parsed())!;
+        if (event.event !== 'step') continue;
+        last = (event.data as StepMetrics).step;
+        seen.set(last, event.data);
+      }
+      if (goal === STEPS) break;
+      await worker.kill();
+      await listener.close().catch(() => undefined);
+      worker = await start({ ...store, port: portOf(worker) });
+      // What was told of it is not taken back.
+      const { nextStep } = await session.describe();
+      expect(nextStep).toBeGreaterThanOrEqual(goal);
+    }
+    expect(await session.ended(0)).toMatchObject({ state: 'finished', nextStep: STEPS, steps: STEPS });
+    const expected = await stepByStep(url, STEPS, changes);
+    for (const [n, metrics] of seen) expect(metrics).toEqual(expected.metrics[n]);
+    expect(await session.state()).toEqual(expected.state);
+    expect((await call(session.url, 'DELETE', session.path)).status).toBe(204);
+  });
 });
 
 describe('what has ended', () => {
-  it('a data set that is deleted after a run is not needed any more', { timeout: 60_000 }, async () => {
+  it('a data set that is deleted after a run is not needed any more', async () => {
     const store = { storage: folder() };
     let worker = await start(store);
     const session = new RunSession(worker.ready.url);
@@ -207,44 +200,40 @@ describe('what has ended', () => {
     expect(data).toMatchObject({ samples: 9, chunks: [{ chunk: 0, samples: 9 }] });
   });
 
-  it(
-    'a cancelled run stays cancelled; a worker that is told to stop leaves a run to go on with',
-    { timeout: 60_000 },
-    async () => {
-      const store = { storage: folder() };
-      let worker = await start(store);
-      const session = new RunSession(worker.ready.url);
-      await session.create(HOSTED);
-      await session.upload();
-      expect((await session.begin(0, { ...PLAN, steps: 100_000 })).status).toBe(202);
-      const answer = await call(session.url, 'DELETE', `${session.path}/runs/0`);
-      const cancelled = runSchema.parse(json(answer));
-      expect(cancelled).toMatchObject({ state: 'cancelled', problem: null });
-      const { nextStep } = cancelled;
-      const restart = async (how: 'kill' | 'stop'): Promise<void> => {
-        await worker[how]();
-        worker = await start({ ...store, port: portOf(worker) });
-      };
-      await restart('kill');
-      expect(await session.run(0)).toEqual(cancelled);
-      expect(await session.describe()).toMatchObject({ nextStep, run: null });
+  it('a cancelled run stays cancelled; a worker that is told to stop leaves a run to go on with', async () => {
+    const store = { storage: folder() };
+    let worker = await start(store);
+    const session = new RunSession(worker.ready.url);
+    await session.create(HOSTED);
+    await session.upload();
+    expect((await session.begin(0, { ...PLAN, steps: LIMITS.runSteps })).status).toBe(202);
+    const answer = await call(session.url, 'DELETE', `${session.path}/runs/0`);
+    const cancelled = runSchema.parse(json(answer));
+    expect(cancelled).toMatchObject({ state: 'cancelled', problem: null });
+    const { nextStep } = cancelled;
+    const restart = async (how: 'kill' | 'stop'): Promise<void> => {
+      await worker[how]();
+      worker = await start({ ...store, port: portOf(worker) });
+    };
+    await restart('kill');
+    expect(await session.run(0)).toEqual(cancelled);
+    expect(await session.describe()).toMatchObject({ nextStep, run: null });
 
-      const end = nextStep + 40;
-      expect((await session.begin(nextStep, { ...PLAN, steps: 40 })).status).toBe(202);
-      await restart('stop');
-      expect(await session.ended(nextStep)).toMatchObject({ state: 'finished', nextStep: end });
-      expect(await session.state()).toEqual((await stepByStep(url, end)).state);
-    },
-  );
+    const end = nextStep + 40;
+    expect((await session.begin(nextStep, { ...PLAN, steps: 40 })).status).toBe(202);
+    await restart('stop');
+    expect(await session.ended(nextStep)).toMatchObject({ state: 'finished', nextStep: end });
+    expect(await session.state()).toEqual((await stepByStep(url, end)).state);
+  });
 });
 
-it('the runs of a worker that is started again go on without being asked for', { timeout: 60_000 }, async () => {
+it('the runs of a worker that is started again go on without being asked for', async () => {
   const storage = folder();
   const worker = await start({ storage });
   const session = new RunSession(worker.ready.url);
   await session.create(HOSTED);
   await session.upload();
-  const listener = await session.listen(0, { ...PLAN, steps: 2000 });
+  const listener = await session.listen(0, { ...PLAN, steps: LIMITS.runSteps });
   await listener.parsed();
   await listener.parsed();
   await worker.kill();
@@ -254,5 +243,5 @@ it('the runs of a worker that is started again go on without being asked for', {
     const metrics = await (await fetch(`${again.ready.url}/metrics`)).text();
     return Number(/^ddpnopt_steps_total(?:\{[^}]*\})? (\d+)/m.exec(metrics)?.[1] ?? 0);
   };
-  await expect.poll(stepsOf, { timeout: 20_000 }).toBeGreaterThan(5);
+  await expect.poll(stepsOf).toBeGreaterThan(5);
 });

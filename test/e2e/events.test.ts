@@ -7,7 +7,17 @@ import { startWorker } from '../../deploy/local/worker.ts';
 import { LIMITS } from '../../shared/limits.ts';
 import { Listener } from './listener.ts';
 import { startHeldWorker, type HeldWorker } from './held-worker.ts';
-import { call, describeSession, expectProblem, json, LAYERS, newSession, putStep, stepBody } from './support.ts';
+import {
+  call,
+  describeSession,
+  expectProblem,
+  json,
+  LAYERS,
+  newSession,
+  persistent,
+  putStep,
+  stepBody,
+} from './support.ts';
 import { bodiesOf, folder, portOf, start, WorkerSession } from './worker-session.ts';
 
 let worker: HeldWorker;
@@ -136,7 +146,7 @@ describe('the client library', () => {
       const session = await client.createSession({ layers: [...LAYERS] });
       const { id } = session.session;
       const step = async (n: number): Promise<void> => {
-        expect((await putStep(edge.ready.url, id, n, bodies[n]!)).status).toBe(200);
+        expect((await persistent(() => putStep(edge.ready.url, id, n, bodies[n]!))).status).toBe(200);
       };
       for (let n = 0; n < 3; n++) await step(n);
       const events = session.events({ after: 0 });

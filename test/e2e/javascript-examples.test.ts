@@ -92,7 +92,7 @@ describe('browser.html', () => {
     return { url, trained, close: () => { server.closeAllConnections(); server.close(); } }; // prettier-ignore
   }
 
-  it('trains in a page of another origin', { timeout: 90_000 }, async (context) => {
+  it('trains in a page of another origin', async (context) => {
     const page = await servePage();
     const profile = await mkdtemp(path.join(tmpdir(), 'ddpnopt-browser-'));
     try {

@@ -50,7 +50,7 @@ afterEach(async () => {
 });
 
 function eventually(check: () => void): Promise<void> {
-  return vi.waitFor(check, { interval: 5, timeout: 10_000 });
+  return vi.waitFor(check, { interval: 5, timeout: 60_000 });
 }
 
 /** The answer to a GET, of which nothing is read before `read` is called. */

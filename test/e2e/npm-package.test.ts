@@ -53,7 +53,7 @@ beforeAll(async () => {
   const tarballs = [await pack(PACKAGE.pathname), await pack(path.join(ROOT, 'node_modules/zod'))];
   await run('npm', ['install', '--offline', '--no-audit', '--no-fund', ...tarballs], { cwd: folder });
   await writeFile(path.join(folder, 'train.js'), TRAINING);
-}, 120_000);
+});
 
 afterAll(async () => {
   await stack.stop();

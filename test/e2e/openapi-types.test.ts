@@ -111,7 +111,7 @@ ${Object.keys(schemas)
 `;
 }
 
-it('the types of the document are the client’s, for requests and for replies', { timeout: 120_000 }, async () => {
+it('the types of the document are the client’s, for requests and for replies', async () => {
   // What has a default may be left out of a request, and is never missing in a reply.
   for (const [module, defaultNonNullable] of [
     ['requests', false],

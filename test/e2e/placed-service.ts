@@ -12,7 +12,7 @@ import { createSigner, digestOf } from '../../shared/signature.ts';
 import { signCall } from '../../shared/signed-call.ts';
 import { signLease } from '../../shared/lease.ts';
 import type { WorkerId } from '../../shared/worker-report.ts';
-import { putStep, type Answer } from './support.ts';
+import { persistent, putStep, type Answer } from './support.ts';
 
 export const SECRET = 'a secret for tests alone';
 const signer = createSigner(SECRET);
@@ -70,7 +70,7 @@ export async function startPlacedService(
     workers.push(worker);
     return worker;
   };
-  for (let i = 0; i < count; i++) await addWorker();
+  await Promise.all(Array.from({ length: count }, () => addWorker()));
   return {
     url,
     workers,
@@ -124,14 +124,6 @@ export function leaseFor(session: SessionId, worker: WorkerId, epoch: number): P
 }
 
 /** A step, sent again as long as the service says that a later try may succeed. */
-export async function persistentStep(
-  url: string,
-  id: string,
-  n: number,
-  body: Uint8Array<ArrayBuffer>,
-): Promise<Answer> {
-  for (;;) {
-    const answer = await putStep(url, id, n, body);
-    if (answer.headers.get('retry-after') === null) return answer;
-  }
+export function persistentStep(url: string, id: string, n: number, body: Uint8Array<ArrayBuffer>): Promise<Answer> {
+  return persistent(() => putStep(url, id, n, body));
 }

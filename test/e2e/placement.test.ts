@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { setTimeout as after } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { checkpointSchema } from '../../shared/checkpoint.ts';
-import { startEdge, type EdgeRuntime } from '../../deploy/local/edge.ts';
+import { EDGE_RUNTIMES, startEdge, type EdgeRuntime } from '../../deploy/local/edge.ts';
 import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
 import { startWorker } from '../../deploy/local/worker.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
@@ -40,6 +40,7 @@ import {
   json,
   LAYERS,
   newSession,
+  persistent,
   putStep,
   rawRequest,
   stepBody,
@@ -58,7 +59,7 @@ const text = ({ bytes }: { readonly bytes: Uint8Array }): string => Buffer.from(
 
 let undisturbed: LocalStack;
 beforeAll(async () => {
-  undisturbed = await startStack({ engine: 'reference' });
+  undisturbed = await startStack({ engine: 'reference', edge: 'node' });
 });
 afterAll(() => undisturbed.stop());
 
@@ -97,20 +98,30 @@ async function start(
   return service;
 }
 
-const TIMEOUT = 60_000;
 /** Milliseconds, where a worker is to count as lost soon. */
-const BRIEF_HEARTBEAT = 500;
+const BRIEF_HEARTBEAT = 1000;
 
-describe.each(['workerd', 'node'] as const)('an edge in %s', { timeout: TIMEOUT }, (runtime) => {
+/** The tests of a runtime are the life of one service, from its first worker to its last. */
+describe.each(EDGE_RUNTIMES)('an edge in %s', (runtime) => {
   let folder: string;
   let service: PlacedService;
   beforeAll(async () => {
     folder = mkdtempSync(join(tmpdir(), 'ddpnopt-'));
-    service = await startPlacedService(runtime, { storage: folder, settings: {} }, 2);
+    service = await startPlacedService(runtime, { storage: folder, settings: {} }, 0);
   });
   afterAll(async () => {
     await service.stop();
     rmSync(folder, { recursive: true, force: true });
+  });
+
+  it('without a worker: unavailable, until one comes', async () => {
+    const { url, addWorker } = service;
+    expectProblem(await create(url, LAYERED), { status: 503, code: 'worker_unavailable' });
+    expectProblem(await call(url, 'GET', '/readyz'), { status: 503, code: 'worker_unavailable' });
+    await addWorker();
+    const { id } = await newSession(url, LAYERED);
+    expect((await call(url, 'DELETE', `/v1/sessions/${id}`)).status).toBe(204);
+    await addWorker();
   });
 
   it('the API from end to end', async () => {
@@ -185,7 +196,7 @@ describe.each(['workerd', 'node'] as const)('an edge in %s', { timeout: TIMEOUT 
     const bodies = bodiesOf(LAYERED, 12, 8);
     const replies = await unbrokenRun(LAYERED, bodies);
     const { id } = await newSession(url, LAYERED);
-    for (let n = 0; n < 4; n++) await putStep(url, id, n, bodies[n]!);
+    for (let n = 0; n < 4; n++) expect(text(await persistentStep(url, id, n, bodies[n]!))).toBe(replies[n]);
     const first = await owner();
     const stopped = first.stop();
     for (let n = 4; n < 8; n++) expect(text(await persistentStep(url, id, n, bodies[n]!))).toBe(replies[n]);
@@ -194,21 +205,20 @@ describe.each(['workerd', 'node'] as const)('an edge in %s', { timeout: TIMEOUT 
     expect((await known()).map((worker) => worker.url)).toEqual(
       workers.filter((worker) => worker !== first).map(({ ready }) => ready.url),
     );
-    expect((await create(url, LAYERED)).status).toBe(201);
+    expect((await call(url, 'DELETE', `/v1/sessions/${id}`)).status).toBe(204);
+    const { id: other } = await newSession(url, LAYERED);
+    expect((await call(url, 'DELETE', `/v1/sessions/${other}`)).status).toBe(204);
   });
 
-  it('without a worker: unavailable, until one comes', async () => {
-    const { url, addWorker, workers, restartEdge, known } = await start(runtime, 'folder', 0);
-    expectProblem(await create(url, LAYERED), { status: 503, code: 'worker_unavailable' });
-    expectProblem(await call(url, 'GET', '/readyz'), { status: 503, code: 'worker_unavailable' });
-    await addWorker();
+  it('its memory of workers and sessions survives it', async () => {
+    const { url, addWorker, owner, restartEdge, known } = service;
     const { id } = await newSession(url, LAYERED);
     const [body, next] = bodiesOf(LAYERED, 14, 2);
-    expect((await putStep(url, id, 0, body!)).status).toBe(200);
-    await workers[0]!.kill();
-    // The edge's memory survives it.
+    expect((await persistentStep(url, id, 0, body!)).status).toBe(200);
+    const last = await owner();
+    await last.kill();
     await restartEdge('kept');
-    expect((await known()).map((worker) => worker.url)).toEqual([workers[0]!.ready.url]);
+    expect((await known()).map((worker) => worker.url)).toEqual([last.ready.url]);
     expectProblem(await putStep(url, id, 1, next!), { status: 503, code: 'worker_unavailable' });
     // Another one on the same store finds the session.
     await addWorker();
@@ -216,11 +226,11 @@ describe.each(['workerd', 'node'] as const)('an edge in %s', { timeout: TIMEOUT 
   });
 });
 
+// Runs meet the third pair, an edge under Node and a folder, in placed-runs.test.ts.
 describe.each([
   { runtime: 'workerd', store: 'folder' },
-  { runtime: 'node', store: 'folder' },
   { runtime: 'node', store: 'bucket' },
-] as const)('an edge in $runtime, workers on one $store', { timeout: TIMEOUT }, ({ runtime, store }) => {
+] as const)('an edge in $runtime, workers on one $store', ({ runtime, store }) => {
   it('kill -9 in the middle of steps: the session goes on elsewhere, with the same bytes', async () => {
     const { url, owner, addWorker } = await start(runtime, store, 2);
     const STEPS = 16;
@@ -237,7 +247,7 @@ describe.each([
         await addWorker();
       }
       expect(text(await step)).toBe(replies[n]);
-      expect(text(await getStep(url, id, n))).toBe(replies[n]);
+      expect(text(await persistent(() => getStep(url, id, n)))).toBe(replies[n]);
     }
     expect(await describeSession(url, id)).toMatchObject({ nextStep: STEPS, durableStep: STEPS });
   });
@@ -247,7 +257,7 @@ describe.each([
     const bodies = bodiesOf(LAYERED, 13, 12);
     const replies = await unbrokenRun(LAYERED, bodies);
     const { id } = await newSession(url, LAYERED);
-    for (let n = 0; n < 4; n++) await putStep(url, id, n, bodies[n]!);
+    for (let n = 0; n < 4; n++) expect(text(await persistentStep(url, id, n, bodies[n]!))).toBe(replies[n]);
     const first = await owner();
     const firstId = (await known()).find((worker) => worker.url === first.ready.url)!.id;
     process.kill(first.pid, 'SIGSTOP');
@@ -271,28 +281,22 @@ describe.each([
   });
 });
 
-it(
-  'a lost worker’s session that nobody asks for is taken over, so that it expires in order; also by a directory that has lost its memory',
-  { timeout: TIMEOUT },
-  async () => {
-    const { url, owner, workers, known, restartEdge } = await start('node', 'folder', 2, BRIEF_HEARTBEAT);
-    const { id } = await newSession(url, LAYERED);
-    const lost = await owner();
-    await lost.kill();
-    const heir = workers.find((worker) => worker !== lost)!;
-    const sessions = async () =>
-      ((await (await fetch(`${heir.ready.url}/healthz`)).json()) as { sessions: number }).sessions;
-    await expect.poll(sessions, { timeout: 10_000 }).toBe(1);
+it('a lost worker’s session that nobody asks for is taken over, so that it expires in order; also by a directory that has lost its memory', async () => {
+  const { url, owner, workers, known, restartEdge } = await start('node', 'folder', 2, BRIEF_HEARTBEAT);
+  const { id } = await newSession(url, LAYERED);
+  const lost = await owner();
+  await lost.kill();
+  const heir = workers.find((worker) => worker !== lost)!;
+  const sessions = async () =>
+    ((await (await fetch(`${heir.ready.url}/healthz`)).json()) as { sessions: number }).sessions;
+  await expect.poll(sessions).toBe(1);
 
-    // The directory begins anew with the first epoch, and learns from the worker that there have been others.
-    await restartEdge('lost');
-    await expect
-      .poll(async () => (await known()).map((worker) => worker.url), { timeout: 10_000 })
-      .toEqual([heir.ready.url]);
-    expect(await describeSession(url, id)).toMatchObject({ nextStep: 0 });
-    expect((await putStep(url, id, 0, bodiesOf(LAYERED, 16, 1)[0]!)).status).toBe(200);
-  },
-);
+  // The directory begins anew with the first epoch, and learns from the worker that there have been others.
+  await restartEdge('lost');
+  await expect.poll(async () => (await known()).map((worker) => worker.url)).toEqual([heir.ready.url]);
+  expect(await describeSession(url, id)).toMatchObject({ nextStep: 0 });
+  expect((await persistentStep(url, id, 0, bodiesOf(LAYERED, 16, 1)[0]!)).status).toBe(200);
+});
 
 describe('who may call whom', () => {
   it('a worker with a secret answers nobody but the edge, and of sessions only with a lease of its own', async () => {
@@ -320,28 +324,25 @@ describe('who may call whom', () => {
     expect(await known()).toHaveLength(1);
   });
 
-  it.each(['workerd', 'node'] as const)(
-    'an edge in %s signs its calls to a worker that has not registered',
-    async (runtime) => {
-      const worker = await startWorker({ port: 0, engine: 'reference', settings: { DDPNOPT_WORKER_SECRET: SECRET } });
-      onTestFinished(() => worker.kill());
-      const edge = async (secret: string) => {
-        const settings = { DDPNOPT_WORKER_SECRET: secret };
-        const process = await startEdge({ port: 0, workerUrl: worker.ready.url, runtime, settings });
-        onTestFinished(() => process.kill());
-        return process.ready.url;
-      };
-      const [right, wrong] = await Promise.all([edge(SECRET), edge(`${SECRET}!`)]);
-      const { id } = await newSession(right, LAYERED);
-      expect((await putStep(right, id, 0, bodiesOf(LAYERED, 15, 1)[0]!)).status).toBe(200);
-      expectProblem(await call(wrong, 'GET', `/v1/sessions/${id}`), {
-        status: 502,
-        code: 'worker_protocol',
-        mentions: ['its signature is not that of this call'],
-      });
-      expectProblem(await call(right, 'GET', '/workers'), { status: 404, code: 'route_not_found' });
-    },
-  );
+  it.each(EDGE_RUNTIMES)('an edge in %s signs its calls to a worker that has not registered', async (runtime) => {
+    const worker = await startWorker({ port: 0, engine: 'reference', settings: { DDPNOPT_WORKER_SECRET: SECRET } });
+    onTestFinished(() => worker.kill());
+    const edge = async (secret: string) => {
+      const settings = { DDPNOPT_WORKER_SECRET: secret };
+      const process = await startEdge({ port: 0, workerUrl: worker.ready.url, runtime, settings });
+      onTestFinished(() => process.kill());
+      return process.ready.url;
+    };
+    const [right, wrong] = await Promise.all([edge(SECRET), edge(`${SECRET}!`)]);
+    const { id } = await newSession(right, LAYERED);
+    expect((await putStep(right, id, 0, bodiesOf(LAYERED, 15, 1)[0]!)).status).toBe(200);
+    expectProblem(await call(wrong, 'GET', `/v1/sessions/${id}`), {
+      status: 502,
+      code: 'worker_protocol',
+      mentions: ['its signature is not that of this call'],
+    });
+    expectProblem(await call(right, 'GET', '/workers'), { status: 404, code: 'route_not_found' });
+  });
 
   it('without a secret a worker binds no address that others reach, and nobody registers', async () => {
     const options = { port: 0, engine: 'reference' };

@@ -13,8 +13,8 @@ import { Listener } from './listener.ts';
 import { call, describeSession, expectProblem, json, newSession, putStep, type Answer } from './support.ts';
 
 const PLAN = { batch: 6, order: { kind: 'shuffled', seed: 3 } } as const;
-/** More steps than any test waits for. */
-const LONG = { ...PLAN, steps: 100_000 };
+/** It ends when the test is done with it, and not before. */
+const LONG = { ...PLAN, steps: LIMITS.runSteps };
 
 let worker: HeldWorker;
 beforeAll(async () => {

@@ -96,7 +96,7 @@ describe.skipIf(!installed)('the Python client', () => {
   // DIGITS, which is in the repository, in the place of the large sets.
   const slice = ['--data', storage, '--training', '768'];
 
-  it.each(['layers', 'kernel'])('examples/pytorch_mnist_mlp.py, mode %s', { timeout: 120_000 }, async (mode) => {
+  it.each(['layers', 'kernel'])('examples/pytorch_mnist_mlp.py, mode %s', async (mode) => {
     const script = path.join(EXAMPLES, 'pytorch_mnist_mlp.py');
     const output = await run(PYTHON, [script, ...slice, '--batch', '64', '--mode', mode], environment());
     expect(accuracies(output)).toHaveLength(2);
@@ -104,7 +104,7 @@ describe.skipIf(!installed)('the Python client', () => {
     expect(output).toMatch(/24 steps of 6570 parameters: \d+ kB sent and \d+ kB received per step/);
   });
 
-  it('examples/pytorch_fashion_cnn.py, and goes on from its checkpoint', { timeout: 120_000 }, async () => {
+  it('examples/pytorch_fashion_cnn.py, and goes on from its checkpoint', async () => {
     const script = path.join(EXAMPLES, 'pytorch_fashion_cnn.py');
     const checkpoint = path.join(storage, 'cnn.pt');
     const train = (epochs: string): Promise<string> =>
@@ -118,12 +118,12 @@ describe.skipIf(!installed)('the Python client', () => {
     expect(accuracies(second)[0]).toBeGreaterThan(70);
   });
 
-  it('examples/numpy_client.py', { timeout: 120_000 }, async () => {
+  it('examples/numpy_client.py', async () => {
     const output = await run(PYTHON, [path.join(EXAMPLES, 'numpy_client.py'), '--epochs', '2'], environment());
     expect(accuracies(output)[1]).toBeGreaterThan(90);
   });
 
-  it('examples/jax_client.py', { timeout: 120_000 }, async (context) => {
+  it('examples/jax_client.py', async (context) => {
     if (spawnSync(PYTHON, ['-c', 'import jax']).status !== 0) {
       const requirements = path.join('examples', 'requirements-jax.txt');
       process.stdout.write(`Skipped: no JAX; ${path.relative(ROOT, PYTHON)} -m pip install -r ${requirements}\n`);
@@ -133,7 +133,7 @@ describe.skipIf(!installed)('the Python client', () => {
     expect(accuracies(output)[1]).toBeGreaterThan(90);
   });
 
-  it('docs/python.md: both examples learn the circle', { timeout: 120_000 }, async () => {
+  it('docs/python.md: both examples learn the circle', async () => {
     const document = readFileSync(path.join(ROOT, 'docs/python.md'), 'utf8');
     const examples = [...document.matchAll(/```python\n(.*?)```/gs)].map((match) => match[1]!);
     expect(examples).toHaveLength(2);
@@ -146,7 +146,7 @@ describe.skipIf(!installed)('the Python client', () => {
     }
   });
 
-  it('README: ten lines turn a PyTorch script into one that uses the service', { timeout: 120_000 }, async () => {
+  it('README: ten lines turn a PyTorch script into one that uses the service', async () => {
     const document = readFileSync(path.join(ROOT, 'README.md'), 'utf8');
     const lines = /```diff\n(.*?)```/s.exec(document)![1]!.trimEnd().split('\n');
     expect(lines.filter((line) => /^[+-]/.test(line)).length).toBeLessThanOrEqual(10);
@@ -189,7 +189,7 @@ describe.skipIf(!installed)('the Python client', () => {
   });
 });
 
-it('examples/curl_json.sh fits the line', { timeout: 60_000 }, async (context) => {
+it('examples/curl_json.sh fits the line', async (context) => {
   const missing = ['curl', 'jq'].filter((command) => spawnSync(command, ['--version']).error !== undefined);
   if (missing.length > 0) {
     process.stdout.write(`Skipped: ${missing.join(' and ')} not found\n`);

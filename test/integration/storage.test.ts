@@ -73,7 +73,7 @@ describe.each([
     expect(await storage.list('nothing/')).toEqual([]);
   });
 
-  it('lists more keys than one answer holds', { timeout: 60_000 }, async () => {
+  it('lists more keys than one answer holds', async () => {
     const keys = Array.from({ length: 1100 }, (_, i) => `many/${String(i).padStart(5, '0')}`);
     await Promise.all(keys.map((key) => storage.write(put(object(key, 1)))));
     expect((await storage.list('many/')).map(({ key }) => key)).toEqual(keys);

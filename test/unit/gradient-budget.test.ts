@@ -6,7 +6,7 @@ import type { Engine, Tensor } from '../../gpu-worker/tensor/engine.ts';
 import { loadEngine } from '../../gpu-worker/tensor/index.ts';
 
 const wasm = await loadEngine('wasm');
-const [B, P, N] = [64, 1, 1024];
+const [B, P, N] = [16, 1, 1024];
 /** Outputs whose explicit gradients are as large as the budget, 64 MiB. */
 const RANGE = 2 ** 26 / (4 * B * N);
 
