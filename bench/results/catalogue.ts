@@ -2,11 +2,13 @@
 import type { Files, Item, ResultsHeader, Section } from './item.ts';
 import { ablation } from './items/ablation.ts';
 import { accuracy } from './items/accuracy.ts';
+import { defaultRate } from './items/default-rate.ts';
 import { feedback } from './items/feedback.ts';
 import { sensitivity } from './items/sensitivity.ts';
 import { untuned } from './items/untuned.ts';
 import { renderAblation } from './report/ablation.ts';
 import { renderAccuracy } from './report/accuracy.ts';
+import { renderDefaultRate } from './report/default-rate.ts';
 import { renderFeedback } from './report/feedback.ts';
 import { renderSensitivity } from './report/sensitivity.ts';
 import { renderUntuned } from './report/untuned.ts';
@@ -46,6 +48,7 @@ export const CATALOGUE: readonly Entry[] = [
   entry(accuracy, renderAccuracy),
   entry(sensitivity, renderSensitivity),
   entry(feedback, renderFeedback),
+  entry(defaultRate, renderDefaultRate),
   entry(untuned, renderUntuned),
   entry(ablation, renderAblation),
 ];

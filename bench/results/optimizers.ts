@@ -226,8 +226,9 @@ export const UNTUNED: Optimizer = service(
 /** Everybody, in the order of the tables. */
 export const ALL: readonly Optimizer[] = [...BASELINES, ...OPTIMAL_CONTROL, ...PAPER_FAITHFUL, TUNED, UNTUNED];
 
-export function settingsOf({ learningRates, regularizations }: Optimizer): Setting[] {
+/** What is tried on a task. */
+export function settingsOf({ learningRates, regularizations }: Optimizer, { tunesRegularization }: Task): Setting[] {
   return learningRates.flatMap((learningRate) =>
-    regularizations.map((regularization) => ({ learningRate, regularization })),
+    (tunesRegularization ? regularizations : regularizations.slice(0, 1)).map((regularization) => ({ learningRate, regularization })),
   );
 }

@@ -2,7 +2,7 @@
 import type { PartFiles } from '../part-files.ts';
 import type { Parts } from '../parts.ts';
 import { PeerProcess, type PeerOptimizer } from '../peers/peers.ts';
-import { runTrial, trainingPart } from './run.ts';
+import { evaluatedPart, runTrial, trainingPart } from './run.ts';
 import type { Network, Outcome, Trial } from './trial.ts';
 
 export class PeerTrials {
@@ -40,7 +40,10 @@ export class PeerTrials {
           const { losses, milliseconds } = await this.#process.stepsOn(samples);
           return { losses, seconds: milliseconds.reduce((sum, value) => sum + value, 0) / 1000 };
         },
-        evaluate: (part) => this.#process.evaluate({ files: files[part] }),
+        evaluate: (part) => {
+          const { size } = evaluatedPart(parts, part, trial);
+          return this.#process.evaluate({ files: { ...files[part], size } });
+        },
         stop: () => Promise.resolve(),
       };
     });

@@ -29,7 +29,7 @@ export function settingTrials(task: Task, optimizer: Optimizer, setting: Setting
 }
 
 function tuningTrials(task: Task, optimizer: Optimizer): Trial[] {
-  const settings = settingsOf(optimizer);
+  const settings = settingsOf(optimizer, task);
   return settings.length === 1 ? [] : settings.flatMap((setting) => settingTrials(task, optimizer, setting));
 }
 
@@ -38,7 +38,7 @@ function tuningTrials(task: Task, optimizer: Optimizer): Trial[] {
  * loss; null as long as trials of it are missing. A trial that diverged counts as accuracy 0. The test part has no say in it.
  */
 export function choose(store: TrialStore, task: Task, optimizer: Optimizer): Setting | null {
-  const settings = settingsOf(optimizer);
+  const settings = settingsOf(optimizer, task);
   const [only] = settings;
   if (settings.length === 1) return only ?? null;
   const scores: { setting: Setting; accuracy: number; loss: number }[] = [];
@@ -78,11 +78,8 @@ export function chosenTrials(
   const setting = choose(store, task, optimizer);
   if (setting === null) return null;
   const trainer = optimizer.trainer(setting, task);
-  return seeds.map((seed) => trialOf(task, trainer, { seed, evaluations: EVALUATIONS, alone }));
+  return seeds.map((seed) => trialOf(task, trainer, { seed, evaluations: task.evaluations, alone }));
 }
-
-/** Points of a measured curve. */
-const EVALUATIONS = 12;
 
 /** In the order of the trials; null if any is missing. */
 export function outcomesOf(store: TrialStore, trials: readonly Trial[]): Outcome[] | null {

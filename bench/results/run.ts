@@ -28,6 +28,15 @@ export function trainingPart({ train }: Parts, { trainingSamples }: Pick<Trial, 
   return trainingSamples === null ? train : { ...train, size: Math.min(trainingSamples, train.size) };
 }
 
+/** The validation or test part as the trial takes it. */
+export function evaluatedPart(
+  parts: Parts,
+  part: 'validation' | 'test',
+  { evaluatedSamples = Number.POSITIVE_INFINITY }: Pick<Trial, 'evaluatedSamples'>,
+): LabelledData {
+  return { ...parts[part], size: Math.min(evaluatedSamples, parts[part].size) };
+}
+
 function stepsOf(trial: Trial, parts: Parts): number {
   return trial.epochs * stepsPerEpoch(trainingPart(parts, trial).size, trial.batch);
 }

@@ -4,7 +4,7 @@ import { DdpnoptClient, type HostedTrainingSession, type RunProgress } from '../
 import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
 import { countRight } from '../accuracy.ts';
 import { select, type Parts } from '../parts.ts';
-import { runTrial, sampleOrder, trainingPart, type Training } from './run.ts';
+import { evaluatedPart, runTrial, sampleOrder, trainingPart, type Training } from './run.ts';
 import type { Network, Outcome, Score, ServiceOptimizer, Trial } from './trial.ts';
 
 const LOSS = { kind: 'softmax-cross-entropy' } as const;
@@ -41,7 +41,7 @@ export class ServiceTrials {
       const train = trainingPart(parts, trial);
       return {
         train: takesRuns(trial, train) ? byRuns(session, train, trial) : stepByStep(session, train, trial),
-        evaluate: (part) => scoreOf(session, parts[part]),
+        evaluate: (part) => scoreOf(session, evaluatedPart(parts, part, trial)),
         stop: () => session.delete(),
       };
     });

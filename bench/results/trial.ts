@@ -25,6 +25,8 @@ export interface Trial {
   readonly seed: number;
   /** How often the test part is evaluated, at equal distances; the last time at the end. */
   readonly evaluations: number;
+  /** How many samples of the validation part and of the test part count, the first ones; all unless given. */
+  readonly evaluatedSamples?: number | undefined;
   readonly trainer: Trainer;
   /** Whether nothing else runs meanwhile, so that its seconds can be compared. */
   readonly alone: boolean;

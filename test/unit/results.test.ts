@@ -13,7 +13,7 @@ import { choose, chosenTrials, settingTrials, tunedPlan } from '../../bench/resu
 import { missingOf } from '../../bench/results/runner.ts';
 import { confidence, pairedDifference, sign, standardDeviation } from '../../bench/results/statistics.ts';
 import { TrialStore } from '../../bench/results/store.ts';
-import { DIGITS, trialOf, WINE } from '../../bench/results/tasks.ts';
+import { DIGITS, trialOf, WINE, CONVOLUTIONAL_TASKS } from '../../bench/results/tasks.ts';
 import { finalAccuracy, keyOf, type Outcome, type Trial } from '../../bench/results/trial.ts';
 
 let folder: string;
@@ -64,7 +64,7 @@ it('outcomes survive, and a line that was cut off takes only itself along', () =
 
 /** Gives every trial of the tuning an outcome by its setting. */
 function tuned(store: TrialStore, optimizer: Optimizer, of: (index: number) => Outcome): void {
-  for (const [index, setting] of settingsOf(optimizer).entries()) {
+  for (const [index, setting] of settingsOf(optimizer, WINE).entries()) {
     for (const trial of settingTrials(WINE, optimizer, setting)) store.add(trial, of(index), VERSIONS);
   }
 }
@@ -80,7 +80,7 @@ it('the choice is made by the validation part, by its loss among equals, and nev
     if (index === 8) return outcome(0.9, 0.2, 0.3);
     return index === 10 ? outcome(null) : outcome(0.5, 0.6);
   });
-  const chosen = settingsOf(TUNED)[8]!;
+  const chosen = settingsOf(TUNED, WINE)[8]!;
   expect(choose(store, WINE, TUNED)).toEqual(chosen);
   const trials = chosenTrials(store, WINE, TUNED)!;
   expect(trials.map(({ seed }) => seed)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
@@ -105,10 +105,12 @@ it('a plan counts what waits for the choice, and then what the choice asks for',
 
 it('every tuned optimizer has as many settings, in half decades', () => {
   const sizes = ALL.filter((optimizer) => optimizer !== UNTUNED && !optimizer.isSlow).map(
-    (optimizer) => settingsOf(optimizer).length,
+    (optimizer) => settingsOf(optimizer, WINE).length,
   );
   expect(new Set(sizes)).toEqual(new Set([21]));
-  expect(settingsOf(UNTUNED)).toEqual([{ learningRate: 10, regularization: 0 }]);
+  expect(settingsOf(UNTUNED, WINE)).toHaveLength(1);
+  // Without regularisation where a task has no time for it.
+  expect(settingsOf(TUNED, CONVOLUTIONAL_TASKS[0])).toHaveLength(7);
   expect(BASELINES[0]?.learningRates).toEqual([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1]);
   expect(BASELINES[0]?.widerLearningRates.slice(1, 4)).toEqual([0.0003, 0.001, 0.003]);
 });

@@ -88,7 +88,7 @@ function ofOptimizer(store: TrialStore, task: Task, optimizer: Optimizer): Optim
   const trials = chosenTrials(store, task, optimizer);
   const outcomes = trials === null ? null : outcomesOf(store, trials);
   if (setting === null || outcomes === null) throw new Error(`${task.id} ${optimizer.id} has not been run`);
-  const rates = settingsOf(optimizer).map(({ learningRate }) => learningRate);
+  const rates = settingsOf(optimizer, task).map(({ learningRate }) => learningRate);
   return {
     id: optimizer.id,
     name: optimizer.name,
@@ -102,7 +102,7 @@ function ofOptimizer(store: TrialStore, task: Task, optimizer: Optimizer): Optim
 }
 
 function validationOf(store: TrialStore, task: Task, optimizer: Optimizer, setting: Setting): number | null {
-  if (settingsOf(optimizer).length === 1) return null;
+  if (settingsOf(optimizer, task).length === 1) return null;
   const outcomes = outcomesOf(store, settingTrials(task, optimizer, setting)) ?? [];
   return significant(mean(outcomes.map(({ validation }) => validation?.accuracy ?? 0)));
 }

@@ -56,10 +56,9 @@ const REGIMES: readonly RegimeTask[] = ACTIVATIONS.flatMap((activation) =>
       LEARNING_RATES.map((learningRate) => ({
         regime: { activation, layers, learningRate, batch },
         task: {
+          ...DIGITS,
           id: `digits-${activation}-${String(layers)}-${String(batch)}`,
           description: '',
-          dataSet: 'digits' as const,
-          testSamples: DIGITS.testSamples,
           trainingSamples: TRAINING_SAMPLES,
           network: denseNetwork([64, ...Array.from({ length: layers - 1 }, () => WIDTH), 10], activation),
           batch,
