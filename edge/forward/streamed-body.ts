@@ -16,10 +16,15 @@ import type { Platform } from '../environment.ts';
  * takes a tenth less, but when it fails it does not tell whether the client or the worker has gone, and what is left of the body is lost.
  */
 const COPY_BYTES = 524_288;
+/** Bytes that are read at first, at most, as far as they have come: the header, and of a small body everything. */
+const FIRST_BYTES = 65_536;
+/** Whether this platform's bodies can be read into a given buffer; Node's cannot. Found out by trying, which Node makes expensive. */
+let readsIntoBuffers = true;
 
-/** A body that streams, and its announced length. */
-export interface SizedStream {
-  readonly stream: ReadableStream<Uint8Array>;
+/** A body as it is sent on, and its announced length. */
+export interface SizedBody {
+  /** The bytes themselves where all of them had arrived with the first. */
+  readonly content: ReadableStream<Uint8Array> | Uint8Array<ArrayBuffer>;
   /** Bytes. */
   readonly length: number;
   /** Whether the client has stopped sending before that. */
@@ -31,7 +36,7 @@ export class StreamedBody {
   readonly #stream: ReadableStream<Uint8Array>;
   readonly #length: number;
   readonly #pipe: Platform['pipe'];
-  #read: Uint8Array = new Uint8Array(0);
+  #read: Uint8Array<ArrayBuffer> = new Uint8Array(0);
   #isTruncated = false;
 
   /** @param length the announced length of the whole body */
@@ -39,6 +44,13 @@ export class StreamedBody {
     this.#stream = stream ?? emptyStream();
     this.#length = length;
     this.#pipe = pipe;
+  }
+
+  /** One that has been read already. */
+  static of(bytes: Uint8Array<ArrayBuffer>, platform: Pick<Platform, 'pipe'>): StreamedBody {
+    const body = new StreamedBody(null, bytes.length, platform);
+    body.#read = bytes;
+    return body;
   }
 
   /** Reads the safetensors header and checks it against the announced length. The codes are those of `parseHeader`. */
@@ -50,14 +62,15 @@ export class StreamedBody {
   }
 
   async #readUntil(count: number): Promise<void> {
-    const reader = this.#stream.getReader();
+    let available = this.#read.length;
+    if (available >= count) return;
+    const chunks: Uint8Array[] = [this.#read];
+    const reader = chunkReader(this.#stream, Math.min(FIRST_BYTES, this.#length - available));
     try {
-      const chunks = [this.#read];
-      let available = this.#read.length;
       while (available < count) {
         const chunk = await orEnd(reader.read());
         if (chunk === null) throw truncated(available, this.#length);
-        chunks.push(chunk);
+        chunks.push(chunk.slice());
         available += chunk.length;
       }
       this.#read = concatenate(chunks, available);
@@ -75,13 +88,16 @@ export class StreamedBody {
   /**
    * Hands the whole body, first bytes included, to a consumer.
    *
-   * @param consume gets a stream of exactly the announced length
+   * @param consume gets exactly the announced length
    * @throws ProblemError `truncated_body` if the client stops sending; else what `consume` throws
    */
-  async forward<Result>(consume: (body: SizedStream) => Promise<Result>): Promise<Result> {
-    const { readable, writable } = this.#pipe(this.#length);
+  async forward<Result>(consume: (body: SizedBody) => Promise<Result>): Promise<Result> {
+    const length = this.#length;
+    // From one stream into another takes longer than all else that is done with a small body here.
+    if (this.#read.length === length) return consume({ content: this.#read, length, isTruncated: () => false });
+    const { readable, writable } = this.#pipe(length);
     const writer = writable.getWriter();
-    const consuming = consume({ stream: readable, length: this.#length, isTruncated: () => this.#isTruncated });
+    const consuming = consume({ content: readable, length, isTruncated: () => this.#isTruncated });
     // Node's fetch that finds no connection leaves the stream as it is: what is to be written would wait for ever.
     const stopped = consuming.then(
       () => undefined,
@@ -128,6 +144,7 @@ function chunkReader(
   stream: ReadableStream<Uint8Array>,
   rest: number,
 ): Pick<ReadableStreamDefaultReader<Uint8Array>, 'read' | 'releaseLock'> {
+  if (!readsIntoBuffers) return stream.getReader();
   try {
     const reader = stream.getReader({ mode: 'byob' });
     let buffer = new ArrayBuffer(Math.min(COPY_BYTES, rest));
@@ -143,8 +160,9 @@ function chunkReader(
       },
     };
   } catch (error) {
-    if (error instanceof TypeError) return stream.getReader();
-    throw error;
+    if (!(error instanceof TypeError)) throw error;
+    readsIntoBuffers = false;
+    return stream.getReader();
   }
 }
 
@@ -173,7 +191,7 @@ function emptyStream(): ReadableStream<Uint8Array> {
   });
 }
 
-function concatenate(chunks: readonly Uint8Array[], length: number): Uint8Array {
+function concatenate(chunks: readonly Uint8Array[], length: number): Uint8Array<ArrayBuffer> {
   const joined = new Uint8Array(length);
   let position = 0;
   for (const chunk of chunks) {

@@ -14,14 +14,17 @@ import type { EdgeEnv } from '../environment.ts';
 import { tenantOf } from '../middleware/access.ts';
 import type { FailedLease } from '../placement/placement-directory.ts';
 import type { Route } from '../placement/placement.ts';
-import type { SizedStream } from './streamed-body.ts';
+import type { SizedBody } from './streamed-body.ts';
 
 /** Bad gateway, unavailable, timeout, and Cloudflare’s own 520 to 530. */
 const isGatewayStatus = (status: number): boolean => status >= 502 && status !== 505;
 
+/** Of an answer that is not streamed. */
+const SMALL_ANSWER_BYTES = 65_536;
+
 interface WorkerRequest {
   readonly method: 'GET' | 'PUT' | 'POST' | 'PATCH' | 'DELETE';
-  readonly body?: string | SizedStream;
+  readonly body?: string | SizedBody;
   readonly headers?: Record<string, string>;
 }
 
@@ -251,7 +254,7 @@ async function call(
         ...traceContext(c),
         ...(signer === null ? {} : await signCall(signed, signer, Date.now())),
       },
-      ...(typeof body === 'object' ? { body: body.stream, duplex: 'half' } : body === undefined ? {} : { body }),
+      ...(typeof body === 'object' ? { body: body.content, duplex: 'half' } : body === undefined ? {} : { body }),
       signal: AbortSignal.any([client, vain]),
     });
   } catch (cause) {
@@ -356,21 +359,24 @@ function unexpectedAnswer(what: string, cause?: unknown): ProblemError {
 }
 
 /**
- * A worker's answer as the client gets it: its body streams through, or becomes JSON where the client prefers that to safetensors
- * and the answer is small.
+ * A worker's answer as the client gets it: its body streams through unless it is small, or becomes JSON where the client prefers that to
+ * safetensors and the answer is small.
  *
- * @throws ProblemError `worker_protocol` if it has no body
+ * @throws ProblemError `worker_protocol` if it has no body; `worker_unavailable` if a small one breaks off
  */
 export async function relay(c: Context<EdgeEnv>, response: Response): Promise<Response> {
-  const length = response.headers.get('content-length');
-  if (
-    response.headers.get('content-type') === SAFETENSORS_CONTENT_TYPE &&
-    prefersJson(c) &&
-    Number(length ?? Infinity) <= LIMITS.jsonTensorBytes
-  ) {
-    return c.json(jsonOfTensors(new Uint8Array(await response.arrayBuffer())));
+  const length = Number(response.headers.get('content-length') ?? Infinity);
+  const type = response.headers.get('content-type');
+  const isJson = type === SAFETENSORS_CONTENT_TYPE && length <= LIMITS.jsonTensorBytes && prefersJson(c);
+  if (type === null || (length > SMALL_ANSWER_BYTES && !isJson)) return stream(c, response);
+  let body: Uint8Array<ArrayBuffer>;
+  try {
+    body = new Uint8Array(await response.arrayBuffer());
+  } catch (cause) {
+    throw unavailable('the answer broke off', cause);
   }
-  return stream(c, response);
+  if (isJson) return c.json(jsonOfTensors(body));
+  return c.body(body, 200, { 'content-type': type, 'content-length': String(length) });
 }
 
 /** A worker's answer as it is. @throws ProblemError `worker_protocol` if it has no body */

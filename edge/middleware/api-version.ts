@@ -5,7 +5,7 @@ import type { EdgeEnv } from '../environment.ts';
 
 /** Refuses versions that there are not. With one version, no route has to know which it is. */
 export const apiVersion = createMiddleware<EdgeEnv>(async (c, next) => {
-  const version = parseApiVersion(c.req.header(API_VERSION_HEADER));
+  // Before there is an answer: to change one's headers takes making it anew.
+  c.header(API_VERSION_HEADER, parseApiVersion(c.req.header(API_VERSION_HEADER)));
   await next();
-  c.header(API_VERSION_HEADER, version);
 });

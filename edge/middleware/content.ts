@@ -56,6 +56,5 @@ export async function tensorBody(c: Context<EdgeEnv>): Promise<StreamedBody> {
     return new StreamedBody(c.req.raw.body, Number(c.req.header('content-length')), platform);
   }
   // The route has read it already, to see that it is JSON.
-  const body = encode(tensorsOfJson(await c.req.json()));
-  return new StreamedBody(new Response(body).body, body.length, platform);
+  return StreamedBody.of(encode(tensorsOfJson(await c.req.json())), platform);
 }

@@ -14,7 +14,7 @@ const PREFLIGHT_SECONDS = 86_400;
  *   browser sends by itself, so that another's page gains nothing by being allowed
  */
 export function crossOrigin(allowed: readonly string[]): MiddlewareHandler<EdgeEnv> {
-  return cors({
+  const forPages = cors({
     origin: (origin) => {
       if (allowed.includes('*')) return '*';
       return allowed.includes(origin) || (allowed.includes(LOOPBACK) && isLoopback(origin)) ? origin : null;
@@ -24,6 +24,13 @@ export function crossOrigin(allowed: readonly string[]): MiddlewareHandler<EdgeE
     exposeHeaders: [API_VERSION_HEADER, 'Location', 'RateLimit', 'RateLimit-Policy', 'Retry-After', 'X-Request-Id'],
     maxAge: PREFLIGHT_SECONDS,
   });
+  return async (c, next) => {
+    if (c.req.method === 'OPTIONS' || c.req.header('origin') !== undefined) return forPages(c, next);
+    // It comes from no page; a cache is told all the same that a page would be answered otherwise.
+    c.header('Vary', 'Origin');
+    await next();
+    return undefined;
+  };
 }
 
 function isLoopback(origin: string): boolean {

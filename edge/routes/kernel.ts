@@ -4,7 +4,7 @@ import { checkSolveHeader, decodeSolve, kernelSolveOptionsSchema, type SolveSize
 import { LIMITS } from '../../shared/limits.ts';
 import { encode, SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import type { EdgeEnv } from '../environment.ts';
-import type { SizedStream } from '../forward/streamed-body.ts';
+import type { SizedBody } from '../forward/streamed-body.ts';
 import { answerTensors, callAnyWorker, relay } from '../forward/worker.ts';
 import { solveKernels } from '../kernel/solve.ts';
 import { acceptTensors, tensorBody } from '../middleware/content.ts';
@@ -48,7 +48,7 @@ export function registerKernel(app: OpenAPIHono<EdgeEnv>): void {
     }
     const path = `/kernel/solve${new URL(c.req.url).search}`;
     const headers = { 'content-type': SAFETENSORS_CONTENT_TYPE };
-    const forward = (sized: SizedStream): Promise<Response> =>
+    const forward = (sized: SizedBody): Promise<Response> =>
       callAnyWorker(c, path, { method: 'POST', body: sized, headers });
     return relay(c, await body.forward(forward));
   });

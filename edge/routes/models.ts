@@ -5,7 +5,7 @@ import { notHosted, parseSessionId } from '../../shared/session.ts';
 import { checkPredictionHeader } from '../../shared/step.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { checkWithDefinition } from '../forward/session-definitions.ts';
-import type { SizedStream } from '../forward/streamed-body.ts';
+import type { SizedBody } from '../forward/streamed-body.ts';
 import { callWorker, relay } from '../forward/worker.ts';
 import { acceptTensors, tensorBody } from '../middleware/content.ts';
 import { PREDICTIONS } from './examples.ts';
@@ -68,7 +68,7 @@ export function registerModels(app: OpenAPIHono<EdgeEnv>): void {
       if (definition.mode === 'hosted') checkPredictionHeader(header, definition);
     });
     const headers = { 'content-type': SAFETENSORS_CONTENT_TYPE };
-    const forward = (sized: SizedStream): Promise<Response> =>
+    const forward = (sized: SizedBody): Promise<Response> =>
       callWorker(c, id, '/predictions', { method: 'POST', body: sized, headers });
     return relay(c, await body.forward(forward));
   });

@@ -7,7 +7,7 @@ import { parseSessionId, stepMetricsSchema } from '../../shared/session.ts';
 import { checkStepHeader, parseStepNumber, STEP_NUMBER } from '../../shared/step.ts';
 import type { EdgeEnv } from '../environment.ts';
 import { checkWithDefinition } from '../forward/session-definitions.ts';
-import type { SizedStream } from '../forward/streamed-body.ts';
+import type { SizedBody } from '../forward/streamed-body.ts';
 import { callWorker, relay } from '../forward/worker.ts';
 import { acceptTensors, tensorBody } from '../middleware/content.ts';
 import { METRICS, STEPS } from './examples.ts';
@@ -153,7 +153,7 @@ export function registerSteps(app: OpenAPIHono<EdgeEnv>): void {
     const body = await tensorBody(c);
     const header = await body.readHeader();
     await checkWithDefinition(c, id, (definition) => checkStepHeader(header, definition));
-    const forward = (sized: SizedStream): Promise<Response> =>
+    const forward = (sized: SizedBody): Promise<Response> =>
       callWorker(c, id, path, { method: 'PUT', body: sized, headers: { 'content-type': SAFETENSORS_CONTENT_TYPE } });
     return relay(c, await body.forward(forward));
   });
