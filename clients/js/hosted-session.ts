@@ -19,7 +19,7 @@ import type { StepParts } from '../../shared/step-parts.ts';
 import { DdpnoptError, RunError } from './errors.ts';
 import { follow } from './events.ts';
 import { ClientSession } from './session.ts';
-import { complete, type RequestOptions, type StepOptions } from './transport.ts';
+import { type Answer, complete, type RequestOptions, type StepOptions } from './transport.ts';
 
 /** One mini-batch of B samples; row-major. */
 export interface MiniBatchInput {
@@ -265,11 +265,11 @@ export class HostedTrainingSession extends ClientSession<HostedSession> {
   }
 }
 
-function readData(answer: Response): Promise<DataSet> {
+function readData(answer: Answer): Promise<DataSet> {
   return complete(async () => dataSetSchema.parse(await answer.json()));
 }
 
-function readRun(answer: Response): Promise<Run> {
+function readRun(answer: Answer): Promise<Run> {
   return complete(async () => runSchema.parse(await answer.json()));
 }
 

@@ -10,7 +10,7 @@ import { packAllSymmetric, unpackAllSymmetric } from '../../shared/triangle.ts';
 import { readCoefficients, solveCoefficients, type PolicyCoefficients } from './coefficients.ts';
 import { ReplyTensors } from './reply-tensors.ts';
 import { ClientSession } from './session.ts';
-import type { RequestOptions, StepOptions } from './transport.ts';
+import type { Answer, RequestOptions, StepOptions } from './transport.ts';
 
 /** What one batch's passes yield for one layer; row-major. R = B·r rows, r per sample; r = 1 with terminal curvature "gradient". */
 export interface KernelInput {
@@ -125,7 +125,7 @@ export class KernelTrainingSession extends ClientSession<KernelSession> {
     return this.takeReply(this.#replyReader, options);
   }
 
-  readonly #replyReader = async (answer: Response, bytesSent: number): Promise<KernelStepReply> =>
+  readonly #replyReader = async (answer: Answer, bytesSent: number): Promise<KernelStepReply> =>
     this.#readReply(new Uint8Array(await answer.arrayBuffer()), bytesSent);
 
   #tensorsOf(input: KernelStepInput, { sendAs }: StepOptions): NamedTensor[] {

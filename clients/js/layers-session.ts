@@ -11,7 +11,7 @@ import type { LayerPolicy, LayerSamples } from './policy.ts';
 import { readChanges, readInverses, readPolicy, type HeldInverses } from './read-policy.ts';
 import { ReplyTensors } from './reply-tensors.ts';
 import { ClientSession } from './session.ts';
-import type { RequestOptions, StepOptions } from './transport.ts';
+import type { Answer, RequestOptions, StepOptions } from './transport.ts';
 
 /** What a forward and a backward pass over one batch yield for one layer; row-major. */
 export interface LayerInput {
@@ -94,7 +94,7 @@ export class TrainingSession extends ClientSession<LayersSession> {
     return this.takeReply(this.#replyReader(options.batch), options);
   }
 
-  #replyReader(batch: StepInput | undefined): (answer: Response, bytesSent: number) => Promise<StepReply> {
+  #replyReader(batch: StepInput | undefined): (answer: Answer, bytesSent: number) => Promise<StepReply> {
     return async (answer, bytesSent) =>
       this.#readReply(new Uint8Array(await answer.arrayBuffer()), bytesSent, batch ?? null);
   }

@@ -8,7 +8,7 @@ import { ConnectionError, DdpnoptError, ReplayError } from './errors.ts';
 import { listen, type EventOptions, type TrainingEvent } from './events.ts';
 import { MetricsHistory, type StepRecord } from './metrics-history.ts';
 import { ReplayBuffer, type ReplayLimits } from './replay-buffer.ts';
-import { complete, type RequestOptions, type Transport } from './transport.ts';
+import { type Answer, complete, type RequestOptions, type Transport } from './transport.ts';
 
 /** What a client sets for all of its sessions. */
 export interface SessionSettings {
@@ -148,7 +148,7 @@ export abstract class ClientSession<Description extends Session> {
   /** Commits the next step, and counts it when its answer is complete. */
   protected commitParts<Result extends Reported>(
     parts: number,
-    read: (answer: Response, bytesSent: number) => Promise<Result>,
+    read: (answer: Answer, bytesSent: number) => Promise<Result>,
     options: RequestOptions,
   ): Promise<Result> {
     const content = JSON.stringify({ parts });
@@ -162,7 +162,7 @@ export abstract class ClientSession<Description extends Session> {
 
   /** Takes the reply of a step that another client has committed, and counts it. */
   protected takeReply<Result extends Reported>(
-    read: (answer: Response, bytesSent: number) => Promise<Result>,
+    read: (answer: Answer, bytesSent: number) => Promise<Result>,
     options: RequestOptions,
   ): Promise<Result> {
     return this.#step(async (n) => {
@@ -183,7 +183,7 @@ export abstract class ClientSession<Description extends Session> {
    */
   protected takeStep<Result extends Reported>(
     encode: () => Uint8Array<ArrayBuffer>,
-    read: (answer: Response, bytesSent: number) => Promise<Result>,
+    read: (answer: Answer, bytesSent: number) => Promise<Result>,
     options: RequestOptions,
   ): Promise<Result> {
     return this.#step(async (n) => {
@@ -228,8 +228,8 @@ export abstract class ClientSession<Description extends Session> {
   }
 
   async #step<Result extends Reported>(
-    request: (n: number) => Promise<{ readonly answer: Response; readonly bytesSent: number }>,
-    read: (answer: Response, bytesSent: number) => Promise<Result>,
+    request: (n: number) => Promise<{ readonly answer: Answer; readonly bytesSent: number }>,
+    read: (answer: Answer, bytesSent: number) => Promise<Result>,
   ): Promise<Result> {
     if (this.#isStepping) throw new Error(BUSY);
     this.#isStepping = true;
@@ -244,7 +244,7 @@ export abstract class ClientSession<Description extends Session> {
         metrics: 'metrics' in result ? result.metrics : result,
         milliseconds: now() - began,
         bytesSent,
-        bytesReceived: Number(answer.headers.get('content-length')),
+        bytesReceived: answer.length,
       };
       this.history.add(record);
       this.#settings.onStep?.(record);
@@ -255,7 +255,7 @@ export abstract class ClientSession<Description extends Session> {
   }
 
   /** Sends step n, and before it again those that the service has lost. @throws ReplayError if they are no longer held */
-  async #sendStep(n: number, content: Uint8Array<ArrayBuffer>, options: RequestOptions): Promise<Response> {
+  async #sendStep(n: number, content: Uint8Array<ArrayBuffer>, options: RequestOptions): Promise<Answer> {
     for (let rewinds = 0; ; rewinds++) {
       try {
         return await this.#putStep(n, content, options);
@@ -281,7 +281,7 @@ export abstract class ClientSession<Description extends Session> {
     }
   }
 
-  #putStep(n: number, content: Uint8Array<ArrayBuffer>, options: RequestOptions): Promise<Response> {
+  #putStep(n: number, content: Uint8Array<ArrayBuffer>, options: RequestOptions): Promise<Answer> {
     const body = { contentType: SAFETENSORS_CONTENT_TYPE, content };
     return this.transport.request('PUT', `${this.path}/steps/${String(n)}`, options, body);
   }
@@ -293,10 +293,10 @@ function isRewound(error: unknown): error is RewoundError {
   return error instanceof DdpnoptError && error.code === 'session_rewound' && error.problem.resumeFrom !== undefined;
 }
 
-function readParts(answer: Response): Promise<StepParts> {
+function readParts(answer: Answer): Promise<StepParts> {
   return complete(async () => stepPartsSchema.parse(await answer.json()));
 }
 
-export function readSession(answer: Response): Promise<Session> {
+export function readSession(answer: Answer): Promise<Session> {
   return complete(async () => sessionSchema.parse(await answer.json()));
 }

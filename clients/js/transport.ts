@@ -84,8 +84,43 @@ interface Call {
   readonly body: RequestBody | undefined;
 }
 
+/**
+ * An answer whose body has arrived: what is asked of a `Response`. To make one of those of another takes a tenth of the time of a small
+ * request in the client.
+ */
+export class Answer {
+  readonly status: number;
+  readonly headers: Headers;
+  readonly #body: ArrayBuffer;
+
+  /** @param body decompressed; `headers` may say otherwise */
+  constructor(status: number, headers: Headers, body: ArrayBuffer) {
+    this.status = status;
+    this.headers = headers;
+    this.#body = body;
+  }
+
+  get ok(): boolean {
+    return this.status >= 200 && this.status < 300;
+  }
+
+  /** Bytes of the body. */
+  get length(): number {
+    return this.#body.byteLength;
+  }
+
+  arrayBuffer(): Promise<ArrayBuffer> {
+    return Promise.resolve(this.#body);
+  }
+
+  // eslint-disable-next-line @typescript-eslint/require-await -- what it throws is a rejection, as of a Response
+  async json(): Promise<unknown> {
+    return JSON.parse(new TextDecoder().decode(this.#body));
+  }
+}
+
 type FailedOutcome = { readonly kind: 'failure' } & Failure;
-type Outcome = { readonly kind: 'answer'; readonly answer: Response; readonly bytes: number } | FailedOutcome;
+type Outcome = { readonly kind: 'answer'; readonly answer: Answer } | FailedOutcome;
 
 export class Transport {
   readonly timing: Timing;
@@ -112,10 +147,10 @@ export class Transport {
   /**
    * One request to the service, sent again after failures that may pass, if sending it twice does the same as sending it once.
    *
-   * @returns the answer, complete: its body has arrived, and Content-Length is that body's
+   * @returns the answer, complete
    * @throws DdpnoptError if the service refuses, ConnectionError if no answer comes; the signal's reason
    */
-  async request(method: string, path: string, options: RequestOptions, body?: RequestBody): Promise<Response> {
+  async request(method: string, path: string, options: RequestOptions, body?: RequestBody): Promise<Answer> {
     const call: Call = { requestId: newRequestId(), method, path, body };
     const { now, random } = this.timing;
     const began = now();
@@ -123,12 +158,12 @@ export class Transport {
       this.#tell(call, { kind: 'sent', attempt, bytes: body?.content.length ?? 0 });
       const outcome = await this.#attempt(call, options);
       if (outcome.kind === 'answer') {
-        const { answer, bytes } = outcome;
+        const { answer } = outcome;
         this.#tell(call, {
           kind: 'answered',
           status: answer.status,
           attempts: attempt,
-          bytes,
+          bytes: answer.length,
           milliseconds: now() - began,
         });
         return answer;
@@ -136,7 +171,7 @@ export class Transport {
       const { error } = outcome;
       // An earlier attempt may have done it: there is nothing left to delete.
       if (method === 'DELETE' && attempt > 1 && error instanceof DdpnoptError && error.problem.status === 404) {
-        return new Response(null, { status: 204 });
+        return new Answer(204, new Headers(), new ArrayBuffer(0));
       }
       const pause = isRepeatable(call) ? waitBeforeRetry(this.#retry, outcome, attempt, now() - began, random) : null;
       if (pause === null) throw error;
@@ -197,13 +232,8 @@ export class Transport {
       const both = signal === undefined ? timeout.signal : AbortSignal.any([signal, timeout.signal]);
       const response = await this.#fetch(call, both);
       status = response.status;
-      const bytes = await response.arrayBuffer();
-      const headers = new Headers(response.headers);
-      // What has arrived, as it is here: decompressed, and its length known.
-      headers.delete('content-encoding');
-      headers.set('content-length', String(bytes.byteLength));
-      const answer = new Response(bytes.byteLength === 0 ? null : bytes, { status, headers });
-      if (answer.ok) return { kind: 'answer', answer, bytes: bytes.byteLength };
+      const answer = new Answer(status, response.headers, await response.arrayBuffer());
+      if (answer.ok) return { kind: 'answer', answer };
       return await this.#refusal(call, answer);
     } catch (cause) {
       if (signal?.aborted === true) throw cause;
@@ -220,7 +250,7 @@ export class Transport {
   }
 
   /** What an answer means that is none of success. */
-  async #refusal(call: Call, answer: Response): Promise<FailedOutcome> {
+  async #refusal(call: Call, answer: Pick<Answer, 'status' | 'headers' | 'json'>): Promise<FailedOutcome> {
     const retryAfterMilliseconds = parseRetryAfter(answer.headers.get('retry-after'), Date.now());
     if (isProblem(answer)) {
       const problem = problemSchema.safeParse(await complete(() => answer.json()));
@@ -266,7 +296,7 @@ function isRepeatable({ method, body }: Call): boolean {
 
 /** 128 random bits. crypto.randomUUID is missing from pages that came over plain HTTP. */
 function newRequestId(): string {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('');
+  return Array.from(crypto.getRandomValues(new Uint32Array(4)), (word) => word.toString(16).padStart(8, '0')).join('');
 }
 
 /** Reads an answer to its end. @throws ConnectionError if it is not of the service's form */
