@@ -407,6 +407,20 @@ describe('a session with a run', () => {
     return session;
   }
 
+  it('is cancelled also when its worker is told to stop in that moment; else it stays to be gone on with', async () => {
+    for (const isCancelled of [true, false]) {
+      const sessions = paced();
+      const session = await withData(sessions);
+      await session.runs.begin(0, { ...ORDER, steps: LIMITS.runSteps });
+      const cancelled = isCancelled ? session.runs.cancel(0) : null;
+      await sessions.suspend();
+      const state = isCancelled ? 'cancelled' : 'running';
+      expect(session.runs.describe(0).state).toBe(state);
+      expect((await cancelled)?.state ?? 'running').toBe(state);
+      await sessions.delete(session.id);
+    }
+  });
+
   it('does not expire before it ends, and then a lifetime after its last step', async () => {
     const sessions = paced();
     const session = await withData(sessions);
