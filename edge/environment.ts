@@ -33,6 +33,17 @@ export interface Platform {
     readonly readable: ReadableStream<Uint8Array>;
     readonly writable: WritableStream<Uint8Array>;
   };
+  /**
+   * A worker's answer as it is sent on. Where it breaks off, so does the client's connection.
+   *
+   * @param connection the platform's own of the request, as Hono has it in `c.env`
+   * @param report told why it has broken off, unless the client has gone
+   */
+  readonly relayed: <Chunk>(
+    answer: ReadableStream<Chunk>,
+    connection: unknown,
+    report: (error: unknown) => void,
+  ) => ReadableStream<Chunk>;
 }
 
 export interface EdgeEnv {

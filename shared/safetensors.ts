@@ -327,8 +327,19 @@ export function inFileOrder(tensors: readonly NamedTensor[]): NamedTensor[] {
   return tensors.toSorted((a, b) => b.values.BYTES_PER_ELEMENT - a.values.BYTES_PER_ELEMENT);
 }
 
-export function dtypeOf(values: TensorValues): 'F32' | 'F64' {
-  return values instanceof Float64Array ? 'F64' : 'F32';
+/**
+ * The element type of values on the wire. What plain JavaScript passes of another kind would be taken for the bytes of floats.
+ *
+ * @param name for messages
+ * @throws TypeError unless they are a Float32Array or a Float64Array, of whatever realm
+ */
+export function dtypeOf(name: string, values: TensorValues): 'F32' | 'F64' {
+  const kind = Object.prototype.toString.call(values).slice('[object '.length, -1);
+  if (kind === 'Float32Array') return 'F32';
+  if (kind === 'Float64Array') return 'F64';
+  throw new TypeError(
+    `${name} is of kind ${kind}; a Float32Array or a Float64Array was expected: Float32Array.from(…) makes one`,
+  );
 }
 
 /** The scale of an I8 tensor. @throws ProblemError `invalid_header` */
@@ -355,9 +366,8 @@ interface WireTensor {
 }
 
 function onTheWire({ name, shape, values, dtype }: NamedTensor): WireTensor {
-  if (dtype === undefined) {
-    return { name, shape, dtype: dtypeOf(values), data: values, scale: null };
-  }
+  const own = dtypeOf(name, values);
+  if (dtype === undefined) return { name, shape, dtype: own, data: values, scale: null };
   switch (dtype) {
     case 'F16':
       return { name, shape, dtype, data: toFloat16(values), scale: null };
@@ -390,6 +400,9 @@ function roundToEven(value: number): number {
 /**
  * Writes a body. Float32Array becomes F32, Float64Array F64, unless a tensor asks for a narrower type; the data section starts at a
  * multiple of 8 bytes.
+ *
+ * @throws TypeError for values of another kind; RangeError for a shape that does not hold them, a name used twice, or values that have
+ *   no I8
  */
 export function encode(
   tensors: readonly NamedTensor[],

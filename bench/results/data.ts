@@ -1,4 +1,5 @@
 /** The data sets of the trials, each in three parts that are the same for every seed. */
+import { standardisation } from '../../clients/train/data.ts';
 import { loadBreastCancer } from '../../clients/datasets/breast-cancer/breast-cancer.ts';
 import { loadCifar10 } from '../../clients/datasets/cifar10/cifar10.ts';
 import { loadDigits, type LabelledData } from '../../clients/datasets/digits/digits.ts';
@@ -60,21 +61,7 @@ function largeParts({ train, test }: Pick<Parts, 'train' | 'test'>): Parts {
   return { ...parted(train, VALIDATION_SHARE), test };
 }
 
-/** Every feature with mean 0 and variance 1 over the training part. */
 function standardised({ train, validation, test }: Parts): Parts {
-  const { size, features, inputs } = train;
-  const moments = Array.from({ length: features }, (_, feature) => {
-    const values = Array.from({ length: size }, (_unused, sample) => inputs[sample * features + feature] ?? 0);
-    const mean = values.reduce((sum, value) => sum + value, 0) / size;
-    const variance = values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / size;
-    return { mean, deviation: Math.sqrt(variance) };
-  });
-  const apply = (data: LabelledData): LabelledData => ({
-    ...data,
-    inputs: data.inputs.map((value, index) => {
-      const { mean = 0, deviation = 1 } = moments[index % features] ?? {};
-      return deviation > 0 ? (value - mean) / deviation : 0;
-    }),
-  });
+  const apply = standardisation(train);
   return { train: apply(train), validation: apply(validation), test: apply(test) };
 }

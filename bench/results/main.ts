@@ -12,6 +12,7 @@
  */
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { CLOSED_PIPE_EXIT, whenNobodyReads } from '../../clients/cli/closed-pipe.ts';
 import { MISSING, peersInstalled } from '../peers/environment.ts';
 import { provenance } from '../provenance.ts';
 import { CATALOGUE, type Entry } from './catalogue.ts';
@@ -34,6 +35,8 @@ const { values: options } = parseArgs({
     pages: { type: 'boolean', default: false },
   },
 });
+
+whenNobodyReads(() => process.exit(CLOSED_PIPE_EXIT));
 
 function fail(reason: string): never {
   process.stderr.write(`${reason}\n`);

@@ -4,25 +4,64 @@ import { ConnectionError, DdpnoptError } from '../js/errors.ts';
 import { DdpnoptClient } from '../js/client.ts';
 import { Transport, type TransportOptions } from '../js/transport.ts';
 import { CommandError, UsageError, type Command, type CommandResult, type LocalContext } from './command.ts';
+import { CLOSED_PIPE_EXIT, whenNobodyReads } from './closed-pipe.ts';
 import { helpOf, overview, usageOf } from './help.ts';
 
 const DEFAULT_URL = 'http://127.0.0.1:8787';
 
-const EXIT = { refused: 1, usage: 2, unreachable: 3, interrupted: 130 } as const;
+const EXIT = { done: 0, refused: 1, usage: 2, unreachable: 3, interrupted: 130 } as const;
 
 const COMMON = { json: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } } as const;
 const OF_A_SERVICE = { ...COMMON, url: { type: 'string' } } as const;
 
+/** What a program is given, and where it writes. */
+export interface Terminal {
+  /** The arguments behind the program's name. */
+  readonly line: readonly string[];
+  readonly environment: Readonly<Record<string, string | undefined>>;
+  readonly stdout: (text: string) => void;
+  readonly stderr: (text: string) => void;
+  /** Asked for by commands that have something to clear up: aborted when they are to end. */
+  readonly interruption: () => AbortSignal;
+}
+
 /** Does what the arguments of this process say, and sets its exit code. */
 export async function runProgram(commands: readonly Command[]): Promise<void> {
+  let interrupted: AbortController | null = null;
+  const end = (): void => {
+    if (interrupted === null) process.exit(CLOSED_PIPE_EXIT);
+    interrupted.abort(new Interruption());
+  };
+  whenNobodyReads(end);
+  process.exitCode = await execute(commands, {
+    line: process.argv.slice(2),
+    environment: process.env,
+    stdout: (text) => process.stdout.write(text),
+    stderr: (text) => process.stderr.write(text),
+    interruption: () => {
+      interrupted ??= new AbortController();
+      // The second one ends the process as ever.
+      for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, end);
+      return interrupted.signal;
+    },
+  });
+}
+
+/** Does what a line says. @returns the exit code */
+export async function execute(commands: readonly Command[], terminal: Terminal): Promise<number> {
   try {
-    await main(commands, process.argv.slice(2));
+    await main(commands, terminal);
+    return EXIT.done;
   } catch (error) {
-    process.exitCode = explain(error);
+    return explain(error, terminal);
   }
 }
 
-async function main(commands: readonly Command[], line: readonly string[]): Promise<void> {
+async function main(commands: readonly Command[], terminal: Terminal): Promise<void> {
+  const { line } = terminal;
+  const print = (text: string): void => {
+    terminal.stdout(`${text}\n`);
+  };
   const command = commandOf(commands, line);
   if (command === null) {
     if (line.some((word) => word === '--help' || word === '-h' || word === 'help') || line.length === 0) {
@@ -48,8 +87,10 @@ async function main(commands: readonly Command[], line: readonly string[]): Prom
   for (const [name, { isRequired }] of Object.entries(command.options)) {
     if (isRequired === true && values[name] === undefined) throw new UsageError(`--${name} is missing`);
   }
-  const { document, text, goOn } = await run(command, {
-    progress: (progress) => process.stderr.write(`${progress}\n`),
+  const { document, text, goOn } = await run(command, terminal, {
+    progress: (progress) => {
+      terminal.stderr(`${progress}\n`);
+    },
     options: values,
     arguments: Object.fromEntries(command.arguments.map((name, index) => [name, positionals[index] ?? ''])),
   });
@@ -57,9 +98,9 @@ async function main(commands: readonly Command[], line: readonly string[]): Prom
   await goOn?.();
 }
 
-function run(command: Command, context: LocalContext): Promise<CommandResult> {
+function run(command: Command, terminal: Terminal, context: LocalContext): Promise<CommandResult> {
   if (command.kind === 'local') return command.run(context);
-  const options = connection(context.options['url']);
+  const options = connection(context.options['url'], terminal.environment);
   const service = new Transport(options);
   const client = new DdpnoptClient(options);
   // Only a command that asks for it: the others Ctrl-C ends as ever.
@@ -68,20 +109,9 @@ function run(command: Command, context: LocalContext): Promise<CommandResult> {
     service,
     client,
     get signal() {
-      return interruption();
+      return terminal.interruption();
     },
   });
-}
-
-/** Aborts at the first Ctrl-C or SIGTERM; the second one ends the process as ever. */
-function interruption(): AbortSignal {
-  const controller = new AbortController();
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-    process.once(signal, () => {
-      controller.abort(new Interruption());
-    });
-  }
-  return controller.signal;
 }
 
 class Interruption extends Error {
@@ -111,8 +141,10 @@ function parsed(
   }
 }
 
-function connection(given: string | boolean | undefined): TransportOptions {
-  const { DDPNOPT_URL, DDPNOPT_API_KEY, DDPNOPT_ADMIN_KEY } = process.env;
+function connection(
+  given: string | boolean | undefined,
+  { DDPNOPT_URL, DDPNOPT_API_KEY, DDPNOPT_ADMIN_KEY }: Terminal['environment'],
+): TransportOptions {
   const url = typeof given === 'string' ? given : (DDPNOPT_URL ?? DEFAULT_URL);
   if (!URL.canParse(url) || !/^https?:$/.test(new URL(url).protocol)) {
     throw new UsageError(`the service’s address is ${JSON.stringify(url)}; one as ${DEFAULT_URL} was expected`);
@@ -121,30 +153,24 @@ function connection(given: string | boolean | undefined): TransportOptions {
   return { url, apiKey: DDPNOPT_API_KEY ?? DDPNOPT_ADMIN_KEY, retry: { attempts: 3 } };
 }
 
-function print(text: string): void {
-  process.stdout.write(`${text}\n`);
-}
-
 /** Says what went wrong and what to do. @returns the exit code */
-function explain(error: unknown): number {
+function explain(error: unknown, { stderr }: Terminal): number {
   if (error instanceof UsageError) {
-    process.stderr.write(`${error.message}\nddpnopt --help says what there is\n`);
+    stderr(`${error.message}\nddpnopt --help says what there is\n`);
     return EXIT.usage;
   }
   if (error instanceof Interruption) return EXIT.interrupted;
   if (error instanceof CommandError) {
-    process.stderr.write(`${error.message}\n`);
+    stderr(`${error.message}\n`);
     return EXIT.refused;
   }
   if (error instanceof DdpnoptError) {
     const { detail, remedy, code, request_id: requestId } = error.problem;
-    process.stderr.write(`${detail}\n${remedy}\n${unauthenticatedHint(code)}(${code}, request ${requestId})\n`);
+    stderr(`${detail}\n${remedy}\n${unauthenticatedHint(code)}(${code}, request ${requestId})\n`);
     return EXIT.refused;
   }
   if (error instanceof ConnectionError) {
-    process.stderr.write(
-      `${error.message}\nStart the service (ddpnopt serve), or say where it is with --url or DDPNOPT_URL.\n`,
-    );
+    stderr(`${error.message}\nStart the service (ddpnopt serve), or say where it is with --url or DDPNOPT_URL.\n`);
     return EXIT.unreachable;
   }
   throw error;

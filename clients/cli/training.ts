@@ -1,10 +1,12 @@
 /** ddpnopt train, estimate and bench: what training does, what it would take, and how long its steps take. */
+import { loadBreastCancer } from '../datasets/breast-cancer/breast-cancer.ts';
 import { loadDigits, type LabelledData } from '../datasets/digits/digits.ts';
 import { loadMnist } from '../datasets/mnist/mnist.ts';
+import { loadWine } from '../datasets/wine/wine.ts';
 import { estimateSchema, type Estimate } from '../../shared/estimate.ts';
 import { seededRandom, type Random } from '../../shared/random.ts';
 import { complete } from '../js/transport.ts';
-import { split } from '../train/data.ts';
+import { split, standardisation } from '../train/data.ts';
 import { COMPARISON } from '../train/digits-comparison.ts';
 import { MultilayerPerceptron } from '../train/multilayer-perceptron.ts';
 import { hostedPerceptron, trainHosted } from '../train/train-hosted.ts';
@@ -17,6 +19,8 @@ import { table } from './table.ts';
 /** What can be trained on, and the perceptron for it. */
 const DATA = {
   digits: { widths: COMPARISON.widths, epochs: COMPARISON.epochs },
+  wine: { widths: [13, 16, 3], epochs: 20 },
+  'breast-cancer': { widths: [30, 16, 2], epochs: 10 },
   mnist: { widths: [784, 32, 32, 10], epochs: 2 },
   'fashion-mnist': { widths: [784, 32, 32, 10], epochs: 2 },
 } as const;
@@ -36,14 +40,30 @@ function dataNameOf(context: LocalContext): DataName {
 
 /** @throws CommandError if the files are missing or damaged */
 async function load(name: DataName, folder: string | undefined, random: Random): Promise<Data> {
-  if (name === 'digits') return split(await loadDigits(), COMPARISON.testFraction, random);
-  try {
-    return await loadMnist(name, folder);
-  } catch (cause) {
-    throw new CommandError(`${cause instanceof Error ? cause.message : String(cause)} --folder names it here.`, {
-      cause,
-    });
+  switch (name) {
+    case 'digits':
+      return split(await loadDigits(), COMPARISON.testFraction, random);
+    case 'wine':
+      return standardisedSplit(await loadWine(), random);
+    case 'breast-cancer':
+      return standardisedSplit(await loadBreastCancer(), random);
+    case 'mnist':
+    case 'fashion-mnist':
+      try {
+        return await loadMnist(name, folder);
+      } catch (cause) {
+        throw new CommandError(`${cause instanceof Error ? cause.message : String(cause)} --folder names it here.`, {
+          cause,
+        });
+      }
   }
+}
+
+/** Measurements in units of their own, as their training part varies. */
+function standardisedSplit(data: LabelledData, random: Random): Data {
+  const { train, test } = split(data, COMPARISON.testFraction, random);
+  const apply = standardisation(train);
+  return { train: apply(train), test: apply(test) };
 }
 
 const rowOf = ({ epoch, trainLoss, testAccuracy }: EpochReport): string[] => [
@@ -54,13 +74,15 @@ const rowOf = ({ epoch, trainLoss, testAccuracy }: EpochReport): string[] => [
 
 const train: Command = {
   name: 'train',
-  summary: 'Train a perceptron on handwritten digits through the service, which shows that all of it works',
+  summary:
+    'Train a perceptron through the service, on handwritten digits unless told otherwise, which shows that all of it works',
   arguments: [],
   options: {
     data: {
       type: 'string',
       value: 'SET',
-      description: 'digits, which comes along; mnist or fashion-mnist, in a folder of yours; digits unless given',
+      description:
+        'digits, wine or breast-cancer, which come along; mnist or fashion-mnist, in a folder of yours; digits unless given',
     },
     folder: {
       type: 'string',
@@ -70,7 +92,9 @@ const train: Command = {
     epochs: {
       type: 'string',
       value: 'N',
-      description: `${String(DATA.digits.epochs)}, or ${String(DATA.mnist.epochs)} with mnist and fashion-mnist, unless given`,
+      description: `${Object.entries(DATA)
+        .map(([name, { epochs }]) => `${String(epochs)} with ${name}`)
+        .join(', ')}, unless given`,
     },
     batch: {
       type: 'string',
@@ -94,6 +118,7 @@ const train: Command = {
   },
   examples: [
     'ddpnopt train',
+    'ddpnopt train --data wine',
     'ddpnopt train --data mnist --folder ~/mnist',
     'ddpnopt train --hosted --epochs 5',
     'ddpnopt train --url https://ddpnopt.example.com --epochs 3 --learning-rate 3',

@@ -33,6 +33,23 @@ export function split(
   return { train: select(data, order.slice(testSize)), test: select(data, order.slice(0, testSize)) };
 }
 
+/** The map that gives every feature mean 0 and variance 1 over the training set; a feature that is constant there becomes 0. */
+export function standardisation({ size, features, inputs }: LabelledData): (data: LabelledData) => LabelledData {
+  const moments = Array.from({ length: features }, (_, feature) => {
+    const values = Array.from({ length: size }, (_unused, sample) => inputs[sample * features + feature] ?? 0);
+    const mean = values.reduce((sum, value) => sum + value, 0) / size;
+    const variance = values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / size;
+    return { mean, deviation: Math.sqrt(variance) };
+  });
+  return (data) => ({
+    ...data,
+    inputs: data.inputs.map((value, index) => {
+      const { mean = 0, deviation = 1 } = moments[index % features] ?? {};
+      return deviation > 0 ? (value - mean) / deviation : 0;
+    }),
+  });
+}
+
 /** One epoch's mini-batches in random order; the last one may be smaller. */
 export function* miniBatches(data: LabelledData, batchSize: number, random: Random): Generator<MiniBatch> {
   const order = permutation(data.size, random);

@@ -34,6 +34,7 @@ import { logLevelSchema } from '../../shared/log-level.ts';
 import type { ProcessReady } from '../../shared/service-process.ts';
 import { createSigner, type Signer } from '../../shared/signature.ts';
 import { openPipe } from './pipe.ts';
+import { relayedHere } from './relayed.ts';
 import { openSqliteSql, type SqliteSql } from './sqlite-sql.ts';
 
 const ASSETS = fileURLToPath(new URL('../../node_modules/swagger-ui-dist/', import.meta.url));
@@ -142,6 +143,7 @@ const platform: Platform = {
     return new Response(await readFile(path.join(ASSETS, file)), { headers: { 'content-type': type } });
   },
   pipe: openPipe,
+  relayed: relayedHere,
 };
 
 const server = createAdaptorServer({ fetch: createApp(platform).fetch });

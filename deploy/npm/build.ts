@@ -17,7 +17,9 @@ export const PACKAGE = new URL('clients/js/', ROOT);
 const DIST = new URL('dist/', PACKAGE);
 
 /** What `ddpnopt train` trains on. */
-const DIGITS = new URL('clients/datasets/digits/', ROOT);
+const DATA_SETS = new URL('clients/datasets/', ROOT);
+/** The files of the data sets that come along, by their folders. */
+const BUNDLED = { digits: 'digits.csv.gz', wine: 'wine_data.csv', 'breast-cancer': 'breast_cancer.csv' } as const;
 
 const COMMON = { bundle: true, format: 'esm', platform: 'neutral', target: 'es2023', logLevel: 'warning' } as const;
 
@@ -59,8 +61,10 @@ export async function buildPackage(): Promise<BuiltFile[]> {
     mkdir(DIST, { recursive: true }).then(() =>
       Promise.all([
         // Where the bundled loader looks for it; its licence asks for its origin.
-        copyFile(new URL('digits.csv.gz', DIGITS), new URL('digits.csv.gz', DIST)),
-        copyFile(new URL('ORIGIN.md', DIGITS), new URL('digits-ORIGIN.md', DIST)),
+        ...Object.entries(BUNDLED).flatMap(([folder, file]) => [
+          copyFile(new URL(`${folder}/${file}`, DATA_SETS), new URL(file, DIST)),
+          copyFile(new URL(`${folder}/ORIGIN.md`, DATA_SETS), new URL(`${folder}-ORIGIN.md`, DIST)),
+        ]),
       ]),
     ),
     copyFile(new URL('LICENSE', ROOT), new URL('LICENSE', PACKAGE)),

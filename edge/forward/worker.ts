@@ -384,11 +384,21 @@ export function stream(c: Context<EdgeEnv>, response: Response, headers: Record<
   const type = response.headers.get('content-type');
   if (response.body === null || type === null) throw unexpectedAnswer('an empty body');
   const length = response.headers.get('content-length');
-  return c.body(response.body, 200, {
+  const { relayed, log } = c.get('platform');
+  const report = (error: unknown): void => {
+    log({ event: 'answer_broken_off', requestId: c.get('requestId'), error: reasonOf(error) }, 502);
+  };
+  return c.body(relayed(response.body, c.env, report), 200, {
     'content-type': type,
     ...(length === null ? {} : { 'content-length': length }),
     ...headers,
   });
+}
+
+/** What an error says, and what the one says that has caused it. */
+function reasonOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  return error.cause === undefined ? error.message : `${error.message}: ${reasonOf(error.cause)}`;
 }
 
 /** An answer made at the edge, as {@link relay} gives one. */

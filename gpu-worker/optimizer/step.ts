@@ -79,6 +79,7 @@ export interface StepResult {
   readonly terminalWeights: Tensor;
   /** η of this step. */
   readonly learningRate: number;
+  /** Whether refreshed factorisations are used for the first time; of a refresh that was under way when the options changed, too. */
   readonly refreshed: boolean;
 }
 
@@ -198,7 +199,7 @@ export function uncheckedStep(
       reply,
       terminalWeights: h,
       learningRate,
-      refreshed: refreshes(optimizer.metric, state.step),
+      refreshed: updates.flat().some(({ refreshed }) => refreshed),
       suspects: suspectsOf(engine, state, metrics, policies, reply),
     };
   });

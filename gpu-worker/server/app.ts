@@ -159,12 +159,12 @@ export function createWorkerApp(services: WorkerServices): Hono<WorkerEnv> {
   });
 
   app.put('/sessions/:id', async (c) => {
+    const { signal } = abortedWithConnection(c);
     const document = await withBody(c.env.incoming, ({ bytes }) => parseJson(bytes));
     const quota = c.req.header(WORKER_HEADER.sessionQuota);
-    const session = await sessions.create(parseSessionId(c.req.param('id')), parseSessionOrder(document), {
-      tenant: c.get('tenant'),
-      ...(quota === undefined ? {} : { quota: Number(quota) }),
-    });
+    const ownership = { tenant: c.get('tenant'), ...(quota === undefined ? {} : { quota: Number(quota) }) };
+    const id = parseSessionId(c.req.param('id'));
+    const session = await sessions.create(id, parseSessionOrder(document), ownership, signal);
     return c.json(session.describe(), 201);
   });
   app.get('/sessions/:id', async (c) => {

@@ -239,12 +239,13 @@ export class SessionRegistry {
    * Creates a session, or returns the one with this id and definition.
    *
    * @throws ProblemError `session_exists` if the id is taken by another definition; `session_limit_reached`, `quota_exceeded`,
-   *   `queue_full`, `checkpoint_not_found`, those of `Storage`
+   *   `queue_full`, `checkpoint_not_found`, those of `Storage`; the signal's reason if it is aborted before the session's turn
    */
   async create(
     id: SessionId,
     order: SessionOrder,
     { tenant, quota = Infinity }: Ownership = { tenant: LOCAL_TENANT },
+    signal?: AbortSignal,
   ): Promise<TrainingSession> {
     this.removeExpired();
     if ('fromCheckpoint' in order) await this.assertCheckpointOwner(order.fromCheckpoint, tenant);
@@ -270,7 +271,7 @@ export class SessionRegistry {
     const createdAt = new Date(this.#resources.now()).toISOString();
     const session = this.#add(id, { definition, initial: null, optimizerFromStep: 0, createdAt, tenant }, store);
     try {
-      await session.use(async () => session.begin(await this.#startOf(order)));
+      await session.use(async () => session.begin(await this.#startOf(order), signal));
     } catch (error) {
       if (this.#sessions.get(id) === session) {
         this.#sessions.delete(id);

@@ -45,6 +45,8 @@ interface ActiveRun {
   readonly record: RunRecord;
   /** Aborted when it is to take no more steps. */
   readonly stop: AbortController;
+  /** Whether its client has asked for its end, which outlives the worker. */
+  isCancelled: boolean;
   /** Settles when it takes no more steps. */
   readonly ended: Promise<void>;
 }
@@ -200,6 +202,7 @@ export class SessionRuns {
     this.#parent.device.assertNotClosed();
     this.describe(n);
     if (this.#active?.firstStep === n) {
+      this.#active.isCancelled = true;
       this.#active.stop.abort();
       await this.#active.ended;
       this.#parent.device.assertNotClosed();
@@ -241,7 +244,7 @@ export class SessionRuns {
     this.#records.set(firstStep, record);
     const stop = new AbortController();
     const { promise: ended, resolve } = Promise.withResolvers<undefined>();
-    const active: ActiveRun = { firstStep, record, stop, ended };
+    const active: ActiveRun = { firstStep, record, stop, isCancelled: false, ended };
     this.#active = active;
     void this.#go(active).finally(() => {
       resolve(undefined);
@@ -278,9 +281,10 @@ export class SessionRuns {
     await this.#end(active, problem);
   }
 
-  async #end({ firstStep, record }: ActiveRun, problem: ProblemError | null): Promise<void> {
+  async #end(active: ActiveRun, problem: ProblemError | null): Promise<void> {
     const { device, sequence, now, pause } = this.#parent;
-    const isLeft = (): boolean => device.isClosed || this.#isSuspended;
+    const { firstStep, record } = active;
+    const isLeft = (): boolean => device.isClosed || (this.#isSuspended && !active.isCancelled);
     // Whoever has the session next goes on with it.
     if (isLeft()) return;
     const { nextStep, metrics } = sequence;
@@ -300,6 +304,8 @@ export class SessionRuns {
         break;
       } catch (error) {
         this.#parent.reportFailure(error);
+        // A worker that stops does not wait for its storage.
+        if (this.#isSuspended) return;
         await pause(RETRY_MILLISECONDS);
       }
     }

@@ -20,6 +20,7 @@ import { SessionCompute, type ComputeResources, type SessionUsage } from './sess
 import { SessionEvents, type EventListener } from './session-events.ts';
 import type { SessionRecord, StartingPoint, StepLog } from './step-log.ts';
 import type { PendingParts } from './step-parts.ts';
+import { SharedJob } from './shared-job.ts';
 import { StepSequence, type StepBody } from './step-sequence.ts';
 import { StepsFromParts } from './steps-from-parts.ts';
 
@@ -55,7 +56,8 @@ export class TrainingSession {
   readonly #createdAt: number;
   #lastUsed: number;
   #openRequests = 0;
-  #opening: Promise<void> | null = null;
+  /** The making of the state, which requests wait for. */
+  #opening: SharedJob<void> | null = null;
   readonly #device: SessionCompute;
   readonly #log: StepLog | null;
   readonly #pendingParts: PendingParts;
@@ -148,18 +150,24 @@ export class TrainingSession {
    * Begins a new session.
    *
    * @param start null for the initial state
-   * @throws ProblemError as {@link open}; nothing of the session is left
+   * @param signal of the request: if it is aborted before the session's turn, and nobody else waits, there is no session
+   * @throws ProblemError as {@link open}, the signal's reason; nothing of the session is left
    */
-  begin(start: StartingPoint | null): Promise<void> {
-    this.#opening = this.#begin(start).finally(() => (this.#opening = null));
+  begin(start: StartingPoint | null, signal?: AbortSignal): Promise<void> {
+    signal?.throwIfAborted();
+    return this.#open((abandoned) => this.#begin(start, abandoned)).wait(signal);
+  }
+
+  #open(make: (abandoned: AbortSignal) => Promise<void>): SharedJob<void> {
+    this.#opening = new SharedJob((abandoned) => make(abandoned).finally(() => (this.#opening = null)));
     return this.#opening;
   }
 
-  async #begin(start: StartingPoint | null): Promise<void> {
-    if (this.#log === null) return this.#makeStateInMemory(start);
+  async #begin(start: StartingPoint | null, abandoned: AbortSignal): Promise<void> {
+    if (this.#log === null) return this.#makeStateInMemory(start, abandoned);
     try {
       await this.#log.create(this.#record, start);
-      await this.#recover(this.#log);
+      await this.#recover(this.#log, abandoned);
     } catch (error) {
       this.close('deleted');
       await this.deleteStored();
@@ -167,7 +175,7 @@ export class TrainingSession {
     }
   }
 
-  async #makeStateInMemory(start: StartingPoint | null): Promise<void> {
+  async #makeStateInMemory(start: StartingPoint | null, abandoned: AbortSignal): Promise<void> {
     const { compute } = this.#resources;
     await this.#device.inTurn(async () => {
       if (start === null) await compute.open(this.id, this.definition);
@@ -178,7 +186,7 @@ export class TrainingSession {
         this.#recovered({ definition, optimizerFromStep: null, nextStep: step, metrics, history, lastReply: null });
       }
       this.#device.opened();
-    });
+    }, abandoned);
   }
 
   /**
@@ -190,20 +198,26 @@ export class TrainingSession {
     this.#device.assertNotClosed();
     if (this.#device.isOpen) return;
     if (this.#opening === null) {
-      if (this.#log === null) throw new TypeError('a session in memory alone has nothing to be recovered from');
-      this.#opening = this.#recover(this.#log).finally(() => (this.#opening = null));
+      const log = this.#log;
+      if (log === null) throw new TypeError('a session in memory alone has nothing to be recovered from');
+      this.#open(() => this.#recover(log));
     }
-    await this.#opening;
+    await this.#opening?.wait();
   }
 
-  async #recover(log: StepLog): Promise<void> {
+  /** @param abandoned when nobody waits for a state any more that nobody has used */
+  async #recover(log: StepLog, abandoned?: AbortSignal): Promise<void> {
     const { queue, compute, report } = this.#resources;
     // Work that the worker gives itself, one piece at a time: never refused.
     const inTurn = <Result>(work: () => Promise<Result>): Promise<Result> =>
-      queue.runAlways(this.id, () => {
-        this.#device.assertNotClosed();
-        return work();
-      });
+      queue.runAlways(
+        this.id,
+        () => {
+          this.#device.assertNotClosed();
+          return work();
+        },
+        abandoned,
+      );
     try {
       await Promise.all([this.#data.read(), this.runs.read()]);
       const stepOfRun = (run: number, n: number): Promise<Uint8Array<ArrayBuffer>> => this.runs.stepOfRun(run, n);
@@ -440,7 +454,7 @@ export class TrainingSession {
 
   /** Resolves when a closed session does nothing on the device any more. */
   async settled(): Promise<void> {
-    await Promise.allSettled([this.#opening, this.#device.acknowledged]);
+    await Promise.allSettled([this.#opening?.wait(), this.#device.acknowledged]);
   }
 
   /** Brings what was acknowledged into storage, and closes the session for its next owner. Steps that still wait are refused. */

@@ -34,7 +34,7 @@ export interface OpenedCheckpoint {
 export function writeCheckpoint(manifest: CheckpointManifest, tensors: readonly NamedTensor[]): CheckpointFile {
   const text = JSON.stringify(manifest);
   const ordered = inFileOrder(tensors);
-  const lines = ordered.map(({ name, shape, values }) => ({ name, shape, dtype: dtypeOf(values) }));
+  const lines = ordered.map(({ name, shape, values }) => ({ name, shape, dtype: dtypeOf(name, values) }));
   const digest = contentDigest(
     text,
     lines,

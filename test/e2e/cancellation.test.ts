@@ -6,7 +6,7 @@ import { DdpnoptClient, DdpnoptError } from '../../clients/js/index.ts';
 import type { ServiceProcess } from '../../deploy/local/child.ts';
 import { startEdge } from '../../deploy/local/edge.ts';
 import { encode, SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
-import type { SessionDefinitionInput } from '../../shared/session.ts';
+import { newSessionId, type SessionDefinitionInput } from '../../shared/session.ts';
 import { startHeldWorker, type HeldWorker } from './held-worker.ts';
 import {
   BATCH,
@@ -14,6 +14,8 @@ import {
   describeSession,
   expectProblem,
   getStep,
+  json,
+  LAYERS,
   newSession,
   putStep,
   stepBody,
@@ -202,10 +204,15 @@ describe('DELETE …/steps/{n}', () => {
 
 describe.each(['worker', 'edge'] as const)('a client of the %s that goes away', (where) => {
   /** A request whose client breaks off the connection when it is told to. */
-  function abandonable(method: string, path: string, body = new Uint8Array(0)): () => void {
+  function abandonable(
+    method: string,
+    path: string,
+    body = new Uint8Array(0),
+    type: string = SAFETENSORS_CONTENT_TYPE,
+  ): () => void {
     const { hostname, port, pathname } =
       where === 'edge' ? new URL(`/v1${path}`, edge.ready.url) : new URL(path, worker.url);
-    const headers = { host: hostname, 'content-type': SAFETENSORS_CONTENT_TYPE, 'content-length': body.length };
+    const headers = { host: hostname, 'content-type': type, 'content-length': body.length };
     const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
     const socket = connect(Number(port), hostname);
     socket.write(`${method} ${pathname} HTTP/1.1\r\n${lines.join('')}\r\n`);
@@ -272,6 +279,21 @@ describe.each(['worker', 'edge'] as const)('a client of the %s that goes away', 
     release();
     await open(0);
     expect(worker.computed).toEqual(['step']);
+  });
+
+  it('leaves no session to be created', async () => {
+    const sessions = async (): Promise<unknown> => json(await call(edge.ready.url, 'GET', '/v1/sessions'));
+    const before = await sessions();
+    const order = new TextEncoder().encode(JSON.stringify({ layers: LAYERS }));
+    const [method, path] = where === 'edge' ? ['POST', '/sessions'] : ['PUT', `/sessions/${newSessionId()}`];
+    const leave = abandonable(method, path, order, 'application/json');
+    await queued(1);
+    leave();
+    await queued(0);
+    await open(1);
+    expect(await sessions()).toEqual(before);
+    release();
+    await open(0);
   });
 
   it('makes room in the queue', async () => {

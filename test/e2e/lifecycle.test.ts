@@ -194,6 +194,44 @@ it.each(EDGE_RUNTIMES)(
   },
 );
 
+it.each(EDGE_RUNTIMES)(
+  'a worker that dies in the middle of an answer, an edge in %s: the client’s connection breaks, and a line says why',
+  async (runtime) => {
+    let die = (): void => undefined;
+    const server = createServer((_, response) => {
+      response.writeHead(200, { 'content-type': SAFETENSORS_CONTENT_TYPE, 'content-length': '100' });
+      response.write(new Uint8Array(10));
+      die = () => response.socket!.resetAndDestroy();
+    });
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    const { port } = server.address() as AddressInfo;
+    const edge = await startEdge({ port: 0, workerUrl: `http://127.0.0.1:${port}`, runtime });
+    try {
+      const headers = { 'x-request-id': 'broken-1' };
+      const answer = await fetch(new URL(`/v1/sessions/${NOBODY}/weights`, edge.ready.url), { headers });
+      const reader = answer.body!.getReader();
+      expect((await reader.read()).value).toHaveLength(10);
+      die();
+      await expect(reader.read()).rejects.toThrow();
+      // workerd says it in its own way.
+      if (runtime === 'workerd') return;
+      await expect.poll(() => edge.errors()).not.toBe('');
+      await edge.stop();
+      const event = { event: 'answer_broken_off', requestId: 'broken-1', error: expect.any(String) as string };
+      expect(
+        edge
+          .errors()
+          .trimEnd()
+          .split('\n')
+          .map((line) => JSON.parse(line) as unknown),
+      ).toEqual([event]);
+    } finally {
+      await edge.stop();
+      server.close();
+    }
+  },
+);
+
 describe('something else where the worker should be', () => {
   let server: Server;
   let edge: ServiceProcess;

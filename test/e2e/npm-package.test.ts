@@ -96,6 +96,13 @@ describe('brings the command line along', () => {
     expect(epochs[1]!.testAccuracy).toBeGreaterThan(0.85);
   });
 
+  it('and on the other sets that do', async () => {
+    for (const data of ['wine', 'breast-cancer']) {
+      const { stdout } = await command('train', '--data', data, '--epochs', '1', '--json');
+      expect((JSON.parse(stdout) as { epochs: object[] }).epochs).toHaveLength(1);
+    }
+  });
+
   it('and says where the service itself is', async () => {
     expect((await command('--help')).stdout).toContain('ddpnopt bench');
     await expect(command('serve')).rejects.toMatchObject({

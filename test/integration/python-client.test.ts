@@ -14,6 +14,7 @@ import { startEdge } from '../../deploy/local/edge.ts';
 import type { ServiceProcess } from '../../deploy/local/child.ts';
 import { startStack, type LocalStack } from '../../deploy/local/stack.ts';
 import { startWorker } from '../../deploy/local/worker.ts';
+import { LIMITS } from '../../shared/limits.ts';
 
 const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 const EXAMPLES = path.join(ROOT, 'examples');
@@ -83,6 +84,11 @@ describe.skipIf(!installed)('the Python client', () => {
     const output = await run(PYTHON, ['-m', 'pytest', '-q', '-rs', '--tb=short'], environment());
     expect(output).toMatch(/\d+ passed/);
     expect(output).not.toMatch(/skipped|deselected/);
+  });
+
+  it('waits on a silent stream of events for as long as the JavaScript client', async () => {
+    const code = 'from ddpnopt.connection import EVENT_TIMEOUT; print(EVENT_TIMEOUT.read)';
+    expect(Number(await run(PYTHON, ['-c', code], environment()))).toBe((3 * LIMITS.heartbeatMilliseconds) / 1000);
   });
 
   it('keeps to its style and its types', { timeout: 240_000 }, async () => {

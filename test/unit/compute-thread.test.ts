@@ -84,6 +84,22 @@ describe('what crosses it', () => {
     expect(refreshed).toEqual([true, false, false, true, false, true]);
   });
 
+  it('a refresh that was under way when the options changed: the step that uses it first says so', () => {
+    const here = new Trainers(createReferenceEngine());
+    const id = newSessionId();
+    const withMetric = (refreshEvery: number): SessionDefinition =>
+      definitionOf({ ...HOSTED, optimizer: { metric: { kind: 'kronecker', refreshEvery, refreshLag: 2 } } });
+    here.open(id, withMetric(4));
+    const refreshed: boolean[] = [];
+    for (let n = 0; n < 12; n++) {
+      // The refresh that begins with step 4 ends with step 6, whatever holds by then; the next one begins with step 7.
+      if (n === 5) here.redefine(id, withMetric(7));
+      refreshed.push(here.step(id, hostedBody(n)).metrics.refreshed);
+    }
+    const steps = refreshed.flatMap((isFirst, n) => (isFirst ? [n] : []));
+    expect(steps).toEqual([0, 6, 9]);
+  });
+
   it('a problem, with its code and details, and the session goes on', async () => {
     const { compute } = await start();
     const id = newSessionId();

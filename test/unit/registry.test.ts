@@ -319,6 +319,60 @@ describe('deletion before the state is made', () => {
   });
 });
 
+describe.each([
+  { title: 'in memory', isDurable: false },
+  { title: 'in a folder', isDurable: true },
+])('a creation $title whose client leaves', ({ isDurable }) => {
+  /** A registry whose device is busy with a step of another session. */
+  async function busy() {
+    const queue = new ComputeQueue({ perSession: 4, total: 8 });
+    const folder = mkdtempSync(join(tmpdir(), 'ddpnopt-'));
+    const file = join(folder, 'sessions.sqlite');
+    const durable = await openSqliteStorage({ file, maximumBytes: 1e8, survives: 'process', isShared: false });
+    onTestFinished(async () => {
+      await durable.close();
+      rmSync(folder, { recursive: true });
+    });
+    const store = isDurable ? durable : storage;
+    const sessions = newRegistry(queue, LIMIT, store);
+    const release = Promise.withResolvers<undefined>();
+    const blocked = queue.run('another', () => release.promise);
+    const waiting = (count: number) => expect.poll(() => queue.length).toBe(count);
+    return { sessions, store, waiting, release: () => (release.resolve(undefined), blocked) };
+  }
+  const left = new Error('left');
+
+  it('is taken out of the queue, and nothing of it is left', async () => {
+    const { sessions, store, waiting, release } = await busy();
+    const client = new AbortController();
+    const id = newSessionId();
+    const creation = sessions.create(id, definition(), undefined, client.signal);
+    await waiting(1);
+    client.abort(left);
+    await expect(creation).rejects.toBe(left);
+    await waiting(0);
+    expect(sessions.size).toBe(0);
+    expect(await store.list('')).toEqual([]);
+    await release();
+    expect(engine.liveTensors).toBe(0);
+    expect((await sessions.create(id, definition())).nextStep).toBe(0);
+  });
+
+  it('goes on for who waits for it, too', async () => {
+    const { sessions, waiting, release } = await busy();
+    const client = new AbortController();
+    const id = newSessionId();
+    const first = sessions.create(id, definition(), undefined, client.signal);
+    await waiting(1);
+    const second = sessions.create(id, definition());
+    await new Promise((resolve) => setImmediate(resolve));
+    client.abort(left);
+    await release();
+    expect((await second).nextStep).toBe(0);
+    expect(await first).toBe(await second);
+  });
+});
+
 describe('a step that fails', () => {
   it('leaves no tensor behind, and the session as it was', async () => {
     const session = await registry.create(newSessionId(), definition());
@@ -352,6 +406,20 @@ describe('a session with a run', () => {
     await session.putChunk(0, { bytes, digest: createHash('sha256').update(bytes).digest('hex') });
     return session;
   }
+
+  it('is cancelled also when its worker is told to stop in that moment; else it stays to be gone on with', async () => {
+    for (const isCancelled of [true, false]) {
+      const sessions = paced();
+      const session = await withData(sessions);
+      await session.runs.begin(0, { ...ORDER, steps: LIMITS.runSteps });
+      const cancelled = isCancelled ? session.runs.cancel(0) : null;
+      await sessions.suspend();
+      const state = isCancelled ? 'cancelled' : 'running';
+      expect(session.runs.describe(0).state).toBe(state);
+      expect((await cancelled)?.state ?? 'running').toBe(state);
+      await sessions.delete(session.id);
+    }
+  });
 
   it('does not expire before it ends, and then a lifetime after its last step', async () => {
     const sessions = paced();

@@ -1,4 +1,5 @@
 /** The safetensors codec: what it writes it reads, and whatever is wrong with a body it says. */
+import { runInNewContext } from 'node:vm';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { ProblemError, type ProblemCode } from '../../shared/errors.ts';
@@ -119,6 +120,23 @@ describe('round trip', () => {
   it('refuses to write a tensor whose shape does not hold its values', () => {
     const tensor = { name: 'a', shape: [2, 2], values: new Float32Array(3) };
     expect(() => encode([tensor])).toThrow(/a: shape \[2, 2\] does not hold 3 values/);
+  });
+
+  it.each([
+    ['Int32Array', Int32Array.of(1, 2), undefined],
+    ['Int32Array', Int32Array.of(1, 2), 'F16' as const],
+    ['Uint8Array', Uint8Array.of(1, 2), undefined],
+    ['Array', [1, 2], undefined],
+  ])('refuses %s, which only plain JavaScript can pass, and says what to pass', (kind, values, dtype) => {
+    const tensor = { name: 'a', shape: [2], values: values as unknown as Float32Array, dtype: dtype! };
+    expect(() => encode([tensor])).toThrow(new TypeError(`a is of kind ${kind}; a Float32Array or a Float64Array was expected: Float32Array.from(…) makes one`)); // prettier-ignore
+  });
+
+  it('takes the arrays of another realm for what they are', () => {
+    const foreign = runInNewContext('Float64Array.of(1, 2)') as Float64Array;
+    expect(foreign).not.toBeInstanceOf(Float64Array);
+    const body = encode([{ name: 'a', shape: [2], values: foreign }]);
+    expect(body).toEqual(encode([{ name: 'a', shape: [2], values: Float64Array.of(1, 2) }]));
   });
 
   it.each(['__metadata__', '__proto__'])(

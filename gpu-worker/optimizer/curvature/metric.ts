@@ -33,6 +33,8 @@ export interface BlockStatistics {
 
 export interface MetricUpdate {
   readonly state: MetricState;
+  /** Whether this step is the first to use refreshed factorisations, or would be, had the refresh not failed. */
+  readonly refreshed: boolean;
   /** Whether a due refresh failed and the last good factorisation was kept. */
   readonly refreshFailed: boolean;
 }
@@ -59,7 +61,11 @@ export function updateMetric(
         return updateFactored(engine, metric, factoredState(state), columns, statistics, step, layerName);
       }
     }
-    return { state: updateUnfactored(engine, metric, state, statistics, step), refreshFailed: false };
+    return {
+      state: updateUnfactored(engine, metric, state, statistics, step),
+      refreshed: false,
+      refreshFailed: false,
+    };
   });
 }
 
@@ -104,11 +110,12 @@ function updateFactored(
   const state = previous?.kind === 'ekfac' ? previous : null;
   const update = (refresh: boolean): EkfacState =>
     updateEkfac(engine, metric, state, columns, rowWeights, batch, step, refresh);
-  const updated = update(refreshes(metric, step));
-  if (!refreshes(metric, step)) return { state: updated, refreshFailed: false };
-  if (isGood(engine, updated, updated.inverse)) return { state: updated, refreshFailed: false };
+  const refreshed = refreshes(metric, step);
+  const updated = update(refreshed);
+  if (!refreshed || isGood(engine, updated, updated.inverse))
+    return { state: updated, refreshed, refreshFailed: false };
   if (state === null) throw noFactorization(layerName);
-  return { state: update(false), refreshFailed: true };
+  return { state: update(false), refreshed, refreshFailed: true };
 }
 
 /** Averages the factors; begins a refresh where one is due, and ends the one whose turn it is. */
@@ -127,7 +134,8 @@ function updateKronecker(
   if (previous === null) {
     const inverse = refreshedInverse(engine, metric, factors, step, frozen, null);
     if (!isGood(engine, factors, inverse)) throw noFactorization(layerName);
-    return { state: { kind: 'kronecker', ...factors, inverse, pending: null, version: 1 }, refreshFailed: false };
+    const state: KroneckerState = { kind: 'kronecker', ...factors, inverse, pending: null, version: 1 };
+    return { state, refreshed: true, refreshFailed: false };
   }
   // The refresh whose turn it is ends before the next one begins; without a lag one does both.
   let { inverse, pending, version } = previous;
@@ -147,7 +155,8 @@ function updateKronecker(
     if (metric.refreshLag === 0) end(refresh);
     else pending = refresh;
   }
-  return { state: { kind: 'kronecker', ...factors, inverse, pending, version }, refreshFailed };
+  const refreshed = version !== previous.version;
+  return { state: { kind: 'kronecker', ...factors, inverse, pending, version }, refreshed, refreshFailed };
 }
 
 /** Whether a refresh begins with this step: every `refreshEvery` steps, and when the input factor is frozen. */
@@ -211,7 +220,7 @@ function frozenFactor({ firstInputFactor }: KroneckerMetric, isFirstLayer: boole
   return isFirstLayer && firstInputFactor.kind === 'frozen' ? firstInputFactor : null;
 }
 
-/** Whether the step with this sequence number is the first to use refreshed factorisations. */
+/** Whether, with options that stay as they are, the step with this sequence number is the first to use refreshed factorisations. */
 export function refreshes(metric: ControlMetric, step: number): boolean {
   if (metric.kind !== 'kronecker' && metric.kind !== 'ekfac') return false;
   const lag = metric.kind === 'kronecker' ? metric.refreshLag : 0;

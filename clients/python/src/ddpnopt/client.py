@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpnopt import steps
-from ddpnopt.connection import DEFAULT_TIMEOUT, as_answer, client_arguments, no_answer, request_arguments
+from ddpnopt.connection import DEFAULT_TIMEOUT, EVENT_TIMEOUT, as_answer, client_arguments, no_answer, request_arguments
 from ddpnopt.errors import NoAnswerError, ProblemError, RunError
 from ddpnopt.events import Event, EventListener
 from ddpnopt.exchange import Answer, Operation, Request, Result, Wait, error_of
@@ -195,8 +195,7 @@ class Client:
         request = Request("GET", listener.path)
         try:
             # Whatever the client's timeout is: between two steps there are only heartbeats.
-            timeout = httpx.Timeout(DEFAULT_TIMEOUT)
-            with self._http.stream("GET", listener.path, headers=listener.headers, timeout=timeout) as response:
+            with self._http.stream("GET", listener.path, headers=listener.headers, timeout=EVENT_TIMEOUT) as response:
                 if not listener.accepts(response.status_code, response.headers.get("content-type")):
                     response.read()
                     raise error_of(as_answer(response), request)

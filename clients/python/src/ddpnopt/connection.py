@@ -12,6 +12,8 @@ from ddpnopt.exchange import Answer, Request
 
 DEFAULT_URL = "http://127.0.0.1:8787"
 DEFAULT_TIMEOUT = 120.0
+EVENT_TIMEOUT = httpx.Timeout(DEFAULT_TIMEOUT, read=45.0)
+"""Of a stream of events, on which the service says every 15 seconds that it is there: three of these may be missing."""
 API_VERSION = "2026-11-01"
 """The version of the API that this client is written for; the service answers in its words."""
 
