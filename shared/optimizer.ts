@@ -270,19 +270,30 @@ const identityMetricSchema = z
 
 const epsilonSchema = finite.gt(0).max(1).default(1e-8).meta({ description: 'ε, added to the root of the average' });
 
+const secondMomentSchema = z
+  .enum(['mean-gradient', 'per-sample'])
+  .default('mean-gradient')
+  .meta({
+    description:
+      'What v averages. mean-gradient: the square of the batch’s mean gradient. per-sample: the mean of the squares of its samples’ ' +
+      'gradients, the paper’s E[Q_u ⊙ Q_u], which is larger and never small where samples cancel; it takes a larger η',
+  });
+
 const rmspropMetricSchema = z
   .strictObject({
     kind: z.literal('rmsprop'),
     decay: finite.min(0).lt(1).default(0.99).meta({ description: 'Decay of the moving average' }),
     epsilon: epsilonSchema,
+    secondMoment: secondMomentSchema,
   })
-  .meta({ id: 'RmspropMetric', description: 'P = diag(√v + ε), v the moving average of the squared mean gradient' });
+  .meta({ id: 'RmspropMetric', description: 'P = diag(√v + ε), v the moving average of the squared gradient' });
 
 const adamMetricSchema = z
   .strictObject({
     kind: z.literal('adam'),
     decay: finite.min(0).lt(1).default(0.999).meta({ description: 'β₂, decay of the moving average' }),
     epsilon: epsilonSchema,
+    secondMoment: secondMomentSchema,
   })
   .meta({ id: 'AdamMetric', description: 'As rmsprop, with bias correction' });
 
@@ -360,11 +371,12 @@ const couplingSchema = z.enum(['layerwise', 'value', 'gauss-newton-step', 'feedb
     'the client applies the policy in a second forward pass',
 });
 
-const batchCouplingSchema = z.enum(['full', 'diagonal', 'paper-faithful']).meta({
+const batchCouplingSchema = z.enum(['full', 'diagonal', 'paper-faithful', 'paper-averaged']).meta({
   id: 'BatchCoupling',
   description:
-    'full: exact for parameters shared by the batch. diagonal: without cross-sample terms, O(B). paper-faithful: the paper’s ' +
-    'per-sample recursion, for comparison',
+    'full: exact for parameters shared by the batch. diagonal: without cross-sample terms, O(B). For comparison: paper-faithful, the ' +
+    'paper’s per-sample recursion to the letter, in which every sample has the control to itself, and paper-averaged, the same ' +
+    'with the mean over the batch in V_x and V_xx; both make the metric from what the recursion passes back',
 });
 
 const solverSchema = z
@@ -407,10 +419,15 @@ export function refuseRecursion(
     const message = `it takes terminal curvature "gradient", not "${terminalCurvature.kind}"; or batchCoupling "full"`;
     context.addIssue({ code: 'custom', path: ['batchCoupling'], message, input: batchCoupling });
   }
-  if (batchCoupling === 'paper-faithful' && valueRegularization > 0) {
-    const message = 'the paper-faithful recursion has no such regularisation; leave it 0';
+  if (isPaperRecursion(batchCoupling) && valueRegularization > 0) {
+    const message = `the ${batchCoupling} recursion has no such regularisation; leave it 0`;
     context.addIssue({ code: 'custom', path: ['valueRegularization'], message, input: valueRegularization });
   }
+}
+
+/** Whether it is one of the paper's own recursions, which make the control metric in the backward pass. */
+export function isPaperRecursion(batchCoupling: BatchCoupling): boolean {
+  return batchCoupling === 'paper-faithful' || batchCoupling === 'paper-averaged';
 }
 
 export const optimizerSchema = z
@@ -442,8 +459,12 @@ export const optimizerSchema = z
       }),
   })
   .superRefine((optimizer, context) => {
-    const { learningRate, lookahead, weightDecay, groups } = optimizer;
+    const { learningRate, lookahead, weightDecay, groups, batchCoupling } = optimizer;
     refuseRecursion(optimizer, context);
+    if (isPaperRecursion(batchCoupling) && learningRate.kind === 'leverage') {
+      const message = `with batchCoupling "${batchCoupling}" the metric, and so the leverage, depends on η; take another rule`;
+      context.addIssue({ code: 'custom', path: ['learningRate', 'kind'], message, input: learningRate.kind });
+    }
     if (lookahead !== null && learningRate.kind === 'levenberg-marquardt') {
       const message =
         'learningRate "levenberg-marquardt" judges what a step predicts, and lookahead takes part of some steps back; use one of them';

@@ -76,6 +76,9 @@ function inputsOf({ network: { input } }: Task): number {
   return input.reduce((product, length) => product * length, 1);
 }
 
+/** Every sample counts the same in the factors, as in the textbook. */
+const UNWEIGHTED = { floor: 1, ceiling: 1 };
+
 /** Added to the eigenvalues, in mean eigenvalues. */
 const WHITENING_DAMPING = 0.1;
 
@@ -118,12 +121,22 @@ export const BASELINES: readonly Optimizer[] = [
   peer(
     { id: 'kfac', name: 'K-FAC', regularizations: SCALED_DECAY, regularizer: 'ηλu beside the update' },
     -2,
-    ({ learningRate, regularization: weightDecay }) => ({ kind: 'kfac', learningRate, weightDecay }),
+    ({ learningRate, regularization: weightDecay }) => ({
+      kind: 'kfac',
+      learningRate,
+      weightDecay,
+      lossScale: UNWEIGHTED,
+    }),
   ),
   peer(
     { id: 'ekfac', name: 'EKFAC', regularizations: SCALED_DECAY, regularizer: 'ηλu beside the update' },
     -2,
-    ({ learningRate, regularization: weightDecay }) => ({ kind: 'ekfac', learningRate, weightDecay }),
+    ({ learningRate, regularization: weightDecay }) => ({
+      kind: 'ekfac',
+      learningRate,
+      weightDecay,
+      lossScale: UNWEIGHTED,
+    }),
   ),
 ];
 
@@ -169,35 +182,50 @@ function service(
   };
 }
 
-type Metric = 'identity' | 'rmsprop' | 'kronecker';
+type Coupling = NonNullable<ServiceOptimizer['coupling']>;
 
-/** The paper's own recursion: every sample by itself, its loss gradient's outer product unweighted, decay as the running cost. */
-function paperFaithful(metric: Metric, centre: number): Optimizer {
-  return service(
-    {
-      id: `paper-${metric}`,
-      name: `DDPNOpt (paper), ${metric}`,
-      regularizations: PENALTY,
-      regularizer: 'running cost (λ/2)‖u‖²',
-    },
-    ratesAround(centre),
-    ({ learningRate, regularization }) => ({
-      learningRate: { kind: 'constant', value: learningRate },
-      metric: { kind: metric },
-      terminalCurvature: { kind: 'gradient', lossScale: null },
-      batchCoupling: 'paper-faithful',
-      weightDecay: regularization === 0 ? null : { kind: 'running-cost', rate: regularization },
-    }),
+/** The paper's control metrics, each with the centre of its grid: the same with and without feedback. */
+const PAPER_METRICS = {
+  identity: { metric: { kind: 'identity' }, centre: -2 },
+  // Its E[Q_u ⊙ Q_u], over the samples of the batch.
+  rmsprop: { metric: { kind: 'rmsprop', secondMoment: 'per-sample' }, centre: -4 },
+  kronecker: { metric: { kind: 'kronecker' }, centre: -3 },
+} as const satisfies Record<string, { readonly metric: ServiceOptimizer['metric']; readonly centre: number }>;
+
+/** A form of the paper's recursion: the loss gradient's outer product unweighted, decay as the running cost. */
+function ofPaper(
+  prefix: string,
+  reading: string,
+  batchCoupling: 'paper-faithful' | 'paper-averaged',
+  coupling: Coupling,
+): Optimizer[] {
+  return Object.entries(PAPER_METRICS).map(([kind, { metric, centre }]) =>
+    service(
+      {
+        id: `${prefix}-${kind}`,
+        name: `DDPNOpt (${reading}), ${kind}`,
+        regularizations: PENALTY,
+        regularizer: 'running cost (λ/2)‖u‖²',
+      },
+      ratesAround(centre),
+      ({ learningRate, regularization }) => ({
+        learningRate: { kind: 'constant', value: learningRate },
+        metric,
+        terminalCurvature: { kind: 'gradient', lossScale: null },
+        coupling,
+        batchCoupling,
+        weightDecay: regularization === 0 ? null : { kind: 'running-cost', rate: regularization },
+      }),
+    ),
   );
 }
 
-export const PAPER_FAITHFUL: readonly Optimizer[] = [
-  paperFaithful('identity', -2),
-  paperFaithful('rmsprop', -5),
-  paperFaithful('kronecker', -3),
+/** The paper's algorithm 3 to the letter; the same with the mean over the batch in V_x and V_xx; and without any feedback. */
+export const PAPER: readonly Optimizer[] = [
+  ...ofPaper('paper', 'paper', 'paper-faithful', 'feedback'),
+  ...ofPaper('paper-averaged', 'paper, averaged', 'paper-averaged', 'feedback'),
+  ...ofPaper('paper-plain', 'paper, without feedback', 'paper-faithful', 'layerwise'),
 ];
-
-type Coupling = NonNullable<ServiceOptimizer['coupling']>;
 
 function ours(id: string, name: string, coupling: Coupling, centre: number): Optimizer {
   return service(
@@ -224,11 +252,14 @@ export const UNTUNED: Optimizer = service(
 );
 
 /** Everybody, in the order of the tables. */
-export const ALL: readonly Optimizer[] = [...BASELINES, ...OPTIMAL_CONTROL, ...PAPER_FAITHFUL, TUNED, UNTUNED];
+export const ALL: readonly Optimizer[] = [...BASELINES, ...OPTIMAL_CONTROL, ...PAPER, TUNED, UNTUNED];
 
 /** What is tried on a task. */
 export function settingsOf({ learningRates, regularizations }: Optimizer, { tunesRegularization }: Task): Setting[] {
   return learningRates.flatMap((learningRate) =>
-    (tunesRegularization ? regularizations : regularizations.slice(0, 1)).map((regularization) => ({ learningRate, regularization })),
+    (tunesRegularization ? regularizations : regularizations.slice(0, 1)).map((regularization) => ({
+      learningRate,
+      regularization,
+    })),
   );
 }

@@ -102,10 +102,12 @@ export const CONTENDERS: readonly Contender[] = [
   service('layerwise', 'DDPNOpt, layerwise', DDPNOPT_RATES, { coupling: 'layerwise' }),
   service('value', 'DDPNOpt, value', DDPNOPT_RATES, { coupling: 'value' }),
   service('feedback', 'DDPNOpt, feedback', DDPNOPT_RATES, { coupling: 'feedback' }),
-  service('paper', 'DDPNOpt, paper-faithful', PAPER_RATES, {
-    batchCoupling: 'paper-faithful',
-    terminalCurvature: { kind: 'gradient', lossScale: null },
-  }),
+  ...(['paper-faithful', 'paper-averaged'] as const).map((batchCoupling) =>
+    service(batchCoupling, `DDPNOpt, ${batchCoupling}`, PAPER_RATES, {
+      batchCoupling,
+      terminalCurvature: { kind: 'gradient', lossScale: null },
+    }),
+  ),
 ];
 
 /** Of the published runs; the one that chooses a learning rate is none of them. */

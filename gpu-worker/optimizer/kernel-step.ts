@@ -24,12 +24,8 @@ import {
 } from './curvature/kronecker.ts';
 import { biasCorrectedAverage } from './curvature/moving-average.ts';
 import { coefficients, prepareSolver, type CoefficientSolver } from './ddp/coefficients.ts';
-import {
-  summedKernelDiagonal,
-  valueRecursion,
-  type RecursionOptions,
-  type StageKernel,
-} from './ddp/value-recursion.ts';
+import { summedKernelDiagonal, type StageKernel } from './ddp/stage.ts';
+import { valueRecursion, type RecursionOptions } from './ddp/value-recursion.ts';
 import { repeatColumns } from './layers/per-sample-gradients.ts';
 import { terminalWeights } from './losses/terminal-curvature.ts';
 import { chooseLearningRate, type LearningRateState } from './update/choose-learning-rate.ts';

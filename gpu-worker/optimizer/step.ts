@@ -12,14 +12,17 @@
 import { at } from '../../shared/at.ts';
 import { ProblemError } from '../../shared/errors.ts';
 import type { Layer } from '../../shared/layer.ts';
-import { sentColumns, type Optimizer } from '../../shared/optimizer.ts';
+import { isPaperRecursion, sentColumns, type Optimizer } from '../../shared/optimizer.ts';
 import { groupFactors } from '../../shared/parameter-groups.ts';
 import { tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
 import { applyInverse, type Preconditioner } from './curvature/inverse-metric.ts';
-import { preconditioner, refreshes, settleRefresh, updateMetric } from './curvature/metric.ts';
+import type { BlockStatistics } from './curvature/block-statistics.ts';
+import { preconditioner, refreshes, settleRefresh, updateMetric, type MetricUpdate } from './curvature/metric.ts';
 import { prepareSolver } from './ddp/coefficients.ts';
 import { lessDecay, openLoopChanges, type Policy, type PolicyBlock } from './ddp/policy.ts';
-import { summedKernelDiagonal, valueRecursion } from './ddp/value-recursion.ts';
+import { paperRecursion } from './ddp/paper-recursion.ts';
+import { summedKernelDiagonal, type StageSystem } from './ddp/stage.ts';
+import { valueRecursion } from './ddp/value-recursion.ts';
 import { parameterBlocks, parameterChanges } from './layers/layer.ts';
 import type { LayerParameters, ParameterChanges } from './layers/parameter-changes.ts';
 import {
@@ -125,44 +128,13 @@ export function uncheckedStep(
     const gradients = layers.map((layer, t) => layerGradients(engine, layer, at(batch.layers, t)));
     const rowWeights = repeatColumns(engine, h, B * Math.max(1, sentColumns(optimizer.terminalCurvature)));
 
-    // Control metric R_t = P_t/η_t of every stage from this batch's statistics, and the expansion in its coordinates.
-    // A refresh is judged at once, so what it stands on is computed at once too, and once.
+    // Backward pass: the control metric R_t = P_t/η_t from this batch's statistics, the expansion in its coordinates, and Bellman's
+    // recursion. A refresh is judged at once, so what it stands on is computed at once too, and once.
     if (refreshes(optimizer.metric, state.step)) engine.evaluate([gradients, rowWeights]);
-    const updates = gradients.map(({ D, J }, t) =>
-      J.map((columns, block) =>
-        updateMetric(
-          engine,
-          optimizer.metric,
-          state.metrics?.[t]?.[block] ?? null,
-          { lossGradients: at(D, block), columns, rowWeights, batch: B, isFirstLayer: t === 0 },
-          state.step,
-          at(layers, t).name,
-        ),
-      ),
-    );
-    const unit = gradients.map(({ D, J }, t) => {
-      const layer = at(layers, t);
-      const decay = layerDecay(engine, optimizer, layer, at(batch.layers, t).parameters, state.step);
-      const { learningRateFactor } = groupFactors(optimizer.groups, layer.name);
-      const inverses = at(updates, t).map(({ state }) => preconditioner(optimizer.metric, state, t === 0));
-      return expandStage(engine, { D, J }, inverses, decay, learningRateFactor, B);
-    });
-    const { learningRate, leverage } = chooseLearningRate(
-      engine,
-      optimizer.learningRate,
-      state,
-      rowWeights,
-      batch,
-      () => {
-        const kernelDiagonal = summedKernelDiagonal(engine, unit);
-        engine.evaluate([unit, kernelDiagonal]);
-        return kernelDiagonal;
-      },
-    );
-    const stages = unit.map((stage) => atLearningRate(engine, stage, learningRate));
-
-    // Backward pass: Bellman's recursion, from the last stage to the first.
-    const systems = valueRecursion(engine, stages, rowWeights, B, optimizer);
+    const context: BackwardPass = { configuration, state, batch, gradients, rowWeights, batchSize: B };
+    const { stages, systems, updates, learningRate, leverage } = isPaperRecursion(optimizer.batchCoupling)
+      ? paperBackwardPass(engine, context)
+      : backwardPass(engine, context);
 
     // The policy δu_t(s_t): handed out, or evaluated with s_t = 0 or predicted.
     const policies = systems.map((system, t): Policy => {
@@ -234,6 +206,109 @@ function layerGradients(
     const J = columnGradient === null ? D : parameterBlocks(engine, layer, { input, gradient: columnGradient });
     return { D, J };
   });
+}
+
+/** What the backward pass starts from. */
+interface BackwardPass {
+  readonly configuration: StepConfiguration;
+  readonly state: OptimizerState;
+  readonly batch: StepBatch;
+  readonly gradients: readonly LayerGradients[];
+  /** h of every row, [R]. */
+  readonly rowWeights: Tensor;
+  /** B. */
+  readonly batchSize: number;
+}
+
+/** What it finds, per layer in the order of the forward pass. */
+interface BackwardResult {
+  readonly stages: readonly Stage[];
+  readonly systems: readonly StageSystem[];
+  readonly updates: readonly (readonly MetricUpdate[])[];
+  readonly learningRate: number;
+  readonly leverage: number | null;
+}
+
+/** Metrics of the plain gradients, all stages at once, then η, then the recursion. */
+function backwardPass(engine: Engine, context: BackwardPass): BackwardResult {
+  const { configuration, state, batch, gradients, rowWeights, batchSize } = context;
+  const { optimizer } = configuration;
+  const metrics = gradients.map((_, t) =>
+    updateMetrics(engine, context, t, { gradientWeights: null, costGradients: null, rowWeights }),
+  );
+  const unit = gradients.map((_, t) => unitStage(engine, context, t, at(metrics, t), layerDecayOf(engine, context, t)));
+  const kernelDiagonal = (): Tensor => {
+    const diagonal = summedKernelDiagonal(engine, unit);
+    engine.evaluate([unit, diagonal]);
+    return diagonal;
+  };
+  const chosen = chooseLearningRate(engine, optimizer.learningRate, state, rowWeights, batch, kernelDiagonal);
+  const stages = unit.map((stage) => atLearningRate(engine, stage, chosen.learningRate));
+  const systems = valueRecursion(engine, stages, rowWeights, batchSize, optimizer);
+  return { stages, systems, updates: metrics, ...chosen };
+}
+
+/** The paper's recursions, whose metrics are made of what they pass back: Q_u,i = ν_i D_i + ℓ_u, and with factors V_h,i = ν_i g_i. */
+function paperBackwardPass(engine: Engine, context: BackwardPass): BackwardResult {
+  const { configuration, state, batch, gradients, rowWeights, batchSize } = context;
+  const { optimizer } = configuration;
+  const kernelDiagonal = (): never => {
+    throw new TypeError('the leverage of a metric that depends on η');
+  };
+  const chosen = chooseLearningRate(engine, optimizer.learningRate, state, rowWeights, batch, kernelDiagonal);
+  const expand = (t: number, gradientWeights: Tensor) => {
+    const decay = layerDecayOf(engine, context, t);
+    const { costGradients } = decay;
+    const statistics = { gradientWeights, costGradients, rowWeights: engine.square(gradientWeights) };
+    const updates = updateMetrics(engine, context, t, statistics);
+    return {
+      stage: atLearningRate(engine, unitStage(engine, context, t, updates, decay), chosen.learningRate),
+      updates,
+    };
+  };
+  const expanded = paperRecursion(engine, gradients.length, rowWeights, batchSize, optimizer, expand);
+  return {
+    stages: expanded.map(({ stage }) => stage),
+    systems: expanded.map(({ system }) => system),
+    updates: expanded.map(({ updates }) => updates),
+    ...chosen,
+  };
+}
+
+function layerDecayOf(engine: Engine, { configuration, state, batch }: BackwardPass, t: number): LayerDecay {
+  const { layers, optimizer } = configuration;
+  return layerDecay(engine, optimizer, at(layers, t), at(batch.layers, t).parameters, state.step);
+}
+
+/** The metrics of layer t, per parameter block, after this batch. */
+function updateMetrics(
+  engine: Engine,
+  { configuration: { layers, optimizer }, state, gradients, batchSize }: BackwardPass,
+  t: number,
+  statistics: Pick<BlockStatistics, 'gradientWeights' | 'rowWeights'> & Pick<LayerDecay, 'costGradients'>,
+): MetricUpdate[] {
+  const { D, J } = at(gradients, t);
+  const { gradientWeights, rowWeights, costGradients } = statistics;
+  return J.map((columns, block) => {
+    const costGradient = costGradients === null ? null : at(costGradients, block);
+    const own = { lossGradients: at(D, block), gradientWeights, costGradient };
+    const ofBatch = { columns, rowWeights, batch: batchSize, isFirstLayer: t === 0 };
+    const known = state.metrics?.[t]?.[block] ?? null;
+    return updateMetric(engine, optimizer.metric, known, { ...own, ...ofBatch }, state.step, at(layers, t).name);
+  });
+}
+
+/** The expansion of layer t at the learning rate that its group has at η = 1. */
+function unitStage(
+  engine: Engine,
+  { configuration: { layers, optimizer }, gradients, batchSize }: BackwardPass,
+  t: number,
+  updates: readonly MetricUpdate[],
+  decay: LayerDecay,
+): Stage {
+  const { learningRateFactor } = groupFactors(optimizer.groups, at(layers, t).name);
+  const inverses = updates.map(({ state }) => preconditioner(optimizer.metric, state, t === 0));
+  return expandStage(engine, at(gradients, t), inverses, decay, learningRateFactor, batchSize);
 }
 
 /** One stage of the recursion. */

@@ -4,7 +4,7 @@ import { decodeSolve, SOLVE_TENSOR, type KernelSolveOptions } from '../../shared
 import type { TerminalCurvature } from '../../shared/optimizer.ts';
 import { packLower, triangleSize, unpackSymmetric } from '../../shared/triangle.ts';
 import type { CoefficientSolver } from '../optimizer/ddp/coefficients.ts';
-import type { StageKernel } from '../optimizer/ddp/value-recursion.ts';
+import type { StageKernel } from '../optimizer/ddp/stage.ts';
 import { openLoop, stageSolvers, assertSolvable } from '../optimizer/kernel-step.ts';
 import { terminalWeights } from '../optimizer/losses/terminal-curvature.ts';
 import { tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';

@@ -70,7 +70,7 @@ import { asMatrix, parametersOf, relativeError, TOLERANCE } from './drive.ts';
 type OptimizerInput = NonNullable<HostedDefinitionInput['optimizer']>;
 
 const KRONECKER = { damping: 0.03, decay: 0.8, eta: 2 };
-const ADAM = { epsilon: 0.01, decay: 0.9, eta: KRONECKER.eta };
+const ADAM = { epsilon: 0.01, decay: 0.9, eta: KRONECKER.eta, secondMoment: 'mean-gradient' } as const;
 const NETS: readonly Omit<RandomProblem, 'seed'>[] = [
   { widths: [5, 3], activation: 'linear', loss: 'softmax-cross-entropy', batchSize: 6 },
   { widths: [4, 5, 3], activation: 'linear', loss: 'mse', batchSize: 6 },
@@ -210,7 +210,7 @@ describe.each(presentEngines())('dense nets on the %s engine, against the oracle
           case 'ekfac':
             return ekfacMetric([rows], KRONECKER);
           case 'adam':
-            return adamMetric([meanGradient], ADAM);
+            return adamMetric([transpose(meanGradient)], ADAM);
         }
       }),
     };

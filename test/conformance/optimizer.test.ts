@@ -15,7 +15,7 @@ import { sessionDefinitionSchema, type SessionDefinitionInput } from '../../shar
 import {
   ddpStep as oracleStep,
   denseGaussNewtonStep,
-  perSampleStep,
+  diagonalStep,
   sampleGradients,
   terminalWeights,
   type Coupling as OracleCoupling,
@@ -44,6 +44,7 @@ import {
   rmspropMetric,
   type LayerStatistics,
 } from '../oracle/metric.ts';
+import { paperStep, type PaperProblem, type PaperReading } from '../oracle/paper.ts';
 import {
   backpropagate,
   backpropagateFrom,
@@ -75,14 +76,18 @@ import {
 } from './drive.ts';
 
 const ETA = 2;
+/** Of the paper's recursion to the letter, where at the other one nothing of most samples is left for the first stages. */
+const PAPER_ETA = 0.02;
 
 const METRICS = [
   { kind: 'identity' },
   { kind: 'rmsprop', decay: 0.9, epsilon: 0.01 },
-  { kind: 'adam', decay: 0.9, epsilon: 0.01 },
+  { kind: 'adam', decay: 0.9, epsilon: 0.01, secondMoment: 'per-sample' },
   { kind: 'kronecker', damping: 0.03, decay: 0.8, refreshEvery: 2 },
   { kind: 'ekfac', damping: 0.03, decay: 0.8, refreshEvery: 2 },
 ].map(metricWith);
+const PAPER_READINGS = ['paper-faithful', 'paper-averaged'] as const;
+const BATCH_COUPLINGS = ['full', 'diagonal', ...PAPER_READINGS] as const;
 const COUPLINGS: readonly Coupling[] = ['layerwise', 'value', 'gauss-newton-step', 'feedback'];
 
 /** A metric of the product with its defaults filled in. */
@@ -170,12 +175,12 @@ function columnCount({ columns }: Observation): number {
   return columns?.[0]?.cols ?? 1;
 }
 
-/** What the oracle sees of every layer in one batch: rows of the terminal curvature and the mean loss gradient, m × 1. */
+/** What the oracle sees of every layer in one batch: rows of the terminal curvature, and the samples' loss gradients, B × m. */
 function statistics(
   network: Network,
   observation: Observation,
   curvature: Curvature,
-): { rows: LayerStatistics; meanGradient: Matrix }[] {
+): { rows: LayerStatistics; gradients: Matrix }[] {
   const { batch, columns } = observation;
   const trajectory = forward(network, batch.inputs);
   const { inputs, outputGradients } = backpropagate(network, trajectory, batch.objective);
@@ -190,11 +195,9 @@ function statistics(
   return inputs.map((x, t) => {
     const own = outputGradients[t]!;
     const rows = build(B * r, own.cols, (index, j) => at(passes[index % r]?.[t] ?? own, Math.floor(index / r), j));
-    const J = sampleGradients(x, own);
-    const ones = build(B, 1, () => 1 / B);
     return {
       rows: { inputs: x, outputGradients: rows, terminalWeights: Array.from({ length: B * r }, (_, i) => h[i] ?? 1) },
-      meanGradient: multiply(transpose(J), ones),
+      gradients: sampleGradients(x, own),
     };
   });
 }
@@ -221,24 +224,32 @@ function oracleProblem(
     curvature: oracleCurvature(curvature, last),
     valueRegularization,
     ...(costGradients === undefined ? {} : { costGradients }),
-    controlMetrics: network.map(({ weights }, t) => {
+    controlMetrics: network.map((_, t) => {
       const layer = perBatch.map((layers) => layers[t]!);
-      const rows = layer.map((each) => each.rows);
-      const meanGradients = layer.map((each) => each.meanGradient);
-      switch (metric.kind) {
-        case 'identity':
-          return identityMetric(weights.data.length, eta);
-        case 'rmsprop':
-          return rmspropMetric(meanGradients, { ...metric, eta });
-        case 'adam':
-          return adamMetric(meanGradients, { ...metric, eta });
-        case 'kronecker':
-          return kroneckerMetric(rows, { ...metric, eta });
-        case 'ekfac':
-          return ekfacMetric(rows, { ...metric, eta });
-      }
+      return oracleMetric(metric, layer.map(({ rows }) => rows), layer.map(({ gradients }) => gradients), eta); // prettier-ignore
     }),
   };
+}
+
+/** R of a layer from its statistics in every batch, oldest first. */
+function oracleMetric(
+  metric: ControlMetric,
+  rows: readonly LayerStatistics[],
+  gradients: readonly Matrix[],
+  eta: number,
+): Matrix {
+  switch (metric.kind) {
+    case 'identity':
+      return identityMetric(gradients[0]!.cols, eta);
+    case 'rmsprop':
+      return rmspropMetric(gradients, { ...metric, eta });
+    case 'adam':
+      return adamMetric(gradients, { ...metric, eta });
+    case 'kronecker':
+      return kroneckerMetric(rows, { ...metric, eta });
+    case 'ekfac':
+      return ekfacMetric(rows, { ...metric, eta });
+  }
 }
 
 function oracleCurvature(curvature: Curvature, { columns }: Observation): OracleCurvature {
@@ -248,9 +259,29 @@ function oracleCurvature(curvature: Curvature, { columns }: Observation): Oracle
 }
 
 /** The oracle's step, whose second forward pass goes through the network only for `feedback`. */
-function expectedStep(problem: Problem, coupling: Coupling, batchCoupling: BatchCoupling): readonly Matrix[] {
+function expectedStep(problem: Problem, coupling: Coupling, batchCoupling: 'full' | 'diagonal'): readonly Matrix[] {
   const name: OracleCoupling = coupling === 'gauss-newton-step' ? 'linear-feedback' : coupling;
-  return batchCoupling === 'full' ? oracleStep(problem, name).deltaU : perSampleStep(problem, name, batchCoupling);
+  return batchCoupling === 'full' ? oracleStep(problem, name).deltaU : diagonalStep(problem, name);
+}
+
+/** The step of one of the paper's recursions on the last batch of the history. */
+function expectedPaperStep(
+  { network, history }: Scenario,
+  metric: ControlMetric,
+  curvature: Curvature,
+  coupling: Coupling,
+  reading: PaperReading,
+  { eta = PAPER_ETA, costGradients }: Pick<ProblemOptions, 'eta' | 'costGradients'> = {},
+): Matrix[] {
+  const { lossScale = null } = curvature.kind === 'gradient' ? curvature : {};
+  const problem: PaperProblem = {
+    network,
+    batches: history.map(({ batch }) => batch),
+    ...(lossScale === null ? {} : { lossScale }),
+    ...(costGradients === undefined ? {} : { costGradients }),
+    controlMetric: (_, seen) => oracleMetric(metric, seen.map(({ rows }) => rows), seen.map(({ Qu }) => Qu), eta), // prettier-ignore
+  };
+  return paperStep(problem, coupling === 'gauss-newton-step' ? 'linear-feedback' : coupling, reading);
 }
 
 function optimizerFor(
@@ -271,6 +302,24 @@ function optimizerFor(
           : { kind },
     ...rest,
   };
+}
+
+function isPaperReading(batchCoupling: BatchCoupling): batchCoupling is PaperReading {
+  return batchCoupling === 'paper-faithful' || batchCoupling === 'paper-averaged';
+}
+
+const PAPER_RATE = { kind: 'constant', value: PAPER_ETA } as const;
+
+/**
+ * An eigenbasis is arbitrary where a factor has none to speak of, and with the paper's recursions the metric of one stage enters the
+ * statistics of the one before it: only a metric that is made anew at every step does not depend on it.
+ */
+function paperMetric(metric: ControlMetric): ControlMetric {
+  return metric.kind === 'ekfac' ? { ...metric, refreshEvery: 1 } : metric;
+}
+
+function paperOptions(metric: ControlMetric, batchCoupling: BatchCoupling): Partial<OptimizerInput> {
+  return isPaperReading(batchCoupling) ? { learningRate: PAPER_RATE, metric: paperMetric(metric) } : {};
 }
 
 /** Whether the service takes the combination. */
@@ -352,7 +401,7 @@ describe.each(presentEngines())('engine %s', async (name) => {
 
   describe.each(METRICS)('metric $kind', (metric) => {
     describe.each(CURVATURES)('terminal curvature $title', (curvature) => {
-      const batchCouplings = curvature.kind === 'gradient' ? (['full', 'diagonal', 'paper-faithful'] as const) : (['full'] as const); // prettier-ignore
+      const batchCouplings = curvature.kind === 'gradient' ? BATCH_COUPLINGS : (['full'] as const);
       describe.each(batchCouplings)('batch coupling %s', (batchCoupling) => {
         const valid = COUPLINGS.filter((coupling) => isJudged(metric, curvature, coupling, batchCoupling));
         it.each(valid)('%s: the step is the oracle’s', (coupling) => {
@@ -362,10 +411,13 @@ describe.each(presentEngines())('engine %s', async (name) => {
               oracleProblem(scene, metric, curvature),
             );
             const expected = once(`${metric.kind} ${curvature.title} ${index} ${coupling} ${batchCoupling}`, () =>
-              expectedStep(problem, coupling, batchCoupling),
+              isPaperReading(batchCoupling)
+                ? expectedPaperStep(scene, paperMetric(metric), curvature, coupling, batchCoupling)
+                : expectedStep(problem, coupling, batchCoupling),
             );
             const columns = columnCount(scene.history[0]!);
-            const actual = changes(scene, optimizerFor(metric, curvature, columns, { coupling, batchCoupling }));
+            const options = { coupling, batchCoupling, ...paperOptions(metric, batchCoupling) };
+            const actual = changes(scene, optimizerFor(metric, curvature, columns, options));
             expectEqual(actual, expected, tolerance, title(net));
             if (coupling === 'gauss-newton-step' && batchCoupling === 'full') {
               const joint = once(`${metric.kind} ${curvature.title} ${index} joint`, () =>
@@ -426,7 +478,7 @@ describe.each(presentEngines())('engine %s', async (name) => {
       }); // prettier-ignore
 
     describe.each(CURVATURES)('terminal curvature $title', (curvature) => {
-      const batchCouplings = (['full', 'diagonal', 'paper-faithful'] as const).filter(
+      const batchCouplings = BATCH_COUPLINGS.filter(
         (batchCoupling) =>
           batchCoupling === 'full' ||
           (curvature.kind === 'gradient' && (batchCoupling === 'diagonal' || valueRegularization === 0)),
@@ -441,17 +493,18 @@ describe.each(presentEngines())('engine %s', async (name) => {
               const net = NETS[index]!;
               const scene = once(`${curvature.title} ${index}`, () => scenario(net, 7 + index, curvature));
               const key = `decay ${metric.kind} ${curvature.title} ${index} ${JSON.stringify(options)}`;
+              const costGradients = costGradientsOf(scene.network);
               const problem = once(key, () =>
-                oracleProblem(scene, metric, curvature, {
-                  valueRegularization,
-                  costGradients: costGradientsOf(scene.network),
-                }),
+                oracleProblem(scene, metric, curvature, { valueRegularization, costGradients }),
               );
               const expected = once(`${key} ${coupling} ${batchCoupling}`, () =>
-                expectedStep(problem, coupling, batchCoupling),
+                isPaperReading(batchCoupling)
+                  ? expectedPaperStep(scene, paperMetric(metric), curvature, coupling, batchCoupling, { costGradients })
+                  : expectedStep(problem, coupling, batchCoupling),
               );
               const weightDecay = { kind: 'running-cost', rate, biases } as const;
-              const chosen = { coupling, batchCoupling, valueRegularization, weightDecay, groups };
+              const own = paperOptions(metric, batchCoupling);
+              const chosen = { coupling, batchCoupling, valueRegularization, weightDecay, groups, ...own };
               const optimizer = optimizerFor(metric, curvature, columnCount(scene.history[0]!), chosen);
               const actual = changes(scene, optimizer);
               expectEqual(actual, expected, tolerance, `${metric.kind}, ${title(net)}`);
@@ -497,6 +550,28 @@ describe.each(presentEngines())('engine %s', async (name) => {
         }
         expect(state).toMatchObject({ step: 7, failedFactorizations: 0 });
       }
+    });
+
+    describe.each(PAPER_READINGS)('of the %s recursion, made in the backward pass', (batchCoupling) => {
+      it.each(metrics)('$name: every one of seven steps is the oracle’s', ({ metric }) => {
+        const scene = once('history of the paper', () => scenario(net, 71, GRADIENT, 7));
+        const optimizer = optimizerFor(metric, GRADIENT, 1, {
+          coupling: 'value',
+          batchCoupling,
+          learningRate: PAPER_RATE,
+        });
+        const configuration = configurationFor(scene.network, optimizer);
+        let state = INITIAL_STATE;
+        for (const [k, { batch }] of scene.history.entries()) {
+          const result = stepOn(engine, configuration, state, scene.network, batch);
+          state = result.state;
+          const seen = { ...scene, history: scene.history.slice(0, k + 1) };
+          const expected = once(`history ${JSON.stringify(metric)} ${batchCoupling} ${k}`, () =>
+            expectedPaperStep(seen, metric, GRADIENT, 'value', batchCoupling),
+          );
+          expectEqual(changesOf(engine, result, scene.network), expected, tolerance, `step ${k}`);
+        }
+      });
     });
 
     it.each(METRICS)('$kind: a copied state continues bit for bit', (metric) => {
@@ -669,6 +744,8 @@ describe.each(presentEngines())('engine %s', async (name) => {
         } as const;
         const statistics = {
           lossGradients: gradients,
+          gradientWeights: null,
+          costGradient: null,
           columns: gradients,
           rowWeights: engine.tensor([1, 1], [2]),
           batch: 2,
@@ -722,7 +799,7 @@ describe('combinations the service refuses', () => {
     for (const metric of METRICS) {
       for (const curvature of CURVATURES) {
         for (const coupling of COUPLINGS) {
-          for (const batchCoupling of ['full', 'diagonal', 'paper-faithful'] as const) {
+          for (const batchCoupling of BATCH_COUPLINGS) {
             const found = objections(optimizerFor(metric, curvature, 2, { coupling, batchCoupling }));
             expect(found.length === 0).toBe(isTaken(metric, curvature, coupling, batchCoupling));
           }
@@ -732,7 +809,7 @@ describe('combinations the service refuses', () => {
   });
 
   it.each(gradientOnly)('batch coupling by the sample with terminal curvature %o', (terminalCurvature) => {
-    for (const batchCoupling of ['diagonal', 'paper-faithful']) {
+    for (const batchCoupling of BATCH_COUPLINGS.slice(1)) {
       const [found, ...others] = objections({ terminalCurvature, batchCoupling, coupling: 'value' });
       expect(others).toEqual([]);
       expect(found).toMatchObject({ path: 'optimizer.batchCoupling' });
@@ -772,11 +849,19 @@ describe('combinations the service refuses', () => {
     expect(update).toMatchObject({ path: 'reply', message: expect.stringContaining('"feedback"') as string });
   });
 
-  it('a regularised paper-faithful recursion', () => {
-    const optimizer = { batchCoupling: 'paper-faithful', coupling: 'value' };
+  it.each(PAPER_READINGS)('a regularised %s recursion', (batchCoupling) => {
+    const optimizer = { batchCoupling, coupling: 'value' };
     expect(objections({ ...optimizer, valueRegularization: 0 })).toEqual([]);
     expect(objections({ ...optimizer, valueRegularization: 0.1 })).toMatchObject([
-      { path: 'optimizer.valueRegularization', message: expect.stringContaining('paper-faithful') as string },
+      { path: 'optimizer.valueRegularization', message: expect.stringContaining(batchCoupling) as string },
+    ]);
+  });
+
+  it.each(PAPER_READINGS)('the leverage rule with a metric that depends on η, as of %s', (batchCoupling) => {
+    const learningRate = { kind: 'leverage' };
+    expect(objections({ learningRate, batchCoupling: 'full' })).toEqual([]);
+    expect(objections({ learningRate, batchCoupling })).toMatchObject([
+      { path: 'optimizer.learningRate.kind', message: expect.stringContaining(batchCoupling) as string },
     ]);
   });
 

@@ -114,7 +114,7 @@ interface QExpansion {
 }
 
 /** δu*(δX) = k + K δX. */
-interface Policy {
+export interface Policy {
   /** m_t × 1 */
   readonly k: Matrix;
   /** m_t × B n_t */
@@ -141,23 +141,14 @@ export function ddpStep(problem: Problem, coupling: Coupling): DdpStep {
 }
 
 /**
- * The two recursions that treat every sample by itself, for the control that the samples share:
- *
- * - `diagonal`: sample i alone is a control problem with the weight 1/B on its loss and the whole running cost; its policy is
- *   k_i + K_i δx_i, and the shared control changes by −R⁻¹ℓ_u, which the samples have in common, and the sum of what each of them
- *   adds to it.
- * - `paper-faithful`: Q_uu = R and V_xx,i = z_i z_iᵀ, see paperPolicies.
+ * The recursion that treats every sample by itself, for the control that the samples share: sample i alone is a control problem with
+ * the weight 1/B on its loss and the whole running cost; its policy is k_i + K_i δx_i, and the shared control changes by −R⁻¹ℓ_u,
+ * which the samples have in common, and the sum of what each of them adds to it.
  *
  * Returns δu_t, [n_t + 1, c].
  */
-export function perSampleStep(
-  problem: Problem,
-  coupling: Coupling,
-  recursion: 'diagonal' | 'paper-faithful',
-): Matrix[] {
-  const optimised = coupling === 'layerwise' ? 'alone' : 'all';
-  const policies = recursion === 'diagonal' ? diagonalPolicies(problem, optimised) : paperPolicies(problem, optimised);
-  return forwardPass(problem, policies, coupling);
+export function diagonalStep(problem: Problem, coupling: Coupling): Matrix[] {
+  return forwardPass(problem, diagonalPolicies(problem, coupling === 'layerwise' ? 'alone' : 'all'), coupling);
 }
 
 /** k = p + Σ_i (k_i − p), p = −R⁻¹ℓ_u, and K = [K_1 … K_B], from one Bellman recursion per sample. */
@@ -196,65 +187,8 @@ function sampleProblem(problem: Problem, i: number): Problem {
   };
 }
 
-/**
- * The recursion of the paper, Q_uu = R and V_xx = z zᵀ per sample, with the 1/B that a control shared by the batch requires:
- *
- *     q_u = f_uᵀz'        q_x = f_xᵀz'        z = √(1 − (1/B) q_uᵀR⁻¹q_u) q_x, or 0 where that is imaginary
- *     Q_u,i = f_uᵀV'_x,i  Q_x,i = f_xᵀV'_x,i  V_x,i = Q_x,i − (q_u q_xᵀ)ᵀ R⁻¹ Q̄_u,  Q̄_u = (1/B) Σ_i Q_u,i
- *     δu = −R⁻¹ Q̄_u + (1/B) Σ_i K_i δx_i,  K_i = −R⁻¹ q_u q_xᵀ
- *
- * with the running cost's ℓ_u added to Q̄_u.
- */
-function paperPolicies(problem: Problem, optimised: 'all' | 'alone'): Policy[] {
-  const { network, batch, curvature, controlMetrics } = problem;
-  if (curvature.kind !== 'gradient') throw new RangeError('z_i is one vector per sample');
-  const B = batch.inputs.rows;
-  const trajectory = forward(network, batch.inputs);
-  const output = prediction(trajectory);
-  const gradients = lossGradients(output, batch.objective);
-  const h = terminalWeights(losses(output, batch.objective), curvature.lossScale);
-  let values = Array.from(h, (weight, i) => {
-    const Vx = transpose(row(gradients, i));
-    return { Vx, z: scale(Vx, Math.sqrt(weight)) };
-  });
-  const policies: Policy[] = [];
-  for (let t = network.length - 1; t >= 0; t--) {
-    const stage = element(network, t);
-    const R = element(controlMetrics, t);
-    const x = element(trajectory.states, t);
-    const preActivations = element(trajectory.preActivations, t);
-    const fx = stateJacobians(stage, preActivations);
-    const fu = controlJacobians(stage, x, preActivations);
-    const samples = values.map(({ Vx, z }, i) => {
-      const toControl = transpose(element(fu, i));
-      const toState = transpose(element(fx, i));
-      const qu = multiply(toControl, z);
-      return {
-        qu,
-        qx: multiply(toState, z),
-        Qu: multiply(toControl, Vx),
-        Qx: multiply(toState, Vx),
-        K: scale(multiply(solve(R, qu), transpose(multiply(toState, z))), -1),
-      };
-    });
-    const meanQu = add(costGradient(problem, t), scale(sumOf(samples.map(({ Qu }) => Qu)), 1 / B));
-    const k = scale(solve(R, meanQu), -1);
-    policies.unshift({ k, K: scale(stackColumns(samples.map(({ K }) => K)), 1 / B) });
-    values = samples.map(({ qu, qx, Qx }) => {
-      if (optimised === 'alone') return { Vx: Qx, z: qx };
-      const left = 1 - inner(qu, solve(R, qu)) / B;
-      return { Vx: add(Qx, scale(qx, inner(qu, k))), z: scale(qx, Math.sqrt(Math.max(0, left))) };
-    });
-  }
-  return policies;
-}
-
 function sumOf(matrices: readonly Matrix[]): Matrix {
   return matrices.reduce((sum, matrix) => add(sum, matrix));
-}
-
-function inner(a: Matrix, b: Matrix): number {
-  return at(multiply(transpose(a), b), 0, 0);
 }
 
 /** h_i, [B]: 1 without a loss scale; the ceiling where φ_i ≤ 1/(2·ceiling), φ_i = 0 included. */
@@ -358,8 +292,10 @@ function valueUnderPolicy({ Qx, Qxx, Qux }: QExpansion, { k, K }: Policy): Value
   };
 }
 
+type Forward = Pick<Problem, 'network' | 'batch' | 'decoupledDecay'>;
+
 /** δu_t, [n_t + 1, c], for t = 0 … T−1. */
-function forwardPass(problem: Problem, policies: readonly Policy[], coupling: Coupling): Matrix[] {
+export function forwardPass(problem: Forward, policies: readonly Policy[], coupling: Coupling): Matrix[] {
   switch (coupling) {
     case 'layerwise':
     case 'value':
@@ -372,7 +308,7 @@ function forwardPass(problem: Problem, policies: readonly Policy[], coupling: Co
 }
 
 /** x̂_0 = x_0, x̂_{t+1} = f(x̂_t, u_t + k_t + K_t (x̂_t − x_t)). */
-function nonlinearForwardPass(problem: Problem, policies: readonly Policy[]): Matrix[] {
+function nonlinearForwardPass(problem: Forward, policies: readonly Policy[]): Matrix[] {
   const { network, batch } = problem;
   const { states } = forward(network, batch.inputs);
   let xHat = batch.inputs;
@@ -385,7 +321,7 @@ function nonlinearForwardPass(problem: Problem, policies: readonly Policy[]): Ma
 }
 
 /** δX_0 = 0, δX_{t+1} = F_x δX_t + F_u (k_t + K_t δX_t). */
-function linearForwardPass(problem: Problem, policies: readonly Policy[]): Matrix[] {
+function linearForwardPass(problem: Forward, policies: readonly Policy[]): Matrix[] {
   const { network, batch } = problem;
   const dynamics = linearise(network, forward(network, batch.inputs));
   let deltaX = zeros(batch.inputs.data.length, 1);
@@ -398,7 +334,7 @@ function linearForwardPass(problem: Problem, policies: readonly Policy[]): Matri
 }
 
 /** The policy's change of the control, m_t × 1, less its decoupled decay, as [n_t + 1, c]. */
-function changeOf({ network, decoupledDecay }: Problem, t: number, policy: Matrix): Matrix {
+function changeOf({ network, decoupledDecay }: Forward, t: number, policy: Matrix): Matrix {
   const change = decoupledDecay === undefined ? policy : subtract(policy, element(decoupledDecay, t));
   return reshapeControl(element(network, t), change);
 }

@@ -55,6 +55,8 @@ export interface KroneckerOptions {
 }
 
 export interface AdaptiveOptions {
+  /** Whether the square of the batch's mean gradient is averaged, or the mean of its samples' squares. */
+  readonly secondMoment: 'mean-gradient' | 'per-sample';
   /** Decay of the exponential moving average, in [0, 1). */
   readonly decay: number;
   /** ε > 0. */
@@ -69,26 +71,29 @@ export function identityMetric(m: number, eta: number): Matrix {
 }
 
 /**
- * R = diag(√v + ε)/η, with v ← decay v + (1 − decay) ḡ² from v = 0 over the batches' mean gradients ḡ (m × 1), oldest first.
+ * R = diag(√v + ε)/η, with v ← decay v + (1 − decay) ḡ² from v = 0 over the batches' gradients (B × m), oldest first: ḡ² is the square
+ * of their mean or the mean of their squares.
  */
-export function rmspropMetric(meanGradients: readonly Matrix[], { decay, epsilon, eta }: AdaptiveOptions): Matrix {
-  const v = squaredAverage(meanGradients, decay);
+export function rmspropMetric(gradients: readonly Matrix[], options: AdaptiveOptions): Matrix {
+  const { epsilon, eta } = options;
+  const v = squaredAverage(gradients, options);
   return scale(diagonal(v.data.map((value) => Math.sqrt(value) + epsilon)), 1 / eta);
 }
 
 /** As rmsprop, with v/(1 − decay^K) after K batches in place of v. */
-export function adamMetric(meanGradients: readonly Matrix[], { decay, epsilon, eta }: AdaptiveOptions): Matrix {
-  const v = scale(squaredAverage(meanGradients, decay), 1 / (1 - decay ** meanGradients.length));
+export function adamMetric(gradients: readonly Matrix[], options: AdaptiveOptions): Matrix {
+  const { decay, epsilon, eta } = options;
+  const v = scale(squaredAverage(gradients, options), 1 / (1 - decay ** gradients.length));
   return scale(diagonal(v.data.map((value) => Math.sqrt(value) + epsilon)), 1 / eta);
 }
 
-function squaredAverage(meanGradients: readonly Matrix[], decay: number): Matrix {
-  const [first] = meanGradients;
+function squaredAverage(gradients: readonly Matrix[], { decay, secondMoment }: AdaptiveOptions): Matrix {
+  const [first] = gradients;
   if (first === undefined) throw new RangeError('an average needs at least one batch');
-  return meanGradients.reduce(
-    (v, gradient) => add(scale(v, decay), scale(hadamard(gradient, gradient), 1 - decay)),
-    zeros(first.rows, first.cols),
-  );
+  const mean = (rows: Matrix): Matrix => scale(multiply(build(1, rows.rows, () => 1), rows), 1 / rows.rows); // prettier-ignore
+  const squared = (rows: Matrix): Matrix =>
+    secondMoment === 'per-sample' ? mean(hadamard(rows, rows)) : hadamard(mean(rows), mean(rows));
+  return gradients.reduce((v, rows) => add(scale(v, decay), scale(squared(rows), 1 - decay)), zeros(1, first.cols));
 }
 
 /** How many of the batches the last refresh had seen. */

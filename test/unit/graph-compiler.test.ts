@@ -270,7 +270,7 @@ describe.skipIf(file === null)('graphs on TensorFlow', () => {
     expect([...tested, ...OTHERS].sort()).toEqual(Object.keys(eager).sort());
   });
 
-  it.each(['full', 'diagonal', 'paper-faithful'] as const)(
+  it.each(['full', 'diagonal', 'paper-faithful', 'paper-averaged'] as const)(
     'the value recursion, batch coupling %s',
     (batchCoupling) => {
       const B = 5;

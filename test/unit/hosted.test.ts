@@ -86,7 +86,7 @@ describe('a step that overflows', () => {
           metric: { kind: 'identity' },
           learningRate: { kind: 'constant', value: 1e6 },
           coupling: 'feedback',
-          batchCoupling: 'paper-faithful',
+          batchCoupling: 'paper-averaged',
         },
       },
       1e3,

@@ -58,7 +58,7 @@ interface Combination {
 
 const COUPLINGS = ['layerwise', 'value', 'gauss-newton-step', 'feedback'] as const;
 const FULL: readonly Curvature[] = ['gradient, h by the loss', 'gradient, h = 1', 'gauss-newton', 'sampled-fisher'];
-/** The diagonal and the paper's recursion take the gradient's outer product alone. */
+/** The diagonal and the paper's recursions take the gradient's outer product alone. */
 const DIAGONAL: readonly Curvature[] = ['gradient, h by the loss', 'gradient, h = 1'];
 
 function combinationsOf(metric: Metric): Combination[] {
@@ -67,7 +67,9 @@ function combinationsOf(metric: Metric): Combination[] {
   return [
     ...over(FULL, 'full'),
     ...over(DIAGONAL, 'diagonal'),
-    { metric, curvature: 'gradient, h = 1', coupling: 'feedback', batchCoupling: 'paper-faithful' },
+    ...(['paper-faithful', 'paper-averaged'] as const).map((batchCoupling): Combination => {
+      return { metric, curvature: 'gradient, h = 1', coupling: 'feedback', batchCoupling };
+    }),
   ];
 }
 

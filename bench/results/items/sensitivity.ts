@@ -1,6 +1,6 @@
 /** Item 3: accuracy over learning rate and regularisation. */
 import type { Item } from '../item.ts';
-import { BASELINES, PAPER_FAITHFUL, TUNED, LAYERWISE, type Optimizer } from '../optimizers.ts';
+import { BASELINES, PAPER, TUNED, LAYERWISE, type Optimizer } from '../optimizers.ts';
 import { outcomesOf, planned, settingTrials } from '../plan.ts';
 import { mean } from '../statistics.ts';
 import type { TrialStore } from '../store.ts';
@@ -30,7 +30,7 @@ export interface SensitivityResults {
   readonly tasks: readonly TaskSensitivity[];
 }
 
-const COMPARED: readonly Optimizer[] = [TUNED, LAYERWISE, ...PAPER_FAITHFUL, ...BASELINES];
+const COMPARED: readonly Optimizer[] = [TUNED, LAYERWISE, ...PAPER, ...BASELINES];
 
 export const sensitivity: Item<SensitivityResults> = {
   id: 'sensitivity',

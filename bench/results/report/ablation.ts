@@ -28,7 +28,7 @@ ${origin(stored)}
 
 DIGITS, network ${description}, batches of ${String(batch)}, ${String(epochs)} epochs. Each combination at the learning rate, of ${String(learningRates[metrics[0] ?? '']?.length ?? 0)} a decade apart, that has the
 best accuracy on the validation part (${String(tuningSeeds)} seed); test accuracy in %, mean ± standard deviation over ${String(seeds)} seeds. The budget is small, so that what learns fast is ahead.
-The batch couplings \`diagonal\` and \`paper-faithful\` take the gradient's outer product alone.
+The batch couplings \`diagonal\`, \`paper-faithful\` and \`paper-averaged\` take the gradient's outer product alone.
 
 Over all combinations with it, the mean accuracy and that of the best:
 

@@ -41,8 +41,9 @@ ${origin(stored)}
 Every optimizer trains the same network, from the same initial weights, on the same batches in the same order. Each was tuned over
 ${String(learningRates)} learning rates in half decades × ${String(regularizations)} regularisations, the same effort for all, by its accuracy on a validation part that nobody
 trains on (of equal settings by the loss there), with seeds of their own; the test part has no say. The defaults are not tuned at all. "DDPNOpt
-(paper)" is the recursion of Liu, Chen and Theodorou (2021), every sample by itself and with outer products of the loss gradient, over the three
-metrics; "DDPNOpt, tuned" is the service's batch-exact form with its default options but η and λ. DDPNOpt runs in hosted sessions of the
+(paper)" is algorithm 3 of Liu, Chen and Theodorou (2021) to the letter, every sample by itself and with outer products of the loss gradient, over the three
+metrics; "(paper, averaged)" has the mean over the batch in V_x and V_xx as well, and "(paper, without feedback)" the plain step in the same metric; [what of this is
+the paper's](README.md#what-is-the-papers-and-what-is-not). "DDPNOpt, tuned" is the service's batch-exact form with its default options but η and λ. DDPNOpt runs in hosted sessions of the
 service, over HTTP; the others in PyTorch. Accuracy on the test part in %, mean ± standard deviation over the seeds; a run that diverged counts as 0. A
 setting marked ° is at an end of its grid, and might do better beyond. E-MSA and vanilla DDP, whose steps take a hundred times as long, are
 tuned over the learning rates alone and with one seed, and run with the first half of the seeds, on WINE only.

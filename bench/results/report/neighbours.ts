@@ -36,6 +36,7 @@ const GUESS = 0.1;
 
 export interface Depths {
   readonly task: string;
+  readonly loss: string;
   /** The deepest net that each contender trains, 0 for none, by its name. */
   readonly paper: number;
   readonly ours: number;
@@ -43,6 +44,8 @@ export interface Depths {
 }
 
 const BASELINES = ['sgd', 'adam', 'kfac'];
+/** Both readings of the paper's recursion. */
+const PAPER = ['paper-faithful', 'paper-averaged'];
 
 export function deepest({ contenders, cells }: VanishingGradients): Depths[] {
   const groups = Map.groupBy(cells, ({ dataSet, loss }) => `${dataSet}, ${loss}`);
@@ -57,7 +60,13 @@ export function deepest({ contenders, cells }: VanishingGradients): Depths[] {
     const baselines = contenders
       .filter(({ id }) => BASELINES.includes(id))
       .map(({ id, name }) => ({ name, depth: depthOf(id) }));
-    return { task, paper: depthOf('paper'), ours: depthOf('feedback'), baselines };
+    return {
+      task,
+      loss: own[0]?.loss ?? '',
+      paper: Math.max(...PAPER.map(depthOf)),
+      ours: depthOf('feedback'),
+      baselines,
+    };
   });
 }
 

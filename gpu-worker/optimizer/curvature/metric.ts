@@ -2,8 +2,8 @@
 import { ProblemError } from '../../../shared/errors.ts';
 import type { ControlMetric, KroneckerMetric } from '../../../shared/optimizer.ts';
 import { allFinite, type Engine, type Tensor } from '../../tensor/engine.ts';
-import type { PerSampleGradients } from '../layers/per-sample-gradients.ts';
 import type { DiagonalState, EkfacState, KroneckerState, MetricState, PendingRefresh } from '../state.ts';
+import type { BlockStatistics } from './block-statistics.ts';
 import { updateAdaptive, updateDiagonalFisher } from './diagonal.ts';
 import { updateEkfac } from './ekfac.ts';
 import type { Transform } from '../layers/transform.ts';
@@ -16,20 +16,6 @@ import {
   type FactoredGradients,
   type FrozenInputFactor,
 } from './kronecker.ts';
-
-/** The statistics of one batch for one parameter block. */
-export interface BlockStatistics {
-  /** D: gradients of each sample's loss, one row per sample. */
-  readonly lossGradients: PerSampleGradients;
-  /** J: gradients of the terminal curvature's columns, r rows per sample. */
-  readonly columns: PerSampleGradients;
-  /** h of every row of J, [R]. */
-  readonly rowWeights: Tensor;
-  /** B. */
-  readonly batch: number;
-  /** Whether the layer's inputs are the data. */
-  readonly isFirstLayer: boolean;
-}
 
 export interface MetricUpdate {
   readonly state: MetricState;
@@ -73,7 +59,7 @@ function updateUnfactored(
   engine: Engine,
   metric: ControlMetric,
   state: MetricState | null,
-  { lossGradients, columns, rowWeights, batch }: BlockStatistics,
+  statistics: BlockStatistics,
   step: number,
 ): MetricState {
   const previous: DiagonalState | null = state?.kind === 'diagonal' ? state : null;
@@ -82,10 +68,10 @@ function updateUnfactored(
       return { kind: 'identity' };
     case 'rmsprop':
     case 'adam':
-      return updateAdaptive(engine, metric, previous, lossGradients, batch, step);
+      return updateAdaptive(engine, metric, previous, statistics, step);
     case 'kronecker':
     case 'ekfac':
-      return updateDiagonalFisher(engine, metric, previous, columns, rowWeights, batch, step);
+      return updateDiagonalFisher(engine, metric, previous, statistics, step);
   }
 }
 

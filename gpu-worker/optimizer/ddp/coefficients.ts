@@ -6,7 +6,7 @@
  */
 import type { BatchSolver } from '../../../shared/optimizer.ts';
 import type { Engine, Tensor } from '../../tensor/engine.ts';
-import type { StageSystem } from './value-recursion.ts';
+import type { StageSystem } from './stage.ts';
 
 /** A system made ready to be solved for any s_t. */
 export type CoefficientSolver =

@@ -13,7 +13,7 @@ import { preconditionedSum, type Preconditioner } from '../curvature/inverse-met
 import { timesChange } from '../layers/per-sample-gradients.ts';
 import { timesTransform, type Transform } from '../layers/transform.ts';
 import { coefficients, type CoefficientSolver } from './coefficients.ts';
-import type { BlockExpansion } from './value-recursion.ts';
+import type { BlockExpansion } from './stage.ts';
 
 /** One parameter block of a policy. */
 export interface PolicyBlock extends BlockExpansion {

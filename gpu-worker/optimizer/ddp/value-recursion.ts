@@ -13,39 +13,11 @@
  * This equals the dense recursion Q_uu = R + f_uᵀV'_xx f_u, V_xx = Q_xx − Q_uxᵀQ_uu⁻¹Q_ux of Liu, Chen & Theodorou (2021) on the
  * stacked batch; nothing larger than R×R is ever factorised (R = B·r, with r columns of terminal curvature per sample).
  */
+import { at } from '../../../shared/at.ts';
 import type { BatchCoupling, Coupling, TerminalCurvature } from '../../../shared/optimizer.ts';
 import type { Engine, Tensor } from '../../tensor/engine.ts';
-import { gram, gramDiagonal, timesChange, type PerSampleGradients } from '../layers/per-sample-gradients.ts';
-
-/** One parameter block of a stage. */
-export interface BlockExpansion {
-  /** J: r rows per sample. */
-  readonly columns: PerSampleGradients;
-  /** J (T_a ⊗ T_g): in the coordinates of the metric. */
-  readonly transformed: PerSampleGradients;
-  /** w of the metric, or null for ones. */
-  readonly weights: Tensor | null;
-  /** R⁻¹ (Dᵀ 1/B + ℓ_u), [n, c]: D left out where D = J, ℓ_u where the stage has no running cost; null without both. */
-  readonly plainStep: Tensor | null;
-}
-
-/** One stage: a layer with its parameter blocks. */
-export interface StageExpansion {
-  readonly blocks: readonly BlockExpansion[];
-  /** η_t of R_t = P_t/η_t. */
-  readonly learningRate: number;
-}
-
-/** One stage of which only its tangent kernel is known. */
-export interface StageKernel {
-  /** N_t at η_t = 1: [R, R], or its diagonal [R] where cross-sample terms are dropped. */
-  readonly kernel: Tensor;
-  /** J_t R_t⁻¹ Dᵀ 1/B, [R]; null where D = J. */
-  readonly plainPrediction: Tensor | null;
-  readonly learningRate: number;
-}
-
-type Stage = StageExpansion | StageKernel;
+import { paperRecursion } from './paper-recursion.ts';
+import { lessPlainPrediction, tangentKernel, tangentKernelDiagonal, type Stage, type StageSystem } from './stage.ts';
 
 export interface RecursionOptions {
   readonly terminalCurvature: TerminalCurvature;
@@ -54,13 +26,6 @@ export interface RecursionOptions {
   /** ε: adds ε G Gᵀ to V_xx wherever a stage uses it. */
   readonly valueRegularization: number;
 }
-
-/** What the coefficients κ_t of a stage solve. */
-export type StageSystem =
-  /** S_t κ_t = target_t + s_t; S [R, R]. */
-  | { readonly kind: 'full'; readonly S: Tensor; readonly target: Tensor }
-  /** κ_t = offset_t + gain_t ∘ s_t, sample by sample, all [R]. */
-  | { readonly kind: 'diagonal'; readonly gain: Tensor; readonly offset: Tensor };
 
 /** The value function in sample space: S [R, R] or its diagonal [R], and the target [R]. */
 interface Value {
@@ -88,7 +53,10 @@ export function valueRecursion(
     case 'diagonal':
       return diagonalRecursion(engine, stages, rowWeights, batch, options);
     case 'paper-faithful':
-      return paperRecursion(engine, stages, rowWeights, batch, options);
+    case 'paper-averaged':
+      return paperRecursion(engine, stages.length, rowWeights, batch, options, (t) => ({ stage: at(stages, t) })).map(
+        ({ system }) => system,
+      );
   }
 }
 
@@ -116,52 +84,6 @@ function fullRecursion(
     systems.unshift({ kind: 'full', ...later });
   }
   return systems;
-}
-
-/** N_t = J_t R_t⁻¹ J_tᵀ, [R, R]. */
-function tangentKernel(engine: Engine, stage: Stage): Tensor {
-  if ('kernel' in stage) return engine.multiply(stage.kernel, stage.learningRate);
-  const { blocks, learningRate } = stage;
-  const kernels = blocks.map(({ transformed, weights }) => gram(engine, transformed, weights));
-  return engine.multiply(sum(engine, kernels), learningRate);
-}
-
-/** The diagonal of N_t, [R]. */
-function tangentKernelDiagonal(engine: Engine, stage: Stage): Tensor {
-  if ('kernel' in stage) {
-    const { kernel, learningRate } = stage;
-    return engine.multiply(kernel.shape.length === 1 ? kernel : engine.diagonalOf(kernel), learningRate);
-  }
-  const { blocks, learningRate } = stage;
-  return engine.scope(() => {
-    const diagonals = blocks.map(({ transformed, weights }) => gramDiagonal(engine, transformed, weights));
-    return engine.multiply(sum(engine, diagonals), learningRate);
-  });
-}
-
-/** Σ_t diag(N_t), [R]. */
-export function summedKernelDiagonal(engine: Engine, stages: readonly Stage[]): Tensor {
-  return sum(
-    engine,
-    stages.map((stage) => tangentKernelDiagonal(engine, stage)),
-  );
-}
-
-/** target − J_t R_t⁻¹ (D_tᵀ 1/B + ℓ_u), [R]: the plain step has done that much already. */
-function lessPlainPrediction(engine: Engine, target: Tensor, stage: Stage): Tensor {
-  if ('kernel' in stage) {
-    return stage.plainPrediction === null ? target : engine.subtract(target, stage.plainPrediction);
-  }
-  return stage.blocks.reduce(
-    (rest, { columns, plainStep }) =>
-      plainStep === null ? rest : engine.subtract(rest, timesChange(engine, columns, plainStep)),
-    target,
-  );
-}
-
-function sum(engine: Engine, [first, ...rest]: readonly Tensor[]): Tensor {
-  if (first === undefined) throw new RangeError('a stage without parameters');
-  return rest.reduce((total, tensor) => engine.add(total, tensor), first);
 }
 
 /**
@@ -202,41 +124,6 @@ function diagonalRecursion(
     const target = lessPlainPrediction(engine, divide(value.target, damped), stage);
     systems.unshift({ kind: 'diagonal', gain: divide(1, S), offset: divide(target, S) });
     later = { S, target };
-  }
-  return systems;
-}
-
-/**
- * The paper's recursion, sample by sample, kept for comparison; D = J. Q_uu is R alone; V_xx,i = ζ_i² G_i G_iᵀ with
- * ζ_i² ← ζ_i² (1 − ζ_i² N_ii/B), and V_x,i = ν_i G_i with ν ← ν − ζ² ∘ (N ν/B + J R⁻¹ℓ_u); the policy is
- * δu = −R⁻¹ (ℓ_u + Σ_i J_i (ν_i + ζ_i² s_i)/B).
- *
- * The 1/B is what sharing the control over the batch requires; without it most ζ_i would be imaginary. Where even so
- * ζ_i² N_ii > B, that sample's curvature is exhausted and ζ_i becomes 0.
- */
-function paperRecursion(
-  engine: Engine,
-  stages: readonly Stage[],
-  rowWeights: Tensor,
-  batch: number,
-  { coupling }: RecursionOptions,
-): StageSystem[] {
-  const { add, diagonalOf, divide, matMul, maximum, multiply, reshape, subtract } = engine;
-  const rows = rowWeights.shape[0] ?? 0;
-  const terminal = { curvature: rowWeights, gradient: add(multiply(rowWeights, 0), 1) }; // ζ², ν
-  const systems: StageSystem[] = [];
-  let later = terminal;
-  for (const stage of stages.toReversed()) {
-    const { curvature, gradient } = coupling === 'layerwise' ? terminal : later;
-    systems.unshift({ kind: 'diagonal', gain: divide(curvature, batch), offset: divide(gradient, batch) });
-    const N = tangentKernel(engine, stage);
-    const predictedByGradient = reshape(matMul(N, reshape(divide(gradient, batch), [rows, 1])), [rows]);
-    const change = lessPlainPrediction(engine, multiply(predictedByGradient, -1), stage);
-    const used = divide(multiply(curvature, diagonalOf(N)), batch);
-    later = {
-      curvature: multiply(curvature, maximum(subtract(1, used), 0)),
-      gradient: add(gradient, multiply(curvature, change)),
-    };
   }
   return systems;
 }
