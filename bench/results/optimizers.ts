@@ -1,4 +1,5 @@
 /** The optimizers that are compared, each with the settings that it is tuned over: as many for each. */
+import { optimizerSchema } from '../../shared/optimizer.ts';
 import type { PeerOptimizer } from '../peers/peers.ts';
 import { BREAST_CANCER, WINE, type Task } from './tasks.ts';
 import type { ServiceOptimizer, Trainer } from './trial.ts';
@@ -245,10 +246,14 @@ export const TUNED = ours('ddpnopt', 'DDPNOpt, tuned', 'feedback', 1);
 /** The same without any coupling of the layers, and so without feedback. */
 export const LAYERWISE = ours('ddpnopt-layerwise', 'DDPNOpt, layerwise', 'layerwise', 1);
 
+const DEFAULT_RATE = optimizerSchema.parse({}).learningRate;
+if (DEFAULT_RATE.kind !== 'leverage') throw new Error(`the default learning rate is of kind ${DEFAULT_RATE.kind}`);
+
+/** What a session has that is given no option. The rate is named, so that trials of another default are not taken for these. */
 export const UNTUNED: Optimizer = service(
   { id: 'ddpnopt-default', name: 'DDPNOpt, defaults', regularizations: [0], regularizer: 'none' },
-  { learningRates: [10], widerLearningRates: [10] },
-  () => ({}),
+  { learningRates: [DEFAULT_RATE.value], widerLearningRates: [DEFAULT_RATE.value] },
+  () => ({ learningRate: DEFAULT_RATE }),
 );
 
 /** Everybody, in the order of the tables. */

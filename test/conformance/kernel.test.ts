@@ -39,6 +39,7 @@ import {
   scale,
   transpose,
   type Matrix,
+  zeros,
 } from '../oracle/matrix.ts';
 import {
   averagedFactors,
@@ -557,5 +558,25 @@ describe('the learning rate', () => {
       expect(reply.metrics.learningRate).toBeCloseTo(result.learningRate, 10);
     }
     trainer.close();
+  });
+
+  it('leverage: a kernel of zeros, which brings statistics alone, is no leverage', () => {
+    const { network, batches } = scenario(15, 2);
+    const definition = definitionFor(network, {
+      learningRate: { kind: 'leverage', value: 3 },
+      terminalCurvature: SCALED,
+    });
+    const [first, second] = batches;
+    const inverses = network.map(({ weights }) => identity(weights.rows * weights.cols));
+    const nothing = inverses.map(({ rows, cols }) => zeros(rows, cols));
+    const body = (batch: typeof first, metric: typeof inverses): Uint8Array =>
+      bodyOf(definition, passesOver(network, batch!, definition), metric);
+    const rate = (trainer: Trainer, step: Uint8Array): number => take(trainer, step).metrics.learningRate;
+    const plain = kernelTrainer(engine, definition);
+    const prepared = kernelTrainer(engine, definition);
+    expect(rate(prepared, body(first, nothing))).toBe(3);
+    expect(rate(prepared, body(second, inverses))).toBe(rate(plain, body(second, inverses)));
+    plain.close();
+    prepared.close();
   });
 });

@@ -810,7 +810,12 @@ describe('combinations the service refuses', () => {
 
   it.each(gradientOnly)('batch coupling by the sample with terminal curvature %o', (terminalCurvature) => {
     for (const batchCoupling of BATCH_COUPLINGS.slice(1)) {
-      const [found, ...others] = objections({ terminalCurvature, batchCoupling, coupling: 'value' });
+      const [found, ...others] = objections({
+        terminalCurvature,
+        batchCoupling,
+        coupling: 'value',
+        learningRate: { kind: 'constant' },
+      });
       expect(others).toEqual([]);
       expect(found).toMatchObject({ path: 'optimizer.batchCoupling' });
       expect(found!.message).toContain(`"${terminalCurvature.kind}"`);
@@ -850,7 +855,7 @@ describe('combinations the service refuses', () => {
   });
 
   it.each(PAPER_READINGS)('a regularised %s recursion', (batchCoupling) => {
-    const optimizer = { batchCoupling, coupling: 'value' };
+    const optimizer = { batchCoupling, coupling: 'value', learningRate: { kind: 'constant' } };
     expect(objections({ ...optimizer, valueRegularization: 0 })).toEqual([]);
     expect(objections({ ...optimizer, valueRegularization: 0.1 })).toMatchObject([
       { path: 'optimizer.valueRegularization', message: expect.stringContaining(batchCoupling) as string },

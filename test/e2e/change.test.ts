@@ -22,7 +22,10 @@ import { serveTests } from './stack.ts';
 
 const stack = serveTests({ engine: 'reference' });
 
-const VALUE = { layers: LAYERS, optimizer: { coupling: 'value' } } satisfies SessionDefinitionInput;
+const VALUE = {
+  layers: LAYERS,
+  optimizer: { coupling: 'value', learningRate: { kind: 'constant', value: 10 } },
+} satisfies SessionDefinitionInput;
 
 function patch(id: string, changes: unknown, url = stack.url, type = 'application/merge-patch+json'): Promise<Answer> {
   return call(url, 'PATCH', `/v1/sessions/${id}`, { body: JSON.stringify(changes), type });

@@ -24,7 +24,7 @@ function meanAccuracy({ tasks }: CandidateScores): number {
   return mean(tasks.map(({ accuracies }) => mean(accuracies)));
 }
 
-export function bestCandidate({ candidates }: DefaultRateResults): Candidate | null {
+function bestCandidate({ candidates }: DefaultRateResults): Candidate | null {
   const ranked = candidates.toSorted((a, b) => meanAccuracy(b) - meanAccuracy(a));
   return ranked[0] ?? null;
 }
