@@ -97,7 +97,7 @@ export const learningRateSchema = z
         kind: z.literal('leverage'),
         value: rateSchema
           .default(10)
-          .meta({ description: 'c, dimensionless: η = c / running average of the leverage. 1 to 30 suits most nets' }),
+          .meta({ description: 'c, dimensionless: η = c / running average of the leverage' }),
         decay: finite.min(0).lt(1).default(0.9).meta({ description: 'Decay of the running average' }),
       })
       .meta({
@@ -432,7 +432,7 @@ export function isPaperRecursion(batchCoupling: BatchCoupling): boolean {
 
 export const optimizerSchema = z
   .strictObject({
-    learningRate: learningRateSchema.prefault({ kind: 'leverage' }),
+    learningRate: learningRateSchema.prefault({ kind: 'constant' }),
     metric: metricSchema.prefault({ kind: 'kronecker' }),
     ...recursionFields,
     groups: z.array(parameterGroupSchema).max(64).default([]),
@@ -462,7 +462,7 @@ export const optimizerSchema = z
     const { learningRate, lookahead, weightDecay, groups, batchCoupling } = optimizer;
     refuseRecursion(optimizer, context);
     if (isPaperRecursion(batchCoupling) && learningRate.kind === 'leverage') {
-      const message = `with batchCoupling "${batchCoupling}" the metric, and so the leverage, depends on η; take another rule, such as { "kind": "constant", "value": 0.1 }`;
+      const message = `with batchCoupling "${batchCoupling}" the metric, and so the leverage, depends on η; take another rule`;
       context.addIssue({ code: 'custom', path: ['learningRate', 'kind'], message, input: learningRate.kind });
     }
     if (lookahead !== null && learningRate.kind === 'levenberg-marquardt') {

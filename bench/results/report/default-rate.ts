@@ -81,7 +81,8 @@ the validation part, with seeds that no other result uses. WINE, Breast Cancer a
 
 ${markdownTable(['net', 'layers, activation', 'batch', 'training samples', 'epochs', 'seeds'], nets)}
 
-The best mean is that of ${best === null ? 'none' : nameOf(best)}; the default is **${nameOf(chosen)}**. Validation accuracy in %, mean ± standard deviation over the seeds; a run that diverged counts
+The initial weights are Glorot and Bengio's with tanh and sigmoid, He's with relu. The best mean is that of ${best === null ? 'none' : nameOf(best)}; the default is **${nameOf(chosen)}**,
+for the reason given [with the rules](../algorithm.md#what-the-rules-for-η-are-worth). Validation accuracy in %, mean ± standard deviation over the seeds; a run that diverged counts
 as 0:
 
 ${markdownTable(['learning rate', ...tasks.map(({ id }) => id), 'mean'], accuracies)}

@@ -31,6 +31,9 @@ Coupling = Literal["feedback", "value", "layerwise", "gauss-newton-step"]
 # The service takes numbers above 0 alone; schedulers end at 0.
 _SMALLEST_RATE = 1e-12
 
+# Rules for η that do not look at the kernels.
+_SCHEDULES = ("constant", "step", "cosine", "one-cycle")
+
 
 class StepLosses(NamedTuple):
     """The losses of a step's batch."""
@@ -61,8 +64,7 @@ class DDPNOpt(torch.optim.Optimizer):
         url: where the service is; see `ddpnopt.Client`.
         api_key: see `ddpnopt.Client`.
         client: in place of both, a client of your own.
-        lr: c of the leverage rule, η = c / mean leverage of the batches: without a unit, and not the small number of other
-            optimizers. 1 to 30 suits most networks.
+        lr: η, not the small number of other optimizers: with the default metric 0.03 to 100 works.
         weight_decay: the share of every weight that a step takes away; or the service's own form of it, a mapping.
         coupling: `feedback` is the method itself; the others take no second forward pass.
         metric: `kronecker`, `identity`, `rmsprop`, `adam` or `ekfac`, or a mapping with options. In mode `kernel` the first two.
@@ -318,8 +320,7 @@ class DDPNOpt(torch.optim.Optimizer):
     def _add_kernels(self, tensors: dict[str, Tensor], session: Session) -> None:
         optimizer = session.description["optimizer"]
         weights = _terminal_weights(tensors["losses"], optimizer["terminalCurvature"]["lossScale"])
-        is_judged = optimizer["learningRate"]["kind"] == "levenberg-marquardt"
-        if session.next_step == 0 and self._has_statistics() and not is_judged:
+        if session.next_step == 0 and self._has_statistics() and optimizer["learningRate"]["kind"] in _SCHEDULES:
             # Without inverses the first step would be one in the identity, for which lr was not chosen. So it only brings
             # statistics: what it says of the parameters is not done.
             first = {"losses": tensors["losses"], **self._statistics(weights)}
@@ -413,7 +414,7 @@ class DDPNOpt(torch.optim.Optimizer):
             return session
         learning_rate, factors = self._current_rates()
         optimizer: dict[str, Any] = {"coupling": self._coupling, **self._options}
-        optimizer.setdefault("learningRate", {"kind": "leverage", "value": learning_rate})
+        optimizer.setdefault("learningRate", {"kind": "constant", "value": learning_rate})
         if factors:
             optimizer["groups"] = _groups(factors)
         definition = {**self._order, "optimizer": optimizer}
@@ -446,7 +447,7 @@ class DDPNOpt(torch.optim.Optimizer):
         return {"inputs": a.shape[-1], "outputs": g.shape[-1], "groups": len(blocks)}
 
     def _current_rates(self) -> tuple[float, dict[str, float]]:
-        """c, and what η is multiplied by for layers whose group has another lr, by layer name."""
+        """η, and what it is multiplied by for layers whose group has another lr, by layer name."""
         group_of = {parameter: position for position, group in enumerate(self.param_groups) for parameter in group["params"]}
         rates = [max(float(group["lr"]), _SMALLEST_RATE) for group in self.param_groups]
         base = max(rates)
