@@ -199,7 +199,8 @@ it.each(EDGE_RUNTIMES)(
   async (runtime) => {
     let die = (): void => undefined;
     const server = createServer((_, response) => {
-      response.writeHead(200, { 'content-type': SAFETENSORS_CONTENT_TYPE, 'content-length': '100' });
+      // More than an edge waits for before it begins to answer.
+      response.writeHead(200, { 'content-type': SAFETENSORS_CONTENT_TYPE, 'content-length': '1000000' });
       response.write(new Uint8Array(10));
       die = () => response.socket!.resetAndDestroy();
     });
