@@ -278,6 +278,14 @@ describe('something else where the worker should be', () => {
     expectProblem(await call(edge.ready.url, 'GET', '/readyz'), UNAVAILABLE);
   });
 
+  it('a small answer that breaks off: worker_unavailable', async () => {
+    answer = (_, response) => {
+      response.writeHead(200, { 'content-type': SAFETENSORS_CONTENT_TYPE, 'content-length': '100' });
+      response.write(new Uint8Array(10), () => response.socket!.resetAndDestroy());
+    };
+    expectProblem(await call(edge.ready.url, 'GET', `/v1/sessions/${NOBODY}/weights`), UNAVAILABLE);
+  });
+
   it('a connection that breaks without an answer: worker_unavailable', async () => {
     answer = (request) => request.socket.destroy();
     expectProblem(await call(edge.ready.url, 'GET', `/v1/sessions/${NOBODY}`), UNAVAILABLE);
