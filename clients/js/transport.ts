@@ -113,9 +113,8 @@ export class Answer {
     return Promise.resolve(this.#body);
   }
 
-  // eslint-disable-next-line @typescript-eslint/require-await -- what it throws is a rejection, as of a Response
   async json(): Promise<unknown> {
-    return JSON.parse(new TextDecoder().decode(this.#body));
+    return JSON.parse(new TextDecoder().decode(await this.arrayBuffer()));
   }
 }
 
