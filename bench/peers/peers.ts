@@ -25,6 +25,9 @@ interface PeerCommon {
   readonly weightDecay?: number;
 }
 
+/** The loss scale of K-FAC and EKFAC in which every sample counts the same, as in the textbook. */
+export const UNWEIGHTED = { floor: 1, ceiling: 1 } as const;
+
 /** Left out options have the service's defaults. */
 export interface PeerKronecker extends PeerCommon {
   readonly damping?: number;

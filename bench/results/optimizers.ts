@@ -1,6 +1,6 @@
 /** The optimizers that are compared, each with the settings that it is tuned over: as many for each. */
 import { optimizerSchema } from '../../shared/optimizer.ts';
-import type { PeerOptimizer } from '../peers/peers.ts';
+import { UNWEIGHTED, type PeerOptimizer } from '../peers/peers.ts';
 import { BREAST_CANCER, WINE, type Task } from './tasks.ts';
 import type { ServiceOptimizer, Trainer } from './trial.ts';
 
@@ -76,9 +76,6 @@ function peer(
 function inputsOf({ network: { input } }: Task): number {
   return input.reduce((product, length) => product * length, 1);
 }
-
-/** Every sample counts the same in the factors, as in the textbook. */
-const UNWEIGHTED = { floor: 1, ceiling: 1 };
 
 /** Added to the eigenvalues, in mean eigenvalues. */
 const WHITENING_DAMPING = 0.1;

@@ -1,6 +1,6 @@
 /** What is trained: deep sigmoid nets, by whom, and over which learning rates. */
 import type { DdpnoptClient } from '../../clients/js/index.ts';
-import type { PeerLoss, PeerOptimizer, PeerTask } from '../peers/peers.ts';
+import { UNWEIGHTED, type PeerLoss, type PeerOptimizer, type PeerTask } from '../peers/peers.ts';
 
 export const DATA_SETS = ['digits', 'mnist'] as const;
 export type DataSetName = (typeof DATA_SETS)[number];
@@ -84,9 +84,6 @@ function peer(
 ): Contender {
   return { id, name, learningRates, at: (learningRate) => ({ kind: 'peer', optimizer: optimizer(learningRate) }) };
 }
-
-/** Every sample counts the same in Γ, as in the textbook. */
-const UNWEIGHTED = { floor: 1, ceiling: 1 };
 
 // Set by a probe on DIGITS with five hidden layers, up to a decade beyond either end.
 const SGD_RATES = [0.01, 0.03, 0.1, 0.3, 1];

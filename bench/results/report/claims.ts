@@ -57,6 +57,12 @@ function verdictOf(signs: readonly (-1 | 0 | 1)[]): Verdict {
   return 'not reproduced';
 }
 
+/** The same where what is neither better nor worse bears the claim out in part. */
+function verdictWithTies(signs: readonly (-1 | 0 | 1)[]): Verdict {
+  const verdict = verdictOf(signs);
+  return verdict === 'not reproduced' && signs.includes(0) ? 'partly reproduced' : verdict;
+}
+
 function untested(claim: string, measure = 'Its trials have not been run here.'): Claim {
   return { claim, verdict: 'not tested here', measure, evidence: [], page: null, figures: [] };
 }
@@ -223,11 +229,7 @@ function sameSettings({ sensitivity }: StoredResults): Claim {
   const signs = compared.map(({ sign }) => sign);
   return {
     claim,
-    verdict: signs.every((each) => each === 1)
-      ? 'reproduced'
-      : signs.some((each) => each >= 0)
-        ? 'partly reproduced'
-        : 'not reproduced',
+    verdict: verdictWithTies(signs),
     measure:
       'Accuracy with feedback less that without, setting by setting, in points; better and worse by more than one point',
     evidence: compared.map(({ text }) => text),
@@ -278,10 +280,9 @@ function defaults({ untuned }: StoredResults): Claim {
     ({ task, all, better, fewer }) =>
       `${task.id}, of ${String(all)} baselines' best ${String(better)} are reached, ${String(fewer)} in no more steps`,
   );
-  const verdict = verdictOf(signs);
   return {
     claim,
-    verdict: verdict === 'not reproduced' && signs.includes(0) ? 'partly reproduced' : verdict,
+    verdict: verdictWithTies(signs),
     measure: 'How many baselines’ best mean accuracies the defaults reach in the same number of steps',
     evidence: texts,
     page: 'untuned.md',

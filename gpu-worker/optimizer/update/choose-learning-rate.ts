@@ -38,7 +38,7 @@ export function chooseLearningRate(
       const observed = batchLeverage(engine, kernelDiagonal(), rowWeights, batch.losses.shape[0] ?? 1);
       // η would be 0 from here on, and the step finite.
       if (!Number.isFinite(observed)) throw leverageOverflow(engine);
-      // No gradient, or a kernel of zeros with which a client brings statistics alone: nothing to average, and nothing that η moves.
+      // No gradient, or a kernel of zeros with which a client brings statistics alone: nothing to average.
       if (observed === 0) return { learningRate: rule.value / (state.leverage ?? 1), leverage: state.leverage };
       const share = biasCorrectedShare(rule.decay, state.step);
       const leverage = state.leverage === null ? observed : state.leverage + share * (observed - state.leverage);
