@@ -13,6 +13,11 @@ export class SharedJob<Result> {
     return this.#abandoned.signal.aborted;
   }
 
+  /** Resolves when the job has ended, however it has. */
+  async ended(): Promise<void> {
+    await Promise.allSettled([this.#result]);
+  }
+
   /**
    * Waits with the others. Whoever goes away while others wait gets the result all the same.
    *

@@ -66,8 +66,8 @@ export class PendingParts {
   #committed: CommittedParts | null = null;
   /** Whether storage may hold something. */
   #isStored = false;
-  /** Commits that are under way. */
-  #commits = 0;
+  /** Why parts can neither come nor go; null if they can. */
+  #frozenFor: 'commit' | 'deletion' | null = null;
 
   constructor(id: SessionId, resources: PartsResources) {
     this.#id = id;
@@ -128,7 +128,7 @@ export class PendingParts {
       await existing.written;
       return;
     }
-    if (this.#commits > 0) throw beingCommitted(step);
+    this.#assertNotFrozen(step);
     this.#assertSame(k, shared);
     planUnion(inOrder([...this.#parts.values(), { part: k, samples, header }]), definition);
     const size = bytes.length;
@@ -147,13 +147,8 @@ export class PendingParts {
     }
   }
 
-  /**
-   * Puts the parts together. Until `release` is called no other parts are taken in, nor any taken away.
-   *
-   * @param count parts 0 to count − 1 are what the step is to consist of
-   * @throws ProblemError `parts_missing`, `part_conflict` where there are more; those of `Storage`
-   */
-  async union(step: number, count: number, definition: SessionDefinition): Promise<PartsUnion> {
+  /** @param count parts 0 to count − 1 are what the step is to consist of @throws ProblemError `parts_missing`, `part_conflict` */
+  assertComplete(step: number, count: number): void {
     const missing = Array.from({ length: count }, (_, k) => k).filter((k) => !this.#parts.has(k));
     if (missing.length > 0) {
       const shown = missing.slice(0, 100);
@@ -164,16 +159,38 @@ export class PendingParts {
         remedy: 'Send them, then commit again. Parts that are not committed are dropped after a while.',
       });
     }
-    const parts = this.#inOrder();
-    const surplus = parts.find(({ part }) => part >= count);
+    const surplus = this.#inOrder().find(({ part }) => part >= count);
     if (surplus !== undefined) {
       throw new ProblemError('part_conflict', {
         param: 'parts',
         detail: `Step ${String(step)} is to have ${String(count)} parts, but part ${String(surplus.part)} was sent, too.`,
-        remedy: `Commit ${String(parts.length)} parts, or DELETE those that are too many.`,
+        remedy: `Commit ${String(this.#parts.size)} parts, or DELETE those that are too many.`,
       });
     }
+  }
+
+  /**
+   * Puts the parts together, and does some work with their union; until it is done no other parts are taken in, nor any taken away.
+   *
+   * @throws ProblemError `step_in_progress`, those of `Storage`; what the work throws
+   */
+  async commit<Result>(
+    step: number,
+    definition: SessionDefinition,
+    work: (union: PartsUnion) => Promise<Result>,
+  ): Promise<Result> {
+    this.#assertNotFrozen(step);
+    this.#frozenFor = 'commit';
+    try {
+      return await work(await this.#union(step, definition));
+    } finally {
+      this.#frozenFor = null;
+    }
+  }
+
+  async #union(step: number, definition: SessionDefinition): Promise<PartsUnion> {
     const { storage } = this.#resources;
+    const parts = this.#inOrder();
     const body = new UnionBody(planUnion(parts, definition), definition, parts);
     for (const part of parts) {
       await part.written;
@@ -187,16 +204,6 @@ export class PendingParts {
       parts: parts.map((part) => ({ part: part.part, digest: part.digest, samples: part.samples, bytes: part.bytes })),
     };
     return { bytes: body.bytes, digest, committed };
-  }
-
-  /** Keeps the parts as they are while some work is done with them. */
-  async frozen<Result>(work: () => Promise<Result>): Promise<Result> {
-    this.#commits++;
-    try {
-      return await work();
-    } finally {
-      this.#commits--;
-    }
   }
 
   /** What storage is to hold of a committed step, beside the step itself. */
@@ -216,17 +223,22 @@ export class PendingParts {
   async remove(step: number, k: number | null): Promise<void> {
     const parts = [...this.#parts.values()].filter(({ part }) => k === null || part === k);
     if (parts.length === 0) return;
-    if (this.#commits > 0) throw beingCommitted(step);
-    await Promise.allSettled(parts.map(({ written }) => written));
-    const deletes = parts.map(({ part, digest }) => this.#key(step, part, digest));
-    await this.#resources.storage.write({ puts: [], deletes });
-    for (const { part } of parts) this.#forget(part);
+    this.#assertNotFrozen(step);
+    this.#frozenFor = 'deletion';
+    try {
+      await Promise.allSettled(parts.map(({ written }) => written));
+      const deletes = parts.map(({ part, digest }) => this.#key(step, part, digest));
+      await this.#resources.storage.write({ puts: [], deletes });
+      for (const { part } of parts) this.#forget(part);
+    } finally {
+      this.#frozenFor = null;
+    }
   }
 
   /** Drops the parts of a step that nobody has gone on with for long. */
   removeExpired(now: number): void {
-    if (this.#parts.size === 0 || this.#commits > 0 || now < this.#expiresAt) return;
-    void this.#drop([...this.#parts.values()]);
+    if (this.#parts.size === 0 || this.#frozenFor !== null || now < this.#expiresAt) return;
+    void this.remove(this.#step, null).catch(this.#resources.reportFailure);
   }
 
   /** Finds what is stored. What belongs to no step to come is deleted. @throws ProblemError those of `Storage` */
@@ -278,6 +290,11 @@ export class PendingParts {
   async #readCommitted(): Promise<CommittedParts | null> {
     const bytes = await this.#resources.storage.read(this.#commitKey);
     return bytes === null ? null : committedSchema.parse(JSON.parse(new TextDecoder().decode(bytes)));
+  }
+
+  /** @throws ProblemError `step_in_progress` */
+  #assertNotFrozen(step: number): void {
+    if (this.#frozenFor !== null) throw frozen(step, this.#frozenFor);
   }
 
   /** @throws ProblemError `invalid_parameter` */
@@ -362,11 +379,18 @@ function conflict(step: number, k: number): ProblemError {
   });
 }
 
-function beingCommitted(step: number): ProblemError {
+function frozen(step: number, by: 'commit' | 'deletion'): ProblemError {
   return new ProblemError('step_in_progress', {
     param: 'n',
-    detail: `Step ${String(step)} is being committed with the parts that it has.`,
-    remedy: 'Wait for the step’s reply.',
+    ...(by === 'commit'
+      ? {
+          detail: `Step ${String(step)} is being committed with the parts that it has.`,
+          remedy: 'Wait for the step’s reply.',
+        }
+      : {
+          detail: `Parts of step ${String(step)} are being deleted.`,
+          remedy: 'Wait for the deletion’s reply, then send this again.',
+        }),
   });
 }
 

@@ -4,6 +4,7 @@ import type { SessionDefinition } from '../../shared/session.ts';
 import type { StepParts } from '../../shared/step-parts.ts';
 import type { Answer } from '../training/trainer.ts';
 import type { SessionCompute } from './session-compute.ts';
+import { SharedJob } from './shared-job.ts';
 import type { CommittedParts, PendingParts } from './step-parts.ts';
 import type { StepBody, StepSequence } from './step-sequence.ts';
 
@@ -20,6 +21,8 @@ export interface PartsParent {
 
 export class StepsFromParts {
   readonly #parent: PartsParent;
+  /** Of the next step, while it is at work: a copy waits with it. */
+  #commit: SharedJob<Answer> | null = null;
 
   constructor(parent: PartsParent) {
     this.#parent = parent;
@@ -63,25 +66,55 @@ export class StepsFromParts {
    * Applies step n on the union of its parts, or answers it again.
    *
    * @param count of the parts
-   * @throws ProblemError as `StepSequence.take`; `PendingParts.union`
+   * @throws ProblemError as `StepSequence.take`; `PendingParts.assertComplete`, `PendingParts.commit`
    */
   async commit(n: number, count: number, signal?: AbortSignal): Promise<Answer> {
-    const { sequence, parts, definition, owning } = this.#parent;
+    const { sequence, parts } = this.#parent;
     sequence.assertFree(n);
-    const retained = sequence.replyTo(n);
-    if (retained !== null) {
-      const committed = parts.committedAs(n);
-      if (committed?.parts.length === count) return retained.answer;
-      const how = committed === null ? 'as a whole' : `with ${String(committed.parts.length)} parts`;
-      throw new ProblemError('step_conflict', {
-        param: 'parts',
-        detail: `Step ${String(n)} was applied ${how}; a step is never applied twice.`,
-        remedy: `Get its reply with GET, and go on with step ${String(sequence.nextStep)}.`,
-      });
+    const retained = this.#answerFor(n, count);
+    if (retained !== null) return retained;
+    // While another commit is at work, the parts are the ones that it has found.
+    parts.assertComplete(n, count);
+    const other = this.#commit;
+    if (other?.isAbandoned === false) return other.wait(signal);
+    if (other !== null) {
+      // Nobody waits for it, but it may have come to be computed, and then takes the parts with it.
+      await other.ended();
+      return this.commit(n, count, signal);
     }
-    return parts.frozen(async () => {
-      const union = await owning(() => parts.union(n, count, definition()));
-      return sequence.take(n, union, signal);
+    signal?.throwIfAborted();
+    const commit = new SharedJob((abandoned) => this.#commitAlone(n, count, abandoned));
+    this.#commit = commit;
+    try {
+      return await commit.wait(signal);
+    } finally {
+      this.#commit = null;
+    }
+  }
+
+  async #commitAlone(n: number, count: number, signal: AbortSignal): Promise<Answer> {
+    const { sequence, parts, definition, owning } = this.#parent;
+    try {
+      return await owning(() => parts.commit(n, definition(), (union) => sequence.take(n, union, signal)));
+    } catch (error) {
+      // A step that was sent as a whole may have been applied meanwhile, and the parts be gone.
+      if (n < sequence.nextStep) this.#answerFor(n, count);
+      throw error;
+    }
+  }
+
+  /** The reply to give without computing, or null if step n is the next one. @throws ProblemError `step_conflict` */
+  #answerFor(n: number, count: number): Answer | null {
+    const { sequence, parts } = this.#parent;
+    const retained = sequence.replyTo(n);
+    if (retained === null) return null;
+    const committed = parts.committedAs(n);
+    if (committed?.parts.length === count) return retained.answer;
+    const how = committed === null ? 'as a whole' : `with ${String(committed.parts.length)} parts`;
+    throw new ProblemError('step_conflict', {
+      param: 'parts',
+      detail: `Step ${String(n)} was applied ${how}; a step is never applied twice.`,
+      remedy: `Get its reply with GET, and go on with step ${String(sequence.nextStep)}.`,
     });
   }
 

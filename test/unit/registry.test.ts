@@ -191,13 +191,91 @@ describe('parts of a step', () => {
     expect(session.parts.describe(0).parts).toHaveLength(2);
     now += 1;
     registry.removeExpired();
-    expect(session.parts.describe(0)).toMatchObject({ parts: [], expiresAt: null });
     await expect.poll(() => storage.list('parts/')).toEqual([]);
+    expect(session.parts.describe(0)).toMatchObject({ parts: [], expiresAt: null });
     // The numbers are free again.
     await session.parts.put(0, 0, step(3));
     await session.parts.commit(0, 1);
     expect(session.nextStep).toBe(1);
     await expect.poll(() => storage.list('parts/')).toEqual([]);
+  });
+
+  describe('that are read for a commit', () => {
+    /** Reads wait while the gate is closed. */
+    let gate = Promise.resolve();
+    let reads = 0;
+    let session: TrainingSession;
+    let unbroken: TrainingSession;
+
+    beforeEach(async () => {
+      const gated: Storage = Object.assign(Object.create(storage) as Storage, {
+        read: async (key: string) => {
+          reads++;
+          await gate;
+          return storage.read(key);
+        },
+      });
+      const resources = { queue: new ComputeQueue({ perSession: 4, total: 8 }), now: () => now };
+      const slow = registryOf(
+        { compute: computeInPlace(engine, new Trainers(engine)), ...resources },
+        { limit: LIMIT, storage: gated },
+      );
+      session = await slow.create(newSessionId(), definition());
+      unbroken = await slow.create(newSessionId(), definition());
+      for (const k of [0, 1]) {
+        await unbroken.parts.put(0, k, step(k));
+        await session.parts.put(0, k, step(k));
+      }
+      await unbroken.parts.commit(0, 2);
+      reads = 0;
+    });
+
+    /** Closed until the returned function is called. */
+    function close(): () => void {
+      const { promise, resolve } = Promise.withResolvers<undefined>();
+      gate = promise.then();
+      return () => {
+        resolve(undefined);
+        gate = Promise.resolve();
+      };
+    }
+
+    it('are read once for all who commit them; with another number it is refused', async () => {
+      const open = close();
+      const first = session.parts.commit(0, 2);
+      const second = session.parts.commit(0, 2);
+      expect(await codeOf(session.parts.commit(0, 1))).toBe('part_conflict');
+      expect(await codeOf(session.parts.commit(0, 3))).toBe('parts_missing');
+      expect(await codeOf(session.parts.put(0, 2, step(2)))).toBe('step_in_progress');
+      expect(await codeOf(session.parts.remove(0, 1))).toBe('step_in_progress');
+      open();
+      const answer = await first;
+      expect(await second).toBe(answer);
+      expect(reads).toBe(2);
+      expect(await session.parts.commit(0, 2)).toBe(answer);
+      expect(answer.body).toEqual(unbroken.steps.storedReply(0).body);
+    });
+
+    it('are there for who commits again when the first one has gone away', async () => {
+      const open = close();
+      const request = new AbortController();
+      const first = session.parts.commit(0, 2, request.signal);
+      request.abort(new Error('The client has gone away.'));
+      const second = session.parts.commit(0, 2);
+      open();
+      expect(await first.catch((error: unknown) => String(error))).toBe('Error: The client has gone away.');
+      expect((await second).body).toEqual(unbroken.steps.storedReply(0).body);
+    });
+
+    it('lose to the step as a whole', async () => {
+      const open = close();
+      const commit = session.parts.commit(0, 2);
+      const whole = await session.steps.take(0, step(3));
+      await expect.poll(() => storage.list(`parts/${session.id}/`)).toEqual([]);
+      open();
+      expect(await codeOf(commit)).toBe('step_conflict');
+      expect(session.steps.storedReply(0)).toBe(whole);
+    });
   });
 
   it('go with an expired session', async () => {
