@@ -375,6 +375,7 @@ export async function relay(c: Context<EdgeEnv>, response: Response): Promise<Re
   } catch (cause) {
     throw unavailable('the answer broke off', cause);
   }
+  if (body.length === 0) throw unexpectedAnswer('an empty body');
   if (isJson) return c.json(jsonOfTensors(body));
   return c.body(body, 200, { 'content-type': type, 'content-length': String(length) });
 }

@@ -77,6 +77,13 @@ describe.each(EDGE_RUNTIMES)('an edge in %s whose one worker', (runtime) => {
     for (const each of answers) expect(expectProblem(each, TIMEOUT).retryable).toBe(true);
   });
 
+  it('answers with nothing: that is said, not passed on', async () => {
+    answer = (_, response) =>
+      response.writeHead(200, { 'content-type': SAFETENSORS_CONTENT_TYPE, 'content-length': '0' }).end();
+    const step = await getStep(edge.ready.url, newSessionId(), 0);
+    expectProblem(step, { status: 502, code: 'worker_protocol', mentions: ['an empty body'] });
+  });
+
   it('computes for long, and says that it is alive: its answer is waited for', async () => {
     arrived.length = 0;
     const isAsked = Promise.withResolvers<undefined>();
