@@ -5,12 +5,13 @@ import { convolutionFields, extentSchema, layerNameSchema, paddingSchema, sizeSc
 const finite = z.number().meta({ description: 'A finite number' });
 
 const initializationSchema = z
-  .enum(['he-normal', 'glorot-uniform'])
+  .enum(['he-normal', 'glorot-uniform', 'fan-in-uniform'])
   .default('he-normal')
   .meta({
     description:
       'How weights begin. he-normal: variance 2/n for n inputs per output (He et al., 2015), for rectifiers. glorot-uniform: ' +
-      'variance 2/(n + c) (Glorot & Bengio, 2010), for tanh and sigmoid. Biases begin with 0',
+      'variance 2/(n + c) for c outputs per input (Glorot & Bengio, 2010), for tanh and sigmoid. Biases begin with 0 in both. ' +
+      'fan-in-uniform: weights and biases uniform in ±1/√n, as PyTorch’s Linear and Conv2d begin',
   });
 
 const denseSchema = z

@@ -152,18 +152,22 @@ class Network:
             stage.layer.bias.copy_(bias)
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Weights as each layer declares, biases 0: normal of variance 2/n (He et al., 2015), or uniform of variance 2/(n + c)."""
+        """As each layer declares: weights normal of variance 2/n (He et al., 2015) or uniform of variance 2/(n + c), biases 0; or PyTorch's own."""
         for stage in self.stages:
             weights, bias = stage.layer.matrix[:-1], stage.layer.bias
             inputs, outputs = weights.shape
+            bias.zero_()
             if stage.initialization == "glorot-uniform":
                 # The service counts a kernel's positions in both.
                 positions = math.prod(stage.layer.kernel) if isinstance(stage.layer, Convolution) else 1
                 limit = math.sqrt(6 / (inputs + outputs * positions))
                 weights.uniform_(-limit, limit, generator=generator)
+            elif stage.initialization == "fan-in-uniform":
+                limit = 1 / math.sqrt(inputs)
+                weights.uniform_(-limit, limit, generator=generator)
+                bias.uniform_(-limit, limit, generator=generator)
             else:
                 weights.normal_(0, math.sqrt(2 / inputs), generator=generator)
-            bias.zero_()
 
     def parameters(self) -> list[Tensor]:
         """Weight and bias of every stage, one after the other, in the service's layout."""

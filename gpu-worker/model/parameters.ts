@@ -34,7 +34,11 @@ function initialParameters(engine: Engine, { layer, initialization }: Stage, ran
   const draw = drawer(initialization, fanIn, fanOut, random);
   const size = elementCount(shape);
   const weight = engine.tensor(Float64Array.from({ length: size }, draw), shape);
-  return layer.bias ? { weight, bias: constant(0, layer.outputs) } : { weight };
+  if (!layer.bias) return { weight };
+  const { outputs } = layer;
+  const drawsBias = initialization === 'fan-in-uniform';
+  const bias = drawsBias ? engine.tensor(Float64Array.from({ length: outputs }, draw), [outputs]) : constant(0, outputs);
+  return { weight, bias };
 }
 
 interface Kernel {
@@ -60,6 +64,8 @@ function drawer(initialization: Initialization, fanIn: number, fanOut: number, r
       return () => gaussian(random) * Math.sqrt(2 / fanIn);
     case 'glorot-uniform':
       return () => (2 * random() - 1) * Math.sqrt(6 / (fanIn + fanOut));
+    case 'fan-in-uniform':
+      return () => (2 * random() - 1) / Math.sqrt(fanIn);
   }
 }
 

@@ -72,6 +72,7 @@ describe('weights', () => {
   it.each([
     ['he-normal', 2 / 400],
     ['glorot-uniform', 2 / 700],
+    ['fan-in-uniform', 1 / 1200],
   ] as const)('%s has its variance', (initialization, variance) => {
     const layers = [{ ...dense, outputs: 300, initialization }];
     const drawn = values(4, compile(modelSchema.parse({ input: [400], layers })));
