@@ -6,7 +6,7 @@ import { LIMITS } from './limits.ts';
 import type { Model } from './model.ts';
 import { placeLayers, type PlacedLayer } from './model-shapes.ts';
 import { flattened } from './model-stages.ts';
-import { sentColumns, type Optimizer } from './optimizer.ts';
+import { sentColumns, type LearningRate, type Optimizer } from './optimizer.ts';
 
 /** One parameter block of a layer: a matrix [inputs, outputs], the bias counted as an input. */
 export interface Block {
@@ -73,8 +73,6 @@ export function optimizerStateBytes(definition: Definition): number {
   const parameters = 4 * parameterCount(definition.layers);
   const velocities = momentum > 0 ? parameters : 0;
   const displacement = lookahead === null ? 0 : parameters;
-  // The change of the mean loss that the last step predicted.
-  const prediction = learningRate.kind === 'levenberg-marquardt' ? 4 : 0;
   const metrics = sumOverLayers(definition.layers, ({ inputs: n, outputs: c, isFactored }) => {
     const factors = n ** 2 + c ** 2;
     const moments = 2 * n * c;
@@ -93,7 +91,12 @@ export function optimizerStateBytes(definition: Definition): number {
         return 4 * (isFactored ? 2 * factors + moments : moments);
     }
   });
-  return metrics + velocities + displacement + prediction;
+  return metrics + velocities + displacement + learningRateBytes(learningRate);
+}
+
+/** Bytes of what a rule for the learning rate remembers: the average leverage, or the change that the last step predicted. */
+export function learningRateBytes({ kind }: LearningRate): number {
+  return kind === 'leverage' || kind === 'levenberg-marquardt' ? 4 : 0;
 }
 
 /** An eigendecomposition takes about this many times the work of an inverse. */

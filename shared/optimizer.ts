@@ -5,12 +5,9 @@ import { LIMITS } from './limits.ts';
 const finite = z.number().meta({ description: 'A finite number' });
 
 const rateSchema = finite.gt(0).max(1e6);
-const warmUpSteps = z
-  .int()
-  .min(0)
-  .max(1e9)
-  .default(0)
-  .meta({ description: 'Steps over which η grows linearly to what the schedule says' });
+const warmUpSchema = z.int().min(0).max(1e9);
+const warmUpMeaning = { description: 'Steps over which η grows linearly to what the rule says' };
+const warmUpSteps = warmUpSchema.default(0).meta(warmUpMeaning);
 const scheduleSteps = z.int().min(1).max(1e9).meta({ description: 'Steps of the whole schedule' });
 const peakSchema = rateSchema.meta({ description: 'η > 0, the largest of the schedule' });
 const finalSchema = finite.min(0).max(1e6).default(0).meta({ description: 'η at the end, and from there on' });
@@ -97,12 +94,14 @@ export const learningRateSchema = z
         kind: z.literal('leverage'),
         value: rateSchema
           .default(10)
-          .meta({ description: 'c, dimensionless: η = c / running average of the leverage' }),
+          .meta({ description: 'c, dimensionless: η = c / running average of the leverage. 1 to 10 suits most nets' }),
         decay: finite.min(0).lt(1).default(0.9).meta({ description: 'Decay of the running average' }),
+        // While weights are as small as many begin, the leverage is small, and a step of the whole η far too long.
+        warmUpSteps: warmUpSchema.default(10).meta(warmUpMeaning),
       })
       .meta({
         id: 'LeverageLearningRate',
-        description: 'η = c / E[mean_i(h_i Σ_t (N_t)_ii / B)], N_t at unit learning rate: one number for every metric',
+        description: 'η = c / E[mean_i(h_i Σ_t (N_t)_ii / B)], N_t at unit learning rate: one c for every metric',
       }),
     levenbergMarquardtSchema,
   ])
@@ -159,7 +158,7 @@ const weightDecaySchema = z
         id: 'DecoupledWeightDecay',
         description:
           'u ← u + δu − λ(η/η_peak)u, beside the recursion and independent of R (Loshchilov & Hutter, 2019); η/η_peak is the ' +
-          'schedule’s share of its largest value, 1 without a schedule',
+          'schedule’s share of its largest value, 1 without a schedule or warm-up',
       }),
   ])
   .meta({
@@ -432,7 +431,7 @@ export function isPaperRecursion(batchCoupling: BatchCoupling): boolean {
 
 export const optimizerSchema = z
   .strictObject({
-    learningRate: learningRateSchema.prefault({ kind: 'constant' }),
+    learningRate: learningRateSchema.prefault({ kind: 'leverage' }),
     metric: metricSchema.prefault({ kind: 'kronecker' }),
     ...recursionFields,
     groups: z.array(parameterGroupSchema).max(64).default([]),
@@ -462,7 +461,7 @@ export const optimizerSchema = z
     const { learningRate, lookahead, weightDecay, groups, batchCoupling } = optimizer;
     refuseRecursion(optimizer, context);
     if (isPaperRecursion(batchCoupling) && learningRate.kind === 'leverage') {
-      const message = `with batchCoupling "${batchCoupling}" the metric, and so the leverage, depends on η; take another rule`;
+      const message = `with batchCoupling "${batchCoupling}" the metric, and so the leverage, depends on η; take another rule, such as { "kind": "constant", "value": 0.1 }`;
       context.addIssue({ code: 'custom', path: ['learningRate', 'kind'], message, input: learningRate.kind });
     }
     if (lookahead !== null && learningRate.kind === 'levenberg-marquardt') {

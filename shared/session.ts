@@ -3,7 +3,7 @@
  * document, the error texts and the clients read it here.
  */
 import * as z from 'zod';
-import { kernelStateBytes, optimizerStateBytes, parameterCount } from './cost.ts';
+import { kernelStateBytes, learningRateBytes, optimizerStateBytes, parameterCount } from './cost.ts';
 import { ProblemError } from './errors.ts';
 import { hostedDefinitionSchema } from './hosted-definition.ts';
 import { kernelDefinitionSchema } from './kernel-definition.ts';
@@ -32,7 +32,7 @@ export function stateBytes(definition: SessionDefinition): number {
     case 'layers':
       return optimizerStateBytes(definition);
     case 'kernel':
-      return kernelStateBytes(definition.layers);
+      return kernelStateBytes(definition.layers) + learningRateBytes(definition.optimizer.learningRate);
     case 'hosted': {
       const { model, optimizer } = definition;
       const layers = modelStages(model).map(({ layer }) => layer);

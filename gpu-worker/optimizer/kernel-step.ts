@@ -13,6 +13,7 @@ import { sentColumns, type BatchSolver } from '../../shared/optimizer.ts';
 import { groupOf } from '../../shared/parameter-groups.ts';
 import { TENSOR } from '../../shared/tensor-names.ts';
 import { allFinite, tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
+import { scalarProduct, type Scalar } from '../tensor/scalar.ts';
 import { inverseFactor } from './curvature/inverse-metric.ts';
 import {
   freezesAt,
@@ -101,9 +102,9 @@ export interface KernelStepResult {
   readonly state: KernelState;
   readonly reply: KernelReply;
   /** η_t per layer. */
-  readonly learningRates: readonly number[];
+  readonly learningRates: readonly Scalar[];
   /** η. */
-  readonly learningRate: number;
+  readonly learningRate: Scalar;
   /** h, [B]. */
   readonly terminalWeights: Tensor;
   /** Per layer 1 if everything about it is finite, else 0. */
@@ -127,7 +128,7 @@ export function kernelStep(
       return { ...at(batch.kernels, t), learningRate };
     });
     const kernelDiagonal = (): Tensor => summedKernelDiagonal(engine, unit);
-    const { learningRate, leverage } = chooseLearningRate(
+    const { learningRate, remembered } = chooseLearningRate(
       engine,
       optimizer.learningRate,
       state,
@@ -152,8 +153,7 @@ export function kernelStep(
       state: {
         ...averaged,
         step: state.step + 1,
-        leverage,
-        learningRate: isJudged ? learningRate : null,
+        ...remembered,
         predictedChange,
         failedFactorizations: state.failedFactorizations,
       },
@@ -223,9 +223,9 @@ function plusPrediction(
 function atLearningRate(
   engine: Engine,
   { kernel, plainPrediction, learningRate }: StageKernel,
-  eta: number,
+  eta: Scalar,
 ): StageKernel {
-  const rate = learningRate * eta;
+  const rate = scalarProduct(engine, learningRate, eta);
   return {
     kernel,
     plainPrediction: plainPrediction === null ? null : engine.multiply(plainPrediction, rate),

@@ -15,6 +15,7 @@ import type { Layer } from '../../shared/layer.ts';
 import { isPaperRecursion, sentColumns, type Optimizer } from '../../shared/optimizer.ts';
 import { groupFactors } from '../../shared/parameter-groups.ts';
 import { tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
+import { readScalar, scalarProduct, type Scalar } from '../tensor/scalar.ts';
 import { applyInverse, type Preconditioner } from './curvature/inverse-metric.ts';
 import type { BlockStatistics } from './curvature/block-statistics.ts';
 import { preconditioner, refreshes, settleRefresh, updateMetric, type MetricUpdate } from './curvature/metric.ts';
@@ -34,7 +35,7 @@ import {
 } from './layers/per-sample-gradients.ts';
 import { terminalWeights } from './losses/terminal-curvature.ts';
 import type { MetricState, OptimizerState } from './state.ts';
-import { chooseLearningRate } from './update/choose-learning-rate.ts';
+import { assertLeverage, chooseLearningRate, type ChosenLearningRate } from './update/choose-learning-rate.ts';
 import { modelChange } from './update/levenberg-marquardt.ts';
 import { clipNorm, limitPredictedDecrease } from './update/limits.ts';
 import { withLookahead } from './update/lookahead.ts';
@@ -87,7 +88,9 @@ export interface StepResult {
 }
 
 /** A step of which it is not known yet whether it stayed within floating point. */
-export interface UncheckedStep extends StepResult {
+export interface UncheckedStep extends Omit<StepResult, 'learningRate'> {
+  /** η of this step. */
+  readonly learningRate: Scalar;
   /** Per layer everything that an overflow would show in. */
   readonly suspects: readonly (readonly Tensor[])[];
 }
@@ -107,8 +110,8 @@ export function ddpStep(
     const { suspects, ...result } = uncheckedStep(engine, configuration, state, batch);
     const finite = finiteLayers(engine, suspects);
     engine.evaluate([result, finite]);
-    assertFinite(engine, configuration.layers, finite);
-    return result;
+    assertFinite(engine, configuration.layers, finite, result.state);
+    return { ...result, learningRate: readScalar(engine, result.learningRate) };
   });
 }
 
@@ -132,7 +135,7 @@ export function uncheckedStep(
     // recursion. A refresh is judged at once, so what it stands on is computed at once too, and once.
     if (refreshes(optimizer.metric, state.step)) engine.evaluate([gradients, rowWeights]);
     const context: BackwardPass = { configuration, state, batch, gradients, rowWeights, batchSize: B };
-    const { stages, systems, updates, learningRate, leverage } = isPaperRecursion(optimizer.batchCoupling)
+    const { stages, systems, updates, learningRate, remembered } = isPaperRecursion(optimizer.batchCoupling)
       ? paperBackwardPass(engine, context)
       : backwardPass(engine, context);
 
@@ -163,8 +166,7 @@ export function uncheckedStep(
         metrics,
         velocities: finished?.velocities ?? null,
         displacement: finished?.displacement ?? null,
-        leverage,
-        learningRate: isJudged ? learningRate : null,
+        ...remembered,
         predictedChange,
         failedFactorizations: state.failedFactorizations + failures,
       },
@@ -221,12 +223,10 @@ interface BackwardPass {
 }
 
 /** What it finds, per layer in the order of the forward pass. */
-interface BackwardResult {
+interface BackwardResult extends ChosenLearningRate {
   readonly stages: readonly Stage[];
   readonly systems: readonly StageSystem[];
   readonly updates: readonly (readonly MetricUpdate[])[];
-  readonly learningRate: number;
-  readonly leverage: number | null;
 }
 
 /** Metrics of the plain gradients, all stages at once, then η, then the recursion. */
@@ -237,11 +237,7 @@ function backwardPass(engine: Engine, context: BackwardPass): BackwardResult {
     updateMetrics(engine, context, t, { gradientWeights: null, costGradients: null, rowWeights }),
   );
   const unit = gradients.map((_, t) => unitStage(engine, context, t, at(metrics, t), layerDecayOf(engine, context, t)));
-  const kernelDiagonal = (): Tensor => {
-    const diagonal = summedKernelDiagonal(engine, unit);
-    engine.evaluate([unit, diagonal]);
-    return diagonal;
-  };
+  const kernelDiagonal = (): Tensor => summedKernelDiagonal(engine, unit);
   const chosen = chooseLearningRate(engine, optimizer.learningRate, state, rowWeights, batch, kernelDiagonal);
   const stages = unit.map((stage) => atLearningRate(engine, stage, chosen.learningRate));
   const systems = valueRecursion(engine, stages, rowWeights, batchSize, optimizer);
@@ -338,13 +334,13 @@ function expandStage(
 }
 
 /** The same stage at η: R = P/(η · its group's factor). */
-function atLearningRate(engine: Engine, { blocks, learningRate }: Stage, eta: number): Stage {
+function atLearningRate(engine: Engine, { blocks, learningRate }: Stage, eta: Scalar): Stage {
   return {
     blocks: blocks.map((block) => {
       const { plainStep } = block;
       return { ...block, plainStep: plainStep === null ? null : engine.multiply(plainStep, eta) };
     }),
-    learningRate: learningRate * eta,
+    learningRate: scalarProduct(engine, learningRate, eta),
   };
 }
 
@@ -454,11 +450,24 @@ export function finiteLayers(engine: Engine, suspects: UncheckedStep['suspects']
   return suspects.map((tensors) => engine.isFinite(tensors));
 }
 
-/** Refuses a step whose arithmetic overflowed, before it replaces the state. @throws ProblemError `numerical_failure` */
-export function assertFinite(engine: Engine, layers: readonly Layer[], finite: readonly Tensor[]): void {
+/**
+ * Refuses a step whose arithmetic overflowed, before it replaces the state.
+ *
+ * @param state of the optimizer after it
+ * @throws ProblemError `numerical_failure`
+ */
+export function assertFinite(
+  engine: Engine,
+  layers: readonly Layer[],
+  finite: readonly Tensor[],
+  state: OptimizerState,
+): void {
   // The last layer at fault: S_t contains every later layer, so an overflow shows in the layers before its own as well.
   const t = finite.findLastIndex((flag) => engine.read(flag)[0] !== 1);
-  if (t < 0) return;
+  if (t < 0) {
+    assertLeverage(engine, state);
+    return;
+  }
   const { name } = at(layers, t);
   throw new ProblemError('numerical_failure', {
     param: `layers.${name}`,

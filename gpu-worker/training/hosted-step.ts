@@ -32,9 +32,10 @@ import { parameterChanges } from '../optimizer/layers/layer.ts';
 import type { LossExpansion } from '../optimizer/losses/expansion.ts';
 import { expandLoss, type Truth } from '../optimizer/losses/loss.ts';
 import { INITIAL_STATE, type OptimizerState } from '../optimizer/state.ts';
-import { assertFinite, finiteLayers, uncheckedStep, type StepBatch, type StepResult } from '../optimizer/step.ts';
+import { assertFinite, finiteLayers, uncheckedStep, type StepBatch, type StepReply } from '../optimizer/step.ts';
 import { synchronises } from '../optimizer/update/lookahead.ts';
 import { tensorsIn, type Engine, type Tensor } from '../tensor/engine.ts';
+import { readScalar } from '../tensor/scalar.ts';
 import { mean } from '../../shared/checked-tensors.ts';
 
 /** A definition made ready to run. */
@@ -133,7 +134,7 @@ export function hostedStep(
       batch,
     );
 
-    const { fastWeights, trajectoryAfter } = applyStep(engine, state.weights, result, (policies) => {
+    const { fastWeights, trajectoryAfter } = applyStep(engine, state.weights, result.reply, (policies) => {
       // The second forward pass changes the weights as it reaches them.
       const change = feedbackChange(engine, program, policies, trajectory, columnRows ?? lossRows);
       const weights: StageParameters[] = [];
@@ -158,14 +159,14 @@ export function hostedStep(
     const { terminalWeights } = result;
     const known = tensorsIn(state, engine.isTensor);
     const isFinite = engine.isFinite([...tensorsIn(next, engine.isTensor)].filter((tensor) => !known.has(tensor)));
-    engine.evaluate([next, expansion.values, lossesAfter, terminalWeights, isFinite]);
+    engine.evaluate([next, result.learningRate, expansion.values, lossesAfter, terminalWeights, isFinite]);
     const lossBefore = mean(engine.read(expansion.values));
     const lossAfter = lossesAfter === null ? null : mean(engine.read(lossesAfter));
     // Refused before it replaces the state. Which layer is at fault is looked for only then.
     if (engine.read(isFinite)[0] !== 1 || !Number.isFinite(lossBefore) || !Number.isFinite(lossAfter ?? 0)) {
       const finite = finiteLayers(engine, suspects);
       engine.evaluate(finite);
-      assertFinite(engine, layers, finite);
+      assertFinite(engine, layers, finite, result.state);
       throw overflow(engine, lossBefore, lossAfter);
     }
     return {
@@ -173,7 +174,7 @@ export function hostedStep(
       lossBefore,
       lossAfter,
       terminalWeights,
-      learningRate: result.learningRate,
+      learningRate: readScalar(engine, result.learningRate),
       refreshed: result.refreshed,
     };
   });
@@ -252,7 +253,7 @@ interface Applied {
 function applyStep(
   engine: Engine,
   weights: Weights,
-  { reply }: StepResult,
+  reply: StepReply,
   rollOut: (policies: readonly Policy[]) => Applied,
 ): Applied {
   switch (reply.kind) {

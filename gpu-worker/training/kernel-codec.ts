@@ -17,6 +17,7 @@ import {
   type SharedFactors,
 } from '../optimizer/kernel-step.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
+import { scalarTensor } from '../tensor/scalar.ts';
 import { readVersions } from './metric-versions.ts';
 import { solverTensors, symmetricBlocks, whole, type ReplyTensor } from './reply-tensors.ts';
 import {
@@ -128,7 +129,7 @@ export function kernelReplyTensors(
   heldVersions: readonly number[],
 ): ReplyTensor[] {
   const perLayer = layers.flatMap(({ name }, t): ReplyTensor[] => [
-    whole(TENSOR.learningRate(name), engine.tensor([at(learningRates, t)], [])),
+    whole(TENSOR.learningRate(name), scalarTensor(engine, at(learningRates, t))),
     ...coefficientTensors(name, reply, t),
     ...inverseTensors(engine, name, at(state.factors, t), at(heldVersions, t)),
   ]);

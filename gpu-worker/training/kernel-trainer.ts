@@ -17,7 +17,9 @@ import {
   type KernelConfiguration,
   type KernelState,
 } from '../optimizer/kernel-step.ts';
+import { assertLeverage } from '../optimizer/update/choose-learning-rate.ts';
 import { disposeReplaced, tensorsIn, type Engine } from '../tensor/engine.ts';
+import { readScalar } from '../tensor/scalar.ts';
 import { decodeKernels, kernelReplyTensors } from './kernel-codec.ts';
 import { encodeReply } from './reply-tensors.ts';
 import { saveKernel } from './saved-kernel.ts';
@@ -62,6 +64,7 @@ export function kernelTrainer(
           stage: `layer ${name}`,
         };
       });
+      assertLeverage(engine, result.state);
       const isFirstRefresh =
         result.state.isRefreshDue && result.state.factors.every((each) => each === null || each.version === 0);
       const nextState = isFirstRefresh ? refreshed(result.state) : result.state;
@@ -70,7 +73,7 @@ export function kernelTrainer(
         batch: decoded.batch,
         loss: decoded.loss,
         lossAfter: null,
-        learningRate: result.learningRate,
+        learningRate: readScalar(engine, result.learningRate),
         terminalWeight: mean(engine.read(result.terminalWeights)),
         refreshed: result.state.isRefreshDue,
         failedFactorizations: nextState.failedFactorizations,

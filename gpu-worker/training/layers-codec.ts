@@ -14,6 +14,7 @@ import { parameterChanges } from '../optimizer/layers/layer.ts';
 import type { ParameterChanges } from '../optimizer/layers/parameter-changes.ts';
 import type { LayerBatch, StepBatch, StepReply } from '../optimizer/step.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
+import { scalarTensor } from '../tensor/scalar.ts';
 import { assertIndices, mean, readFinite, tensorNamed } from '../../shared/checked-tensors.ts';
 import { readVersions } from './metric-versions.ts';
 import { narrowed, solverTensors, symmetricBlocks, whole, type ReplyTensor } from './reply-tensors.ts';
@@ -147,7 +148,7 @@ function inverseFactorTensors(
   old: boolean,
 ): ReplyTensor[] {
   const { name } = layer;
-  const rate = whole(TENSOR.learningRate(name), engine.tensor([learningRate], []));
+  const rate = whole(TENSOR.learningRate(name), scalarTensor(engine, learningRate));
   const weights = blocks.flatMap(({ inverse }) => (inverse.weights === null ? [] : [inverse.weights]));
   if (weights.length > 0) {
     const diagonal = parameterChanges(engine, layer, weights);

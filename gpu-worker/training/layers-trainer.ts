@@ -14,6 +14,7 @@ import {
   type StepConfiguration,
 } from '../optimizer/step.ts';
 import { disposeReplaced, tensorsIn, type Engine } from '../tensor/engine.ts';
+import { readScalar } from '../tensor/scalar.ts';
 import { decodeStep, replyTensors } from './layers-codec.ts';
 import { encodeReply } from './reply-tensors.ts';
 import { saveOptimizer } from './saved-optimizer.ts';
@@ -34,14 +35,14 @@ export function layersTrainer(engine: Engine, definition: LayersDefinition, init
         newest: inverseVersions(definition, result.state),
       });
       const finite = finiteLayers(engine, suspects);
-      engine.evaluate([result.state, result.terminalWeights, tensors, finite]);
-      assertFinite(engine, configuration.layers, finite);
+      engine.evaluate([result.state, result.learningRate, result.terminalWeights, tensors, finite]);
+      assertFinite(engine, configuration.layers, finite, result.state);
       const metrics: StepMetrics = {
         step: state.step,
         batch: decoded.batch,
         loss: decoded.loss,
         lossAfter: null,
-        learningRate: result.learningRate,
+        learningRate: readScalar(engine, result.learningRate),
         terminalWeight: mean(engine.read(result.terminalWeights)),
         refreshed: result.refreshed,
         failedFactorizations: result.state.failedFactorizations,

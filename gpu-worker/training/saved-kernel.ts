@@ -10,6 +10,7 @@ import type { KernelLayer } from '../../shared/kernel-definition.ts';
 import type { NamedTensor } from '../../shared/safetensors.ts';
 import type { KernelState, SharedBlock, SharedFactors } from '../optimizer/kernel-step.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
+import { readScalar } from '../tensor/scalar.ts';
 import { contradiction, PREDICTED_CHANGE, type SavedTensors } from './saved-tensors.ts';
 import type { SavedTraining } from './trainer.ts';
 
@@ -46,7 +47,7 @@ export function saveKernel(engine: Engine, layers: readonly KernelLayer[], state
       statistics,
       isRefreshDue,
       hasPredictedChange: predictedChange !== null,
-      leverage,
+      leverage: leverage === null ? null : readScalar(engine, leverage),
       learningRate,
       failedFactorizations: state.failedFactorizations,
     },
@@ -66,7 +67,7 @@ export function restoreKernel(
   }
   return {
     step,
-    leverage,
+    leverage: tensors.scalar(leverage),
     learningRate,
     predictedChange: hasPredictedChange ? tensors.take(PREDICTED_CHANGE, []) : null,
     factors: layers.map((layer, t): SharedFactors | null => {

@@ -11,6 +11,7 @@ import type { NamedTensor } from '../../shared/safetensors.ts';
 import { inverseVersion } from '../optimizer/curvature/metric.ts';
 import type { MetricState, OptimizerState, PendingRefresh } from '../optimizer/state.ts';
 import type { Engine, Tensor } from '../tensor/engine.ts';
+import { readScalar } from '../tensor/scalar.ts';
 import { contradiction, PREDICTED_CHANGE, type SavedTensors } from './saved-tensors.ts';
 
 type BlockField =
@@ -63,7 +64,7 @@ export function saveOptimizer(
     hasVelocities: state.velocities !== null,
     hasDisplacement: state.displacement !== null,
     hasPredictedChange: state.predictedChange !== null,
-    leverage: state.leverage,
+    leverage: state.leverage === null ? null : readScalar(engine, state.leverage),
     learningRate: state.learningRate,
     failedFactorizations: state.failedFactorizations,
   };
@@ -152,7 +153,7 @@ export function restoreOptimizer(
           }),
     velocities: numbers.hasVelocities ? matrices('velocity') : null,
     displacement: numbers.hasDisplacement ? matrices('displacement') : null,
-    leverage: numbers.leverage,
+    leverage: tensors.scalar(numbers.leverage),
     learningRate: numbers.learningRate,
     predictedChange: numbers.hasPredictedChange ? tensors.take(PREDICTED_CHANGE, []) : null,
     failedFactorizations: numbers.failedFactorizations,

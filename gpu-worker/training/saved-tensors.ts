@@ -49,6 +49,11 @@ export class SavedTensors {
     return this.#engine.tensor(saved.values, shape);
   }
 
+  /** Uploads a number of the manifest; null stays null. */
+  scalar(value: number | null): Tensor | null {
+    return value === null ? null : this.#engine.tensor([value], []);
+  }
+
   /** @throws ProblemError `unknown_tensor` if a tensor has not been asked for */
   assertAllTaken(): void {
     const [name] = this.#left.keys();

@@ -563,7 +563,7 @@ describe('the learning rate', () => {
   it('leverage: a kernel of zeros, which brings statistics alone, is no leverage', () => {
     const { network, batches } = scenario(15, 2);
     const definition = definitionFor(network, {
-      learningRate: { kind: 'leverage', value: 3 },
+      learningRate: { kind: 'leverage', value: 3, warmUpSteps: 0 },
       terminalCurvature: SCALED,
     });
     const [first, second] = batches;

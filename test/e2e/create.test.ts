@@ -22,7 +22,7 @@ it('fills in every default and says where the session is', async () => {
       { name: 'fc2', kind: 'dense', inputs: 4, outputs: 3, bias: false },
     ],
     optimizer: {
-      learningRate: { kind: 'constant', value: 10 },
+      learningRate: { kind: 'leverage', value: 10, decay: 0.9, warmUpSteps: 10 },
       metric: { kind: 'kronecker', damping: 0.01, decay: 0.95, refreshEvery: 10 },
       terminalCurvature: { kind: 'gradient', lossScale: { floor: 0.5, ceiling: 100 } },
       coupling: 'feedback',

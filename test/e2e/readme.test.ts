@@ -80,7 +80,7 @@ it('the guide’s curl: solves a kernel, runs on a data set, takes a step, chang
     __metadata__: { metrics: { step: 0, batch: 2, loss: 1.25 } },
   });
   expect(JSON.parse(changed!)).toMatchObject({
-    optimizer: { learningRate: { kind: 'constant', value: 1 }, metric: { kind: 'kronecker', damping: 0.1 } },
+    optimizer: { learningRate: { kind: 'leverage', value: 1 }, metric: { kind: 'kronecker', damping: 0.1 } },
     optimizerFromStep: 0,
     ttlSeconds: 7200,
   });

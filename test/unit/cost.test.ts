@@ -65,6 +65,7 @@ const OPTIMIZERS: readonly OptimizerInput[] = [
   { lookahead: { steps: 3 } },
   { momentum: 0.5, lookahead: { steps: 3 } },
   { learningRate: { kind: 'levenberg-marquardt', every: 2 } },
+  { learningRate: { kind: 'leverage' } },
   { terminalCurvature: { kind: 'gauss-newton', columns: 3 } },
   { weightDecay: { kind: 'running-cost', rate: 0.1 } },
   { batchCoupling: 'diagonal' },

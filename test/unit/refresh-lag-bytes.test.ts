@@ -12,7 +12,7 @@ it.each([0, 1])('of a Kronecker metric with refreshLag %i, at most', (refreshLag
   const options = { widths: [4, 3, 2], activation: 'tanh', loss: 'mse', batchSize: 3, seed: 1 } as const;
   const { network, batch } = randomProblem(options);
   const metric = { kind: 'kronecker', refreshEvery: 2, refreshLag } as const;
-  const configuration = configurationFor(network, { metric, coupling: 'value' });
+  const configuration = configurationFor(network, { metric, coupling: 'value', learningRate: { kind: 'constant' } });
   const engine = createReferenceEngine();
   let state = INITIAL_STATE;
   let most = 0;

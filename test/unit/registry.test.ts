@@ -159,7 +159,8 @@ describe('expiry', () => {
       await session.steps.take(0, step(i));
       await session.steps.take(1, step(10 + i));
     }
-    expect(engine.liveTensors).toBe(LIMIT * 2 * 4);
+    // Of each of two layers the factors and their inverses, and the average leverage.
+    expect(engine.liveTensors).toBe(LIMIT * (2 * 4 + 1));
     now += seconds(60);
     registry.removeExpired();
     expect(engine.liveTensors).toBe(0);

@@ -128,7 +128,7 @@ def test_history(client: ddpnopt.Client) -> None:
     [("kronecker", "sample-factors"), ("kronecker", "inverse-factors"), ("identity", "auto"), ("adam", "auto")],
 )
 def test_layers_with_feedback(client: ddpnopt.Client, metric: str, encoding: str) -> None:
-    optimizer = {"metric": {"kind": metric}, "learningRate": {"kind": "leverage"}}
+    optimizer = {"metric": {"kind": metric}, "learningRate": {"kind": "leverage", "warmUpSteps": 0}}
     session = client.create_session({"layers": LAYERS, "optimizer": optimizer, "policyEncoding": encoding})
     network = Perceptron()
     losses = []

@@ -23,6 +23,8 @@ from proxy import CUTS, cutting_proxy  # noqa: E402
 
 X = torch.randn(16, 6, generator=torch.Generator().manual_seed(0))
 LABELS = X[:, :3].argmax(1)
+# lr is η itself: steps of the whole length from the first one on, and independent of the batches.
+CONSTANT = {"learningRate": {"kind": "constant"}}
 
 
 def perceptron() -> nn.Sequential:
@@ -84,7 +86,7 @@ def test_what_the_step_returns_is_what_the_model_gives(url: str) -> None:
 @pytest.mark.parametrize("mode", ["layers", "kernel"])
 def test_couplings_without_a_second_pass(url: str, coupling: Any, mode: Any) -> None:
     model, calls = perceptron(), []
-    optimizer = DDPNOpt(model, url=url, coupling=coupling, mode=mode, lr=0.3)
+    optimizer = DDPNOpt(model, url=url, coupling=coupling, mode=mode, lr=0.3, optimizer=CONSTANT)
 
     def counted() -> Tensor:
         calls.append(torch.is_grad_enabled())
@@ -162,7 +164,7 @@ class Attention(nn.Module):
 def test_parameters_outside_of_known_layers(url: str, mode: Any) -> None:
     model = Attention()
     before = mean_loss(model)
-    optimizer = DDPNOpt(model, url=url, mode=mode, lr=0.1)
+    optimizer = DDPNOpt(model, url=url, mode=mode, lr=0.1, optimizer=CONSTANT)
     initial = {name: parameter.clone() for name, parameter in model.named_parameters()}
     for _ in range(4):
         optimizer.step(closure(model))
@@ -432,7 +434,7 @@ def test_parameter_groups(url: str) -> None:
     optimizer.step(closure(model))
     assert optimizer.session is not None
     described = optimizer.session.description["optimizer"]
-    assert described["learningRate"]["value"] == 10
+    assert described["learningRate"] == {"kind": "leverage", "value": 10, "decay": 0.9, "warmUpSteps": 10}
     assert {group["pattern"]: group["learningRateFactor"] for group in described["groups"]} == {"2": 0.25, "4": 0.25}
     first = model[0]
     assert isinstance(first, nn.Linear)
@@ -450,7 +452,7 @@ def test_weight_decay(url: str, mode: Any) -> None:
         torch.manual_seed(12)
         model = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3))
         # Without feedback nothing reacts to what the decay changes.
-        optimizer = DDPNOpt(model, url=url, mode=mode, weight_decay=rate, coupling="value")
+        optimizer = DDPNOpt(model, url=url, mode=mode, weight_decay=rate, coupling="value", optimizer=CONSTANT)
         begin = {name: parameter.clone() for name, parameter in model.named_parameters()}
         optimizer.step(closure(model))
         changes.append({name: parameter - begin[name] for name, parameter in model.named_parameters()})
@@ -494,7 +496,7 @@ def test_a_saved_state_goes_on_as_if_nothing_had_been(url: str, mode: Any) -> No
 
 def test_schedulers(url: str) -> None:
     model = perceptron()
-    optimizer = DDPNOpt(model, url=url, lr=8.0)
+    optimizer = DDPNOpt(model, url=url, lr=8.0, optimizer=CONSTANT)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4)
     expected = []
     for _ in range(5):
@@ -504,7 +506,7 @@ def test_schedulers(url: str) -> None:
     assert expected[0] == 8.0 and expected[-1] == 0.0
     # What was changed after the last step is sent with the first one of who goes on.
     optimizer.param_groups[0]["lr"] = 3.0
-    resumed = DDPNOpt(model, url=url)
+    resumed = DDPNOpt(model, url=url, optimizer=CONSTANT)
     resumed.load_state_dict(optimizer.state_dict())
     resumed.step(closure(model))
     assert resumed.history[0]["learningRate"] == pytest.approx(3.0)

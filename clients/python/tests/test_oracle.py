@@ -282,7 +282,7 @@ def prepared(name: str, precision: str) -> tuple[nn.Sequential, nn.Sequential, T
 
 # What is sent is in the model's precision, what comes back in float32.
 BOUNDS = {"float64": 2e-7, "float32": 2e-4}
-OPTIONS = {"terminalCurvature": {"kind": "gradient", "lossScale": LOSS_SCALE}}
+OPTIONS = {"learningRate": {"kind": "constant"}, "terminalCurvature": {"kind": "gradient", "lossScale": LOSS_SCALE}}
 CASES = [("layers", "kronecker"), ("layers", "identity"), ("kernel", "identity")]
 
 

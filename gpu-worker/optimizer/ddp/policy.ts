@@ -9,6 +9,7 @@
  * second forward pass it is known when that pass reaches the stage; without one it is 0 or predicted linearly.
  */
 import type { Engine, Tensor } from '../../tensor/engine.ts';
+import { scalarProduct, type Scalar } from '../../tensor/scalar.ts';
 import { preconditionedSum, type Preconditioner } from '../curvature/inverse-metric.ts';
 import { timesChange } from '../layers/per-sample-gradients.ts';
 import { timesTransform, type Transform } from '../layers/transform.ts';
@@ -25,7 +26,7 @@ export interface PolicyBlock extends BlockExpansion {
 export interface Policy {
   readonly blocks: readonly PolicyBlock[];
   readonly solver: CoefficientSolver;
-  readonly learningRate: number;
+  readonly learningRate: Scalar;
 }
 
 /**
@@ -38,7 +39,7 @@ export function controlChange(engine: Engine, policy: Policy, predictedChange: T
     const kappa = coefficients(engine, policy.solver, predictedChange);
     return policy.blocks.map(({ transformed, inverse, plainStep }) => {
       const correction = preconditionedSum(engine, inverse, transformed, kappa); // P⁻¹Jᵀκ
-      const change = engine.multiply(correction, -policy.learningRate);
+      const change = engine.multiply(correction, scalarProduct(engine, policy.learningRate, -1));
       return plainStep === null ? change : engine.subtract(change, plainStep);
     });
   });

@@ -1,5 +1,6 @@
 /** One stage of the recursion: its expansion, what the control does to the samples' outputs, and what its coefficients solve. */
 import type { Engine, Tensor } from '../../tensor/engine.ts';
+import type { Scalar } from '../../tensor/scalar.ts';
 import { gram, gramDiagonal, timesChange, type PerSampleGradients } from '../layers/per-sample-gradients.ts';
 
 /** One parameter block of a stage. */
@@ -18,7 +19,7 @@ export interface BlockExpansion {
 export interface StageExpansion {
   readonly blocks: readonly BlockExpansion[];
   /** η_t of R_t = P_t/η_t. */
-  readonly learningRate: number;
+  readonly learningRate: Scalar;
 }
 
 /** One stage of which only its tangent kernel is known. */
@@ -27,7 +28,7 @@ export interface StageKernel {
   readonly kernel: Tensor;
   /** J_t R_t⁻¹ Dᵀ 1/B, [R]; null where D = J. */
   readonly plainPrediction: Tensor | null;
-  readonly learningRate: number;
+  readonly learningRate: Scalar;
 }
 
 export type Stage = StageExpansion | StageKernel;

@@ -3,13 +3,21 @@ import { ProblemError } from '../../../shared/errors.ts';
 import type { LearningRate, LevenbergMarquardt } from '../../../shared/optimizer.ts';
 import { TENSOR } from '../../../shared/tensor-names.ts';
 import type { Engine, Tensor } from '../../tensor/engine.ts';
+import { readScalar, type Scalar } from '../../tensor/scalar.ts';
 import { biasCorrectedShare } from '../curvature/moving-average.ts';
 import type { OptimizerState } from '../state.ts';
-import { batchLeverage, scheduledLearningRate } from './learning-rate.ts';
+import { batchLeverage, scheduledLearningRate, warmUp } from './learning-rate.ts';
 import { judgedLearningRate } from './levenberg-marquardt.ts';
 
 /** What the rules remember from step to step. */
 export type LearningRateState = Pick<OptimizerState, 'step' | 'leverage' | 'learningRate' | 'predictedChange'>;
+
+export interface ChosenLearningRate {
+  /** η. A tensor where it comes of this batch's kernels, so that the step remains one computation. */
+  readonly learningRate: Scalar;
+  /** What the next choice needs. */
+  readonly remembered: Pick<LearningRateState, 'leverage' | 'learningRate'>;
+}
 
 interface JudgedBatch {
   /** φ_i, [B]. */
@@ -19,11 +27,11 @@ interface JudgedBatch {
 }
 
 /**
- * η of this step, and the running average of the leverage where that decides it.
+ * η of this step.
  *
  * @param rowWeights h of every row, [R]
  * @param kernelDiagonal computes Σ_t diag(N_t) at η = 1, [R]
- * @throws ProblemError `unknown_tensor` if there is no last step to judge; `numerical_failure` if the leverage overflows
+ * @throws ProblemError `unknown_tensor` if there is no last step to judge
  */
 export function chooseLearningRate(
   engine: Engine,
@@ -32,30 +40,53 @@ export function chooseLearningRate(
   rowWeights: Tensor,
   batch: JudgedBatch,
   kernelDiagonal: () => Tensor,
-): { readonly learningRate: number; readonly leverage: number | null } {
+): ChosenLearningRate {
   switch (rule.kind) {
     case 'leverage': {
-      const observed = batchLeverage(engine, kernelDiagonal(), rowWeights, batch.losses.shape[0] ?? 1);
-      // η would be 0 from here on, and the step finite.
-      if (!Number.isFinite(observed)) throw leverageOverflow(engine);
-      // No gradient, or a kernel of zeros with which a client brings statistics alone: nothing to average.
-      if (observed === 0) return { learningRate: rule.value / (state.leverage ?? 1), leverage: state.leverage };
-      const share = biasCorrectedShare(rule.decay, state.step);
-      const leverage = state.leverage === null ? observed : state.leverage + share * (observed - state.leverage);
-      return { learningRate: rule.value / Math.max(leverage, SMALLEST_LEVERAGE), leverage };
+      const leverage = averageLeverage(
+        engine,
+        batchLeverage(engine, kernelDiagonal(), rowWeights, batch.losses.shape[0] ?? 1),
+        state.leverage,
+        biasCorrectedShare(rule.decay, state.step),
+      );
+      // 1 where there is none yet.
+      const known = engine.add(leverage, engine.subtract(1, engine.isPositive(leverage)));
+      const value = warmUp(rule.warmUpSteps, state.step) * rule.value;
+      const learningRate = engine.divide(value, engine.maximum(known, SMALLEST_LEVERAGE));
+      return { learningRate, remembered: { leverage, learningRate: null } };
     }
-    case 'levenberg-marquardt':
-      return { learningRate: levenbergMarquardtRate(engine, rule, state, batch), leverage: null };
+    case 'levenberg-marquardt': {
+      const learningRate = levenbergMarquardtRate(engine, rule, state, batch);
+      return { learningRate, remembered: { leverage: null, learningRate } };
+    }
     case 'constant':
     case 'step':
     case 'cosine':
     case 'one-cycle':
-      return { learningRate: scheduledLearningRate(rule, state.step), leverage: null };
+      return {
+        learningRate: scheduledLearningRate(rule, state.step),
+        remembered: { leverage: null, learningRate: null },
+      };
   }
 }
 
-function leverageOverflow(engine: Engine): ProblemError {
-  return new ProblemError('numerical_failure', {
+/**
+ * The running average with one more batch. The first that has any leverage makes the average; one without a gradient, or with the kernel
+ * of zeros with which a client brings statistics alone, leaves it.
+ *
+ * @param share of a batch in the average
+ */
+function averageLeverage(engine: Engine, observed: Tensor, before: Tensor | null, share: number): Tensor {
+  const { add, isPositive, multiply, subtract } = engine;
+  if (before === null) return observed;
+  const weight = subtract(1, multiply(isPositive(before), 1 - share));
+  return add(before, multiply(multiply(isPositive(observed), weight), subtract(observed, before)));
+}
+
+/** Refuses a step whose leverage overflows: η would be 0 from here on, and the steps finite. @throws ProblemError `numerical_failure` */
+export function assertLeverage(engine: Engine, { leverage }: Pick<LearningRateState, 'leverage'>): void {
+  if (leverage === null || Number.isFinite(readScalar(engine, leverage))) return;
+  throw new ProblemError('numerical_failure', {
     detail: `The leverage of the batch, mean h·ΣN_ii/B, by which learningRate leverage chooses η, overflows ${engine.precision}.`,
     remedy: 'Check the scale of the layers’ inputs and output gradients.',
   });

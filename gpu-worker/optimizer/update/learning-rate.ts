@@ -10,14 +10,15 @@ export function scheduledLearningRate(schedule: LearningRateSchedule, step: numb
   return warmUp(schedule.warmUpSteps, step) * withoutWarmUp(schedule, step);
 }
 
-/** η of a step as a share of the largest that its schedule names; 1 for a rule that has no schedule. */
+/** η of a step as a share of the largest that its schedule names; of a rule that has no schedule, its warm-up alone. */
 export function scheduleMultiplier(rule: LearningRate, step: number): number {
-  if (rule.kind === 'leverage' || rule.kind === 'levenberg-marquardt') return 1;
+  if (rule.kind === 'levenberg-marquardt') return 1;
+  if (rule.kind === 'leverage') return warmUp(rule.warmUpSteps, step);
   return scheduledLearningRate(rule, step) / rule.value;
 }
 
 /** A factor that grows linearly from 1/(w + 1) to 1 over the first w steps. */
-function warmUp(steps: number, step: number): number {
+export function warmUp(steps: number, step: number): number {
   return Math.min(1, (step + 1) / (steps + 1));
 }
 
@@ -49,9 +50,9 @@ function cosine(from: number, to: number, progress: number): number {
  *
  * @param kernelDiagonal Σ_t diag(N_t) at η = 1, [R]
  * @param rowWeights h of every row, [R]
+ * @returns a scalar, []
  */
-export function batchLeverage(engine: Engine, kernelDiagonal: Tensor, rowWeights: Tensor, batch: number): number {
+export function batchLeverage(engine: Engine, kernelDiagonal: Tensor, rowWeights: Tensor, batch: number): Tensor {
   const rows = rowWeights.shape[0] ?? 1;
-  const total = engine.read(engine.sum(engine.multiply(kernelDiagonal, rowWeights), 0))[0] ?? Number.NaN;
-  return total / (rows * batch);
+  return engine.divide(engine.sum(engine.multiply(kernelDiagonal, rowWeights), 0), rows * batch);
 }

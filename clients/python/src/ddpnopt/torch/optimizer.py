@@ -31,9 +31,6 @@ Coupling = Literal["feedback", "value", "layerwise", "gauss-newton-step"]
 # The service takes numbers above 0 alone; schedulers end at 0.
 _SMALLEST_RATE = 1e-12
 
-# Rules for η that do not look at the kernels.
-_SCHEDULES = ("constant", "step", "cosine", "one-cycle")
-
 
 class StepLosses(NamedTuple):
     """The losses of a step's batch."""
@@ -64,15 +61,17 @@ class DDPNOpt(torch.optim.Optimizer):
         url: where the service is; see `ddpnopt.Client`.
         api_key: see `ddpnopt.Client`.
         client: in place of both, a client of your own.
-        lr: η, not the small number of other optimizers: with the default metric 0.03 to 100 works.
+        lr: c of the leverage rule, η = c / mean leverage of the batches: without a unit, and not the small number of other
+            optimizers. 1 to 10 suits most networks.
         weight_decay: the share of every weight that a step takes away; or the service's own form of it, a mapping.
         coupling: `feedback` is the method itself; the others take no second forward pass.
         metric: `kronecker`, `identity`, `rmsprop`, `adam` or `ekfac`, or a mapping with options. In mode `kernel` the first two.
         mode: `layers`: activations and gradients of every layer are sent. `kernel`: only one B×B matrix per layer, and with
             metric `kronecker` its factor statistics now and then.
         statistics_every: steps between two that carry factor statistics, in mode `kernel`.
-        optimizer: further options of the service's optimizer, see docs/options.md. A `learningRate` of its own is a schedule that
-            the service follows, which schedulers of PyTorch cannot change then.
+        optimizer: further options of the service's optimizer, see docs/options.md. A `learningRate` without a value takes its value
+            from lr: `{"kind": "constant"}` makes lr η itself. One with a value is a schedule that the service follows, which
+            schedulers of PyTorch cannot change then.
         send_as: element type in which large tensors are sent: `f16`, `bf16` or `int8`; None for their own.
         reply_as: the same for replies, in mode `layers`.
         evaluate_after: whether couplings without a second forward pass call the closure again for the losses after the step.
@@ -320,7 +319,8 @@ class DDPNOpt(torch.optim.Optimizer):
     def _add_kernels(self, tensors: dict[str, Tensor], session: Session) -> None:
         optimizer = session.description["optimizer"]
         weights = _terminal_weights(tensors["losses"], optimizer["terminalCurvature"]["lossScale"])
-        if session.next_step == 0 and self._has_statistics() and optimizer["learningRate"]["kind"] in _SCHEDULES:
+        is_judged = optimizer["learningRate"]["kind"] == "levenberg-marquardt"
+        if session.next_step == 0 and self._has_statistics() and not is_judged:
             # Without inverses the first step would be one in the identity, for which lr was not chosen. So it only brings
             # statistics: what it says of the parameters is not done.
             first = {"losses": tensors["losses"], **self._statistics(weights)}
@@ -414,7 +414,8 @@ class DDPNOpt(torch.optim.Optimizer):
             return session
         learning_rate, factors = self._current_rates()
         optimizer: dict[str, Any] = {"coupling": self._coupling, **self._options}
-        optimizer.setdefault("learningRate", {"kind": "constant", "value": learning_rate})
+        if self._has_lr_as_value():
+            optimizer["learningRate"] = {"kind": "leverage", **optimizer.get("learningRate", {}), "value": learning_rate}
         if factors:
             optimizer["groups"] = _groups(factors)
         definition = {**self._order, "optimizer": optimizer}
@@ -447,7 +448,7 @@ class DDPNOpt(torch.optim.Optimizer):
         return {"inputs": a.shape[-1], "outputs": g.shape[-1], "groups": len(blocks)}
 
     def _current_rates(self) -> tuple[float, dict[str, float]]:
-        """η, and what it is multiplied by for layers whose group has another lr, by layer name."""
+        """lr, and what η is multiplied by for layers whose group has another lr, by layer name."""
         group_of = {parameter: position for position, group in enumerate(self.param_groups) for parameter in group["params"]}
         rates = [max(float(group["lr"]), _SMALLEST_RATE) for group in self.param_groups]
         base = max(rates)
@@ -463,12 +464,17 @@ class DDPNOpt(torch.optim.Optimizer):
                 factors[stage.name] = rate / base
         return base, factors
 
+    def _has_lr_as_value(self) -> bool:
+        """Whether lr is the value of the service's rule for η; else the one given in `optimizer` has a value of its own."""
+        rule = self._options.get("learningRate", {})
+        return "value" not in rule and rule.get("kind") != "levenberg-marquardt"
+
     def _send_changed_rates(self, session: Session) -> None:
         """What schedulers have made of lr."""
         rates = self._current_rates()
         if rates == self._rates:
             return
-        if "learningRate" in self._options:
+        if not self._has_lr_as_value():
             raise ValueError(
                 "lr was changed, but the service follows the learningRate that was given in `optimizer`; leave one out"
             )
