@@ -244,7 +244,7 @@ export const TUNED = ours('ddpnopt', 'DDPNOpt, tuned', 'feedback', 1);
 export const LAYERWISE = ours('ddpnopt-layerwise', 'DDPNOpt, layerwise', 'layerwise', 1);
 
 const DEFAULT_RATE = optimizerSchema.parse({}).learningRate;
-if (DEFAULT_RATE.kind !== 'constant') throw new Error(`the default learning rate is of kind ${DEFAULT_RATE.kind}`);
+if (DEFAULT_RATE.kind !== 'leverage') throw new Error(`the default learning rate is of kind ${DEFAULT_RATE.kind}`);
 
 /** What a session has that is given no option. The rate is named, so that trials of another default are not taken for these. */
 export const UNTUNED: Optimizer = service(

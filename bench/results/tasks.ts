@@ -28,7 +28,7 @@ export interface Task {
 
 const CONVOLUTIONAL_SAMPLES = { training: 2560, evaluated: 2000 } as const;
 
-type Activation = 'relu' | 'tanh' | 'sigmoid';
+export type Activation = 'relu' | 'tanh' | 'sigmoid';
 
 /** Dense layers with an activation between them; weights begin as suits it. */
 export function denseNetwork([input = 0, ...widths]: readonly number[], activation: Activation): Network {

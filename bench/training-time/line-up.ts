@@ -67,7 +67,12 @@ export function lineUp(engine: Engine): Contender[] {
         ...SPARSE,
       }),
     ),
-    hostedContender(engine, { id: 'default', name: 'DDPNOpt, defaults', learningRates: [10] }, () => ({}), raw),
+    hostedContender(
+      engine,
+      { id: 'default', name: 'DDPNOpt, η = 10', learningRates: [10] },
+      (_task, { learningRate: value }) => ({ learningRate: { kind: 'constant', value } }),
+      raw,
+    ),
     hostedContender(
       engine,
       { id: 'fast', name: 'DDPNOpt, fast', learningRates: DDPNOPT_RATES },

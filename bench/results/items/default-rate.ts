@@ -4,16 +4,17 @@ import type { Item } from '../item.ts';
 import { outcomesOf, type PlannedTrial } from '../plan.ts';
 import { mean } from '../statistics.ts';
 import type { TrialStore } from '../store.ts';
-import { denseNetwork, DIGITS, MNIST, seeds, trialOf, type Task } from '../tasks.ts';
-import type { Trial } from '../trial.ts';
+import { denseNetwork, DIGITS, MNIST, seeds, trialOf, type Activation, type Task } from '../tasks.ts';
+import type { Network, Trial } from '../trial.ts';
 
-export const RULES = ['constant', 'leverage'] as const;
-type Rule = (typeof RULES)[number];
+type Rule = 'constant' | 'leverage';
 
 export interface Candidate {
   readonly rule: Rule;
   /** η, or the leverage rule's c. */
   readonly value: number;
+  /** Steps over which η grows to it. */
+  readonly warmUpSteps: number;
 }
 
 export interface CandidateScores extends Candidate {
@@ -37,7 +38,7 @@ export interface DefaultRateResults {
 
 const HIDDEN = 32;
 
-function digits(id: string, activation: 'tanh' | 'relu' | 'sigmoid', hiddenLayers: number, epochs: number): Task {
+function digits(id: string, activation: Activation, hiddenLayers: number, epochs: number): Task {
   const widths = [...Array.from({ length: hiddenLayers }, () => HIDDEN), 10];
   return {
     ...DIGITS,
@@ -49,20 +50,44 @@ function digits(id: string, activation: 'tanh' | 'relu' | 'sigmoid', hiddenLayer
   };
 }
 
+/** The same net with the initial weights that PyTorch's layers have by themselves: smaller. */
+function asInPyTorch(task: Task): Task {
+  const { input, layers } = task.network;
+  const network: Network = {
+    input,
+    layers: layers.map((layer) => (layer.kind === 'dense' ? { ...layer, initialization: 'fan-in-uniform' } : layer)),
+  };
+  return { ...task, id: `${task.id}-pytorch`, description: `${task.description}, PyTorch’s initial weights`, network };
+}
+
 /** WINE, Breast Cancer and Fashion-MNIST are left out: on them the defaults are judged. */
+const TANH = digits('digits-tanh', 'tanh', 4, 5);
+const RELU = digits('digits-relu', 'relu', 4, 5);
+const IMAGES: Task = { ...MNIST, seeds: seeds(5, 300) };
 const TASKS: readonly Task[] = [
-  digits('digits-tanh', 'tanh', 4, 5),
-  digits('digits-relu', 'relu', 4, 5),
+  TANH,
+  asInPyTorch(TANH),
+  RELU,
+  asInPyTorch(RELU),
   digits('digits-tanh-deep', 'tanh', 8, 5),
   digits('digits-sigmoid-deep', 'sigmoid', 8, 10),
-  { ...MNIST, seeds: seeds(5, 300) },
+  IMAGES,
+  asInPyTorch(IMAGES),
 ];
 
-const VALUES = [0.1, 0.3, 1, 3, 10, 30];
-const CANDIDATES: readonly Candidate[] = RULES.flatMap((rule) => VALUES.map((value) => ({ rule, value })));
+const CANDIDATES: readonly Candidate[] = [
+  ...valuesOf('constant', 0, [0.1, 0.3, 1, 3, 10, 30]),
+  ...valuesOf('constant', 10, [0.3, 1, 3, 10]),
+  ...valuesOf('leverage', 0, [1, 3, 10]),
+  ...valuesOf('leverage', 10, [0.3, 1, 3, 10, 30]),
+];
 
-function trialsOf(task: Task, { rule, value }: Candidate): Trial[] {
-  const optimizer = { learningRate: { kind: rule, value } } as const;
+function valuesOf(rule: Rule, warmUpSteps: number, values: readonly number[]): Candidate[] {
+  return values.map((value) => ({ rule, value, warmUpSteps }));
+}
+
+function trialsOf(task: Task, { rule, value, warmUpSteps }: Candidate): Trial[] {
+  const optimizer = { learningRate: { kind: rule, value, warmUpSteps } };
   return task.seeds.map((seed) => trialOf(task, { kind: 'service', optimizer }, { seed, evaluations: 1 }));
 }
 
@@ -75,7 +100,7 @@ export const defaultRate: Item<DefaultRateResults> = {
       trials: CANDIDATES.flatMap((candidate) =>
         trialsOf(task, candidate).map((trial): PlannedTrial => ({
           trial,
-          group: `${task.id} ${candidate.rule} ${String(candidate.value)}`,
+          group: `${task.id} ${candidate.rule} ${String(candidate.value)} ${String(candidate.warmUpSteps)}`,
         })),
       ),
       waiting: 0,
@@ -101,7 +126,7 @@ export const defaultRate: Item<DefaultRateResults> = {
 function currentDefault(): Candidate {
   const { learningRate } = optimizerSchema.parse({});
   if (learningRate.kind === 'constant' || learningRate.kind === 'leverage') {
-    return { rule: learningRate.kind, value: learningRate.value };
+    return { rule: learningRate.kind, value: learningRate.value, warmUpSteps: learningRate.warmUpSteps };
   }
   throw new Error(`the default learning rate is ${learningRate.kind}, which this item does not compare`);
 }

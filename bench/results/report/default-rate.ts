@@ -2,7 +2,7 @@
 import { renderFigure } from '../../figure.ts';
 import { markdownTable } from '../../markdown.ts';
 import type { Files, ResultsHeader } from '../item.ts';
-import { RULES, type Candidate, type CandidateScores, type DefaultRateResults } from '../items/default-rate.ts';
+import type { Candidate, CandidateScores, DefaultRateResults } from '../items/default-rate.ts';
 import { mean, standardDeviation } from '../statistics.ts';
 import { origin, percent } from './page.ts';
 
@@ -35,17 +35,23 @@ function renderError({ candidates }: DefaultRateResults): string {
     xLabel: 'η, or c',
     yLabel: '% of the samples',
     xTicks: [...new Set(candidates.map(({ value }) => value))],
-    series: RULES.map((rule) => ({
-      name: NAMES[rule],
-      points: candidates
-        .filter((candidate) => candidate.rule === rule)
-        .map((candidate) => [candidate.value, 100 * (1 - meanAccuracy(candidate))] as const),
+    series: [...Map.groupBy(candidates, kindOf)].map(([name, members]) => ({
+      name,
+      points: members.map((candidate) => [candidate.value, 100 * (1 - meanAccuracy(candidate))] as const),
     })),
   });
 }
 
-function nameOf({ rule, value }: Candidate): string {
-  return `${NAMES[rule]} = ${String(value)}`;
+function nameOf(candidate: Candidate): string {
+  return `${NAMES[candidate.rule]} = ${String(candidate.value)}${warmUpOf(candidate)}`;
+}
+
+function kindOf(candidate: Candidate): string {
+  return `${NAMES[candidate.rule]}${warmUpOf(candidate)}`;
+}
+
+function warmUpOf({ warmUpSteps }: Candidate): string {
+  return warmUpSteps === 0 ? '' : `, warm-up ${String(warmUpSteps)}`;
 }
 
 function renderPage(stored: ResultsHeader & DefaultRateResults): string {
@@ -75,14 +81,14 @@ function renderPage(stored: ResultsHeader & DefaultRateResults): string {
 ${origin(stored)}
 
 Which learning rate should a session have that is told nothing? Two rules were compared, all other options being the defaults: a constant η;
-and the leverage rule, which takes η = c / (running average of the batch's mean leverage at η = 1), so that c has no unit. What counts is the accuracy on
+and the leverage rule, which takes η = c / (running average of the batch's mean leverage at η = 1), so that c has no unit; either also with a warm-up, which
+lets η grow linearly over as many steps. What counts is the accuracy on
 the validation part, with seeds that no other result uses. WINE, Breast Cancer and Fashion-MNIST have no say here: on them, among others, the
 [defaults are judged](untuned.md).
 
 ${markdownTable(['net', 'layers, activation', 'batch', 'training samples', 'epochs', 'seeds'], nets)}
 
-The initial weights are Glorot and Bengio's with tanh and sigmoid, He's with relu. The best mean is that of ${best === null ? 'none' : nameOf(best)}; the default is **${nameOf(chosen)}**,
-for the reason given [with the rules](../algorithm.md#what-the-rules-for-η-are-worth). Validation accuracy in %, mean ± standard deviation over the seeds; a run that diverged counts
+The initial weights are Glorot and Bengio's with tanh and sigmoid and He's with relu, where it does not say PyTorch's, which are smaller. The best mean is that of ${best === null ? 'none' : nameOf(best)}; the default is **${nameOf(chosen)}**. Validation accuracy in %, mean ± standard deviation over the seeds; a run that diverged counts
 as 0:
 
 ${markdownTable(['learning rate', ...tasks.map(({ id }) => id), 'mean'], accuracies)}
