@@ -37,7 +37,9 @@ function initialParameters(engine: Engine, { layer, initialization }: Stage, ran
   if (!layer.bias) return { weight };
   const { outputs } = layer;
   const drawsBias = initialization === 'fan-in-uniform';
-  const bias = drawsBias ? engine.tensor(Float64Array.from({ length: outputs }, draw), [outputs]) : constant(0, outputs);
+  const bias = drawsBias
+    ? engine.tensor(Float64Array.from({ length: outputs }, draw), [outputs])
+    : constant(0, outputs);
   return { weight, bias };
 }
 

@@ -18,7 +18,16 @@ const CHANGES = new Map<number, unknown>([
   [0, { optimizer: { learningRate: { value: 2 } } }],
   [3, { optimizer: { metric: { damping: 0.3, refreshEvery: 3 } } }],
   [4, { ttlSeconds: 1234 }],
-  [7, { optimizer: { learningRate: { kind: 'cosine', value: 5, steps: 20, decay: null }, coupling: 'value', momentum: 0.2 } }],
+  [
+    7,
+    {
+      optimizer: {
+        learningRate: { kind: 'cosine', value: 5, steps: 20, decay: null },
+        coupling: 'value',
+        momentum: 0.2,
+      },
+    },
+  ],
 ]);
 const STEPS = 9;
 
