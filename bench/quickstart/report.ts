@@ -1,5 +1,5 @@
 /** The results as Markdown: a pure function of the stored JSON, which a test holds the page to. */
-import type { COMPARISON, TrainingRun } from '../../clients/train/digits-comparison.ts';
+import { rateOf, type COMPARISON, type TrainingRun } from '../../clients/train/digits-comparison.ts';
 import { markdownTable } from '../markdown.ts';
 import type { Provenance } from '../provenance.ts';
 import type { StepTraffic } from './traffic.ts';
@@ -36,7 +36,9 @@ export function renderResults({
     const runs = seeds.flatMap((seed) => seed.runs.filter((run) => run.optimizer === optimizer));
     const at = (epoch: number, value: 'trainLoss' | 'testAccuracy'): number[] =>
       runs.map((run) => run.epochs[epoch - 1]?.[value] ?? Number.NaN);
-    const rates = [...new Set(runs.map(({ learningRate }) => learningRate))].toSorted((a, b) => a - b).join(', ');
+    const rates = [...new Set(runs.toSorted((a, b) => (a.learningRate ?? 0) - (b.learningRate ?? 0)).map(rateOf))].join(
+      ', ',
+    );
     return [
       optimizer,
       rates,
@@ -93,7 +95,7 @@ export function renderReadmeTable({ comparison, seeds }: QuickstartResults): str
   const rows = (seeds[0]?.runs ?? []).map((run) => {
     const loss = (epoch: number): string => (run.epochs[epoch - 1]?.trainLoss ?? Number.NaN).toFixed(4);
     const accuracy = 100 * (run.epochs[epochs - 1]?.testAccuracy ?? Number.NaN);
-    return [run.optimizer, String(run.learningRate), loss(comparedEpoch), loss(epochs), `${accuracy.toFixed(1)} %`];
+    return [run.optimizer, rateOf(run), loss(comparedEpoch), loss(epochs), `${accuracy.toFixed(1)} %`];
   });
   const header = [
     'optimizer',

@@ -30,7 +30,8 @@ export interface ComparisonSetup {
 
 export interface TrainingRun {
   readonly optimizer: string;
-  readonly learningRate: number;
+  /** Null for the service's default, a rule. */
+  readonly learningRate: number | null;
   readonly epochs: readonly EpochReport[];
 }
 
@@ -61,9 +62,7 @@ export async function runService(
   );
   const epochs = await trainWithService(network, task, session, observer, signal);
   await session.delete();
-  const { learningRate } = session.session.optimizer;
-  const rate = learningRate.kind === 'levenberg-marquardt' ? learningRate.initial : learningRate.value;
-  return { optimizer: 'DDPNOpt', learningRate: rate, epochs };
+  return { optimizer: 'DDPNOpt', learningRate: null, epochs };
 }
 
 /** All runs of both baselines, one per learning rate. */
@@ -83,6 +82,11 @@ export async function runBaselines(
     runs.push({ optimizer: optimizer.name, learningRate: optimizer.learningRate, epochs });
   }
   return runs;
+}
+
+/** The learning rate of a run, as tables have it. */
+export function rateOf({ learningRate }: Pick<TrainingRun, 'learningRate'>): string {
+  return learningRate === null ? 'default' : String(learningRate);
 }
 
 export function reportAt({ epochs }: TrainingRun, epoch: number): EpochReport {

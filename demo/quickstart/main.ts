@@ -7,6 +7,7 @@ import {
   bestRuns,
   COMPARISON,
   prepareComparison,
+  rateOf,
   reportAt,
   runBaselines,
   runService,
@@ -112,7 +113,7 @@ function summary(service: TrainingRun, baselines: readonly TrainingRun[]): strin
   const { comparedEpoch, epochs } = COMPARISON;
   const row = (name: string, run: TrainingRun): string[] => [
     name,
-    String(run.learningRate),
+    rateOf(run),
     reportAt(run, comparedEpoch).trainLoss.toFixed(4),
     reportAt(run, epochs).trainLoss.toFixed(4),
     percent(reportAt(run, epochs).testAccuracy),
