@@ -35,7 +35,7 @@ import {
 } from './layers/per-sample-gradients.ts';
 import { terminalWeights } from './losses/terminal-curvature.ts';
 import type { MetricState, OptimizerState } from './state.ts';
-import { assertLeverage, chooseLearningRate, type ChosenLearningRate } from './update/choose-learning-rate.ts';
+import { leverageOverflow, chooseLearningRate, type ChosenLearningRate } from './update/choose-learning-rate.ts';
 import { modelChange } from './update/levenberg-marquardt.ts';
 import { clipNorm, limitPredictedDecrease } from './update/limits.ts';
 import { withLookahead } from './update/lookahead.ts';
@@ -91,8 +91,15 @@ export interface StepResult {
 export interface UncheckedStep extends Omit<StepResult, 'learningRate'> {
   /** η of this step. */
   readonly learningRate: Scalar;
-  /** Per layer everything that an overflow would show in. */
-  readonly suspects: readonly (readonly Tensor[])[];
+  readonly suspects: readonly LayerSuspects[];
+}
+
+/** Everything that an overflow in one layer would show in. */
+interface LayerSuspects {
+  /** What the layer's expansion at η = 1 and its statistics consist of. */
+  readonly expansion: readonly Tensor[];
+  /** What depends on η, and with the leverage rule on the other layers. */
+  readonly policy: readonly Tensor[];
 }
 
 /**
@@ -107,10 +114,11 @@ export function ddpStep(
   batch: StepBatch,
 ): StepResult {
   return engine.scope(() => {
-    const { suspects, ...result } = uncheckedStep(engine, configuration, state, batch);
+    const step = uncheckedStep(engine, configuration, state, batch);
+    const { suspects, ...result } = step;
     const finite = finiteLayers(engine, suspects);
     engine.evaluate([result, finite]);
-    assertFinite(engine, configuration.layers, finite, result.state);
+    assertFinite(engine, configuration.layers, finite, step);
     return { ...result, learningRate: readScalar(engine, result.learningRate) };
   });
 }
@@ -435,37 +443,44 @@ function suspectsOf(
   metrics: readonly (readonly MetricState[])[],
   policies: readonly Policy[],
   reply: StepReply,
-): Tensor[][] {
+): LayerSuspects[] {
   const known = tensorsIn(state.metrics, engine.isTensor);
+  const newIn = (value: unknown): Tensor[] =>
+    [...tensorsIn(value, engine.isTensor)].filter((tensor) => !known.has(tensor));
   return policies.map(({ solver, blocks }, t) => {
-    const expansions = blocks.map(({ transformed, plainStep }) => ({ transformed, plainStep }));
     const changes = reply.kind === 'update' ? at(reply.changes, t) : null;
-    const found = tensorsIn([at(metrics, t), solver, expansions, changes], engine.isTensor);
-    return [...found].filter((tensor) => !known.has(tensor));
+    return {
+      expansion: newIn([at(metrics, t), blocks.map(({ transformed }) => transformed)]),
+      policy: newIn([solver, blocks.map(({ plainStep }) => plainStep), changes]),
+    };
   });
 }
 
 /** Per layer 1 if everything about it is finite, else 0. */
 export function finiteLayers(engine: Engine, suspects: UncheckedStep['suspects']): Tensor[] {
-  return suspects.map((tensors) => engine.isFinite(tensors));
+  return suspects.map(({ expansion, policy }) => engine.isFinite([...expansion, ...policy]));
 }
 
 /**
  * Refuses a step whose arithmetic overflowed, before it replaces the state.
  *
- * @param state of the optimizer after it
+ * @param finite of {@link finiteLayers}, evaluated
  * @throws ProblemError `numerical_failure`
  */
 export function assertFinite(
   engine: Engine,
   layers: readonly Layer[],
   finite: readonly Tensor[],
-  state: OptimizerState,
+  { state: { leverage }, suspects }: Pick<UncheckedStep, 'state' | 'suspects'>,
 ): void {
+  // An η that overflows shows in all layers, whichever is at fault.
+  const hasLeverage = leverage === null || Number.isFinite(readScalar(engine, leverage));
+  const judged = hasLeverage ? finite : suspects.map(({ expansion }) => engine.isFinite(expansion));
+  engine.evaluate(judged);
   // The last layer at fault: S_t contains every later layer, so an overflow shows in the layers before its own as well.
-  const t = finite.findLastIndex((flag) => engine.read(flag)[0] !== 1);
+  const t = judged.findLastIndex((flag) => engine.read(flag)[0] !== 1);
   if (t < 0) {
-    assertLeverage(engine, state);
+    if (!hasLeverage) throw leverageOverflow(engine);
     return;
   }
   const { name } = at(layers, t);

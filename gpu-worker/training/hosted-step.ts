@@ -127,12 +127,13 @@ export function hostedStep(
     const batch = stepBatch(trajectory, expansion, lossRows, columnRows, state.weights, previousLosses);
     // Lookahead waits for the weights that the second pass makes.
     const fastOptimizer = { ...optimizer, lookahead: null };
-    const { suspects, ...result } = uncheckedStep(
+    const unchecked = uncheckedStep(
       engine,
       { layers, optimizer: fastOptimizer, reply },
       state.optimizer,
       batch,
     );
+    const { suspects, ...result } = unchecked;
 
     const { fastWeights, trajectoryAfter } = applyStep(engine, state.weights, result.reply, (policies) => {
       // The second forward pass changes the weights as it reaches them.
@@ -166,7 +167,7 @@ export function hostedStep(
     if (engine.read(isFinite)[0] !== 1 || !Number.isFinite(lossBefore) || !Number.isFinite(lossAfter ?? 0)) {
       const finite = finiteLayers(engine, suspects);
       engine.evaluate(finite);
-      assertFinite(engine, layers, finite, result.state);
+      assertFinite(engine, layers, finite, unchecked);
       throw overflow(engine, lossBefore, lossAfter);
     }
     return {

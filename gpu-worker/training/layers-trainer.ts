@@ -29,14 +29,15 @@ export function layersTrainer(engine: Engine, definition: LayersDefinition, init
   function step(bytes: Uint8Array): StepOutcome {
     const decoded = decodeStep(bytes, definition, engine.precision, inverseVersions(definition, state));
     const next = engine.scope(() => {
-      const { suspects, ...result } = uncheckedStep(engine, configuration, state, decoded.upload(engine));
+      const unchecked = uncheckedStep(engine, configuration, state, decoded.upload(engine));
+      const { suspects, ...result } = unchecked;
       const tensors = replyTensors(engine, definition, result.reply, decoded.batch, {
         held: decoded.heldVersions,
         newest: inverseVersions(definition, result.state),
       });
       const finite = finiteLayers(engine, suspects);
       engine.evaluate([result.state, result.learningRate, result.terminalWeights, tensors, finite]);
-      assertFinite(engine, configuration.layers, finite, result.state);
+      assertFinite(engine, configuration.layers, finite, unchecked);
       const metrics: StepMetrics = {
         step: state.step,
         batch: decoded.batch,

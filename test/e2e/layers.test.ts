@@ -181,7 +181,10 @@ it.each([
 
 describe('weight decay', () => {
   const sessionFor = (rate: number) =>
-    newSession(stack.url, { layers: LAYERS, optimizer: { weightDecay: { kind: 'decoupled', rate } } });
+    newSession(stack.url, {
+      layers: LAYERS,
+      optimizer: { learningRate: { kind: 'constant' }, weightDecay: { kind: 'decoupled', rate } },
+    });
   const weights: readonly NamedTensor[] = [
     { name: 'layers.fc1.parameter.weight', shape: [5, 4], values: Float32Array.from({ length: 20 }, (_, i) => i - 7) },
     { name: 'layers.fc2.parameter.weight', shape: [4, 3], values: Float32Array.from({ length: 12 }, (_, i) => 5 - i) },

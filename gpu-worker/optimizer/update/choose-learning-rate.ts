@@ -3,7 +3,7 @@ import { ProblemError } from '../../../shared/errors.ts';
 import type { LearningRate, LevenbergMarquardt } from '../../../shared/optimizer.ts';
 import { TENSOR } from '../../../shared/tensor-names.ts';
 import type { Engine, Tensor } from '../../tensor/engine.ts';
-import { readScalar, type Scalar } from '../../tensor/scalar.ts';
+import type { Scalar } from '../../tensor/scalar.ts';
 import { biasCorrectedShare } from '../curvature/moving-average.ts';
 import type { OptimizerState } from '../state.ts';
 import { batchLeverage, scheduledLearningRate, warmUp } from './learning-rate.ts';
@@ -83,10 +83,9 @@ function averageLeverage(engine: Engine, observed: Tensor, before: Tensor | null
   return add(before, multiply(multiply(isPositive(observed), weight), subtract(observed, before)));
 }
 
-/** Refuses a step whose leverage overflows: η would be 0 from here on, and the steps finite. @throws ProblemError `numerical_failure` */
-export function assertLeverage(engine: Engine, { leverage }: Pick<LearningRateState, 'leverage'>): void {
-  if (leverage === null || Number.isFinite(readScalar(engine, leverage))) return;
-  throw new ProblemError('numerical_failure', {
+/** The problem of a step whose leverage is not finite, though its kernels are: η would be 0 from here on, and the steps finite. */
+export function leverageOverflow(engine: Engine): ProblemError {
+  return new ProblemError('numerical_failure', {
     detail: `The leverage of the batch, mean h·ΣN_ii/B, by which learningRate leverage chooses η, overflows ${engine.precision}.`,
     remedy: 'Check the scale of the layers’ inputs and output gradients.',
   });
