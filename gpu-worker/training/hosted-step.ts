@@ -127,12 +127,7 @@ export function hostedStep(
     const batch = stepBatch(trajectory, expansion, lossRows, columnRows, state.weights, previousLosses);
     // Lookahead waits for the weights that the second pass makes.
     const fastOptimizer = { ...optimizer, lookahead: null };
-    const unchecked = uncheckedStep(
-      engine,
-      { layers, optimizer: fastOptimizer, reply },
-      state.optimizer,
-      batch,
-    );
+    const unchecked = uncheckedStep(engine, { layers, optimizer: fastOptimizer, reply }, state.optimizer, batch);
     const { suspects, ...result } = unchecked;
 
     const { fastWeights, trajectoryAfter } = applyStep(engine, state.weights, result.reply, (policies) => {
