@@ -12,16 +12,7 @@ export function renderAblation(stored: ResultsHeader & AblationResults): Files {
 function renderPage(stored: ResultsHeader & AblationResults): string {
   const { rows, description, batch, epochs, learningRates, seeds, tuningSeeds } = stored;
   const metrics = [...new Set(rows.map(({ metric }) => metric))];
-  const factors = (['metric', 'curvature', 'coupling', 'batchCoupling'] as const).map((factor) => {
-    const levels = [...new Set(rows.map((row) => row[factor]))];
-    const means = levels.map((level) => mean(rows.filter((row) => row[factor] === level).map(accuracyOf)));
-    const best = levels.map((level) => Math.max(...rows.filter((row) => row[factor] === level).map(accuracyOf)));
-    return levels.map((level, index) => [
-      `${factor === 'batchCoupling' ? 'batch coupling' : factor}: ${level}`,
-      percent(means[index] ?? 0),
-      percent(best[index] ?? 0),
-    ]);
-  });
+  const parts = FACTORS.flatMap((factor) => renderFactor(factor, rows));
   return `# What each part of the method is worth
 
 ${origin(stored)}
@@ -30,10 +21,26 @@ DIGITS, network ${description}, batches of ${String(batch)}, ${String(epochs)} e
 best accuracy on the validation part (${String(tuningSeeds)} seed); test accuracy in %, mean ± standard deviation over ${String(seeds)} seeds. The budget is small, so that what learns fast is ahead.
 The batch couplings \`diagonal\`, \`paper-faithful\` and \`paper-averaged\` take the gradient's outer product alone.
 
-Over all combinations with it, the mean accuracy and that of the best:
+So that like is compared with like, the alternatives for a part are compared over those choices of the other parts with which each of them was run:
 
-${markdownTable(['part', 'mean, %', 'best, %'], factors.flat())}
+${markdownTable(['part', 'choices of the others', 'mean, %', 'best, %'], parts)}
 ${metrics.map((metric) => renderMetric(metric, rows)).join('')}`;
+}
+
+const FACTORS = ['metric', 'curvature', 'coupling', 'batchCoupling'] as const;
+type Factor = (typeof FACTORS)[number];
+
+function renderFactor(factor: Factor, rows: readonly AblationRow[]): string[][] {
+  const levels = [...new Set(rows.map((row) => row[factor]))];
+  const others = FACTORS.filter((other) => other !== factor);
+  const blocks = Map.groupBy(rows, (row) => others.map((other) => row[other]).join('; '));
+  const complete = [...blocks.values()].filter(({ length }) => length === levels.length);
+  return levels.map((level) => {
+    const accuracies = complete.flat().filter((row) => row[factor] === level).map(accuracyOf); // prettier-ignore
+    const name = factor === 'batchCoupling' ? 'batch coupling' : factor;
+    const figures = accuracies.length === 0 ? ['', ''] : [percent(mean(accuracies)), percent(Math.max(...accuracies))];
+    return [`${name}: ${level}`, String(accuracies.length), ...figures];
+  });
 }
 
 function accuracyOf({ accuracies }: Pick<AblationRow, 'accuracies'>): number {
