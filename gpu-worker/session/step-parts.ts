@@ -66,8 +66,10 @@ export class PendingParts {
   #committed: CommittedParts | null = null;
   /** Whether storage may hold something. */
   #isStored = false;
-  /** Why parts can neither come nor go; null if they can. */
-  #frozenFor: 'commit' | 'deletion' | null = null;
+  /** While they are being committed none comes, and none goes. */
+  #isCommitting = false;
+  /** Settles when parts that are being taken away are gone, or are to stay. Until then nothing else begins. */
+  #removal: Promise<void> | null = null;
 
   constructor(id: SessionId, resources: PartsResources) {
     this.#id = id;
@@ -121,6 +123,7 @@ export class PendingParts {
     const header = readHeader(bytes);
     const samples = checkPartHeader(header, definition);
     const shared = await digestsOf(sharedTensors(definition), header, bytes);
+    while (this.#removal !== null) await this.#removal;
     assertNext();
     const existing = this.#parts.get(k);
     if (existing !== undefined) {
@@ -128,7 +131,7 @@ export class PendingParts {
       await existing.written;
       return;
     }
-    this.#assertNotFrozen(step);
+    this.#assertNotCommitting(step);
     this.#assertSame(k, shared);
     planUnion(inOrder([...this.#parts.values(), { part: k, samples, header }]), definition);
     const size = bytes.length;
@@ -172,19 +175,20 @@ export class PendingParts {
   /**
    * Puts the parts together, and does some work with their union; until it is done no other parts are taken in, nor any taken away.
    *
-   * @throws ProblemError `step_in_progress`, those of `Storage`; what the work throws
+   * @throws ProblemError those of `Storage`; what the work throws
+   * @throws TypeError if there is another commit, or a {@link removal}
    */
   async commit<Result>(
     step: number,
     definition: SessionDefinition,
     work: (union: PartsUnion) => Promise<Result>,
   ): Promise<Result> {
-    this.#assertNotFrozen(step);
-    this.#frozenFor = 'commit';
+    if (this.#isCommitting || this.#removal !== null) throw new TypeError('the parts are being committed or removed');
+    this.#isCommitting = true;
     try {
       return await work(await this.#union(step, definition));
     } finally {
-      this.#frozenFor = null;
+      this.#isCommitting = false;
     }
   }
 
@@ -221,23 +225,26 @@ export class PendingParts {
 
   /** Takes parts away. @param k null for all @throws ProblemError `step_in_progress`, those of `Storage` */
   async remove(step: number, k: number | null): Promise<void> {
+    while (this.#removal !== null) await this.#removal;
     const parts = [...this.#parts.values()].filter(({ part }) => k === null || part === k);
     if (parts.length === 0) return;
-    this.#assertNotFrozen(step);
-    this.#frozenFor = 'deletion';
-    try {
-      await Promise.allSettled(parts.map(({ written }) => written));
-      const deletes = parts.map(({ part, digest }) => this.#key(step, part, digest));
-      await this.#resources.storage.write({ puts: [], deletes });
-      for (const { part } of parts) this.#forget(part);
-    } finally {
-      this.#frozenFor = null;
-    }
+    this.#assertNotCommitting(step);
+    const removed = this.#removeStored(step, parts);
+    const settled = (): void => {
+      this.#removal = null;
+    };
+    this.#removal = removed.then(settled, settled);
+    await removed;
+  }
+
+  /** What a commit has to wait for; null for nothing. */
+  get removal(): Promise<void> | null {
+    return this.#removal;
   }
 
   /** Drops the parts of a step that nobody has gone on with for long. */
   removeExpired(now: number): void {
-    if (this.#parts.size === 0 || this.#frozenFor !== null || now < this.#expiresAt) return;
+    if (this.#parts.size === 0 || this.#isCommitting || this.#removal !== null || now < this.#expiresAt) return;
     void this.remove(this.#step, null).catch(this.#resources.reportFailure);
   }
 
@@ -293,8 +300,13 @@ export class PendingParts {
   }
 
   /** @throws ProblemError `step_in_progress` */
-  #assertNotFrozen(step: number): void {
-    if (this.#frozenFor !== null) throw frozen(step, this.#frozenFor);
+  #assertNotCommitting(step: number): void {
+    if (!this.#isCommitting) return;
+    throw new ProblemError('step_in_progress', {
+      param: 'n',
+      detail: `Step ${String(step)} is being committed with the parts that it has.`,
+      remedy: 'Wait for the step’s reply.',
+    });
   }
 
   /** @throws ProblemError `invalid_parameter` */
@@ -309,6 +321,13 @@ export class PendingParts {
         remedy: 'Compute all parts of a step with the same parameters, bit for bit, and send these.',
       });
     }
+  }
+
+  async #removeStored(step: number, parts: readonly StoredPart[]): Promise<void> {
+    await Promise.allSettled(parts.map(({ written }) => written));
+    const deletes = parts.map(({ part, digest }) => this.#key(step, part, digest));
+    await this.#resources.storage.write({ puts: [], deletes });
+    for (const { part } of parts) this.#forget(part);
   }
 
   async #drop(parts: readonly StoredPart[]): Promise<void> {
@@ -376,21 +395,6 @@ function conflict(step: number, k: number): ProblemError {
     param: 'k',
     detail: `Part ${String(k)} of step ${String(step)} was sent with another body.`,
     remedy: 'To replace it, DELETE it first; to repeat it, send exactly the same bytes.',
-  });
-}
-
-function frozen(step: number, by: 'commit' | 'deletion'): ProblemError {
-  return new ProblemError('step_in_progress', {
-    param: 'n',
-    ...(by === 'commit'
-      ? {
-          detail: `Step ${String(step)} is being committed with the parts that it has.`,
-          remedy: 'Wait for the step’s reply.',
-        }
-      : {
-          detail: `Parts of step ${String(step)} are being deleted.`,
-          remedy: 'Wait for the deletion’s reply, then send this again.',
-        }),
   });
 }
 

@@ -70,6 +70,8 @@ export class StepsFromParts {
    */
   async commit(n: number, count: number, signal?: AbortSignal): Promise<Answer> {
     const { sequence, parts } = this.#parent;
+    while (parts.removal !== null) await parts.removal;
+    signal?.throwIfAborted();
     sequence.assertFree(n);
     const retained = this.#answerFor(n, count);
     if (retained !== null) return retained;
@@ -82,13 +84,12 @@ export class StepsFromParts {
       await other.ended();
       return this.commit(n, count, signal);
     }
-    signal?.throwIfAborted();
     const commit = new SharedJob((abandoned) => this.#commitAlone(n, count, abandoned));
     this.#commit = commit;
     try {
       return await commit.wait(signal);
     } finally {
-      this.#commit = null;
+      if (this.#commit === commit) this.#commit = null;
     }
   }
 

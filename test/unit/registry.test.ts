@@ -10,7 +10,7 @@ import { SessionRegistry } from '../../gpu-worker/session/registry.ts';
 import type { TrainingSession } from '../../gpu-worker/session/session.ts';
 import type { StepBody } from '../../gpu-worker/session/step-sequence.ts';
 import { openSqliteStorage } from '../../gpu-worker/storage/sqlite.ts';
-import type { Storage } from '../../gpu-worker/storage/storage.ts';
+import type { Changes, Storage } from '../../gpu-worker/storage/storage.ts';
 import { Trainers } from '../../gpu-worker/training/trainers.ts';
 import type { Engine } from '../../gpu-worker/tensor/engine.ts';
 import { createReferenceEngine } from '../../gpu-worker/tensor/reference.ts';
@@ -202,8 +202,8 @@ describe('parts of a step', () => {
   });
 
   describe('that are read for a commit', () => {
-    /** Reads wait while the gate is closed. */
-    let gate = Promise.resolve();
+    /** What is to be read, or deleted, waits while its gate is closed. */
+    const gates = { read: Promise.resolve(), delete: Promise.resolve() };
     let reads = 0;
     let session: TrainingSession;
     let unbroken: TrainingSession;
@@ -212,8 +212,12 @@ describe('parts of a step', () => {
       const gated: Storage = Object.assign(Object.create(storage) as Storage, {
         read: async (key: string) => {
           reads++;
-          await gate;
+          await gates.read;
           return storage.read(key);
+        },
+        write: async (changes: Changes) => {
+          if (changes.deletes.length > 0) await gates.delete;
+          await storage.write(changes);
         },
       });
       const resources = { queue: new ComputeQueue({ perSession: 4, total: 8 }), now: () => now };
@@ -232,17 +236,17 @@ describe('parts of a step', () => {
     });
 
     /** Closed until the returned function is called. */
-    function close(): () => void {
+    function close(gate: keyof typeof gates): () => void {
       const { promise, resolve } = Promise.withResolvers<undefined>();
-      gate = promise.then();
+      gates[gate] = promise.then();
       return () => {
         resolve(undefined);
-        gate = Promise.resolve();
+        gates[gate] = Promise.resolve();
       };
     }
 
     it('are read once for all who commit them; with another number it is refused', async () => {
-      const open = close();
+      const open = close('read');
       const first = session.parts.commit(0, 2);
       const second = session.parts.commit(0, 2);
       expect(await codeOf(session.parts.commit(0, 1))).toBe('part_conflict');
@@ -258,7 +262,7 @@ describe('parts of a step', () => {
     });
 
     it('are there for who commits again when the first one has gone away', async () => {
-      const open = close();
+      const open = close('read');
       const request = new AbortController();
       const first = session.parts.commit(0, 2, request.signal);
       request.abort(new Error('The client has gone away.'));
@@ -268,8 +272,26 @@ describe('parts of a step', () => {
       expect((await second).body).toEqual(unbroken.steps.storedReply(0).body);
     });
 
+    it('or are being deleted, are waited for by all who want them', async () => {
+      const open = close('delete');
+      const deleted = session.parts.remove(0, 1);
+      const again = session.parts.remove(0, 1);
+      const committed = codeOf(session.parts.commit(0, 2));
+      open();
+      await Promise.all([deleted, again]);
+      expect(await committed).toBe('parts_missing');
+      const openAgain = close('delete');
+      const gone = session.parts.remove(0, 0);
+      const sent = session.parts.put(0, 0, step(0));
+      openAgain();
+      await gone;
+      expect((await sent).parts).toMatchObject([{ part: 0 }]);
+      await session.parts.put(0, 1, step(1));
+      expect((await session.parts.commit(0, 2)).body).toEqual(unbroken.steps.storedReply(0).body);
+    });
+
     it('lose to the step as a whole', async () => {
-      const open = close();
+      const open = close('read');
       const commit = session.parts.commit(0, 2);
       const whole = await session.steps.take(0, step(3));
       await expect.poll(() => storage.list(`parts/${session.id}/`)).toEqual([]);
