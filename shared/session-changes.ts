@@ -21,7 +21,7 @@ export const sessionChangesSchema = z
         .optional()
         .meta({
           description:
-            'Options of the session’s optimizer that change, merged into what they are: objects member by member, anything else as a whole; null takes an option back to its default',
+            'Options of the session’s optimizer that change, merged into what they are: objects member by member, anything else, and objects of another kind, as a whole; null takes an option back to its default',
           example: { learningRate: { value: 1 }, metric: { damping: 0.1 } },
         }),
       ttlSeconds: ttlSecondsSchema.unwrap().nullable().optional().meta({
@@ -49,12 +49,12 @@ export function changedDefinition(definition: SessionDefinition, changes: Sessio
   const { optimizer, ttlSeconds } = mergePatch(definition, changes);
   const document = { ...definition, optimizer, ttlSeconds };
   const parsed = sessionDefinitionSchema.safeParse(document);
-  if (!parsed.success) throw refusal(parsed.error, document);
+  if (!parsed.success) throw invalidParameter(parsed.error, document, sessionDefinitionSchema);
   assertSameForm(definition.optimizer.metric, parsed.data.optimizer.metric);
   return parsed.data;
 }
 
-/** RFC 7396, section 2. */
+/** RFC 7396, section 2; but an object of another `kind` replaces the one that there was, of whose options it has none left over. */
 function mergePatch(target: unknown, patch: unknown): Record<string, unknown> {
   const merged: Record<string, unknown> = isObject(target) ? { ...target } : {};
   if (!isObject(patch)) return merged;
@@ -62,26 +62,18 @@ function mergePatch(target: unknown, patch: unknown): Record<string, unknown> {
     // A member of that name would be taken for the object's prototype; no option has it.
     if (value === undefined || name === '__proto__') continue;
     if (value === null) Reflect.deleteProperty(merged, name);
-    else merged[name] = isObject(value) ? mergePatch(merged[name], value) : value;
+    else
+      merged[name] = isObject(value) ? mergePatch(hasOtherKind(merged[name], value) ? {} : merged[name], value) : value;
   }
   return merged;
 }
 
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
+function hasOtherKind(before: unknown, after: Record<string, unknown>): boolean {
+  return isObject(before) && 'kind' in after && after['kind'] !== before['kind'];
 }
 
-/** In the words of the definition's schema; a member that only another `kind` has is one that the patch left in. */
-function refusal(error: z.ZodError, document: unknown): ProblemError {
-  const problem = invalidParameter(error, document, sessionDefinitionSchema);
-  if (error.issues[0]?.code !== 'unrecognized_keys') return problem;
-  const { detail, param } = problem.details;
-  return new ProblemError('invalid_parameter', {
-    ...(param === undefined ? {} : { param }),
-    detail,
-    remedy:
-      'Correct the name; where you change a kind, send null for the members of the old kind that the new one does not have.',
-  });
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 type Metric = SessionDefinition['optimizer']['metric'];

@@ -104,7 +104,7 @@ const patchSession = createRoute({
     'The answer’s `optimizerFromStep` is the first step that the changed options hold for. Every option can change, and with it what a step ' +
     'carries and is answered with, but for `metric.kind` and `metric.firstInputFactor`, which the form of the state depends on. ' +
     'The same patch again changes nothing. Since null stands for the default, `lossScale: null` is written `{"floor": 1, "ceiling": 1}`, ' +
-    'which is the same; to change a `kind`, send null for the members that the new kind lacks.',
+    'which is the same; an object of another `kind` replaces the one there was.',
   middleware: [
     acceptBody({
       [MERGE_PATCH_CONTENT_TYPE]: LIMITS.sessionDocumentBytes,

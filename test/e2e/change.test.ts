@@ -61,6 +61,14 @@ describe('what changes', () => {
     expect(await step(id, 1)).toBe(await step(other, 1));
   });
 
+  it('is another rule, of which nothing is left of the old one', async () => {
+    const { id } = await newSession(stack.url, { layers: LAYERS });
+    const { optimizer } = await changed(id, { optimizer: { learningRate: { kind: 'constant', value: 1 } } });
+    expect(optimizer.learningRate).toEqual({ kind: 'constant', value: 1, warmUpSteps: 0 });
+    const back = await changed(id, { optimizer: { learningRate: null } });
+    expect(back.optimizer.learningRate).toEqual({ kind: 'leverage', value: 10, decay: 0.9, warmUpSteps: 10 });
+  });
+
   it('is merged member by member; null takes an option back to its default', async () => {
     const { id } = await newSession(stack.url, VALUE);
     const session = await changed(id, {
@@ -139,11 +147,11 @@ describe('what is refused, and changes nothing', () => {
   it.each([
     {
       changes: { optimizer: { metric: { kind: 'identity' } } },
-      code: 'invalid_parameter',
-      param: 'optimizer.metric.damping',
+      code: 'option_fixed',
+      param: 'optimizer.metric.kind',
     },
     {
-      changes: { optimizer: { metric: { kind: 'ekfac', refreshLag: null, firstInputFactor: null } } },
+      changes: { optimizer: { metric: { kind: 'ekfac', damping: 0.1 } } },
       code: 'option_fixed',
       param: 'optimizer.metric.kind',
     },

@@ -22,7 +22,7 @@ const CHANGES = new Map<number, unknown>([
     7,
     {
       optimizer: {
-        learningRate: { kind: 'cosine', value: 5, steps: 20, decay: null },
+        learningRate: { kind: 'cosine', value: 5, steps: 20 },
         coupling: 'value',
         momentum: 0.2,
       },

@@ -229,7 +229,7 @@ describe.each(EDGE_RUNTIMES)('an edge in %s', (runtime) => {
       // What does not take steps comes between them; another session is not held up.
       expect((await putChunk(3, chunk(0, 5))).status).toBe(200);
       expect((await call(url, 'GET', path('/weights'))).status).toBe(200);
-      const learningRate = { kind: 'constant', value: 2, decay: null, warmUpSteps: 0 };
+      const learningRate = { kind: 'constant', value: 2 };
       const change = { body: JSON.stringify({ optimizer: { learningRate } }), type: 'application/json' };
       expect((await call(url, 'PATCH', path(''), change)).status).toBe(200);
       const other = await newSession(url, HOSTED);
