@@ -100,7 +100,7 @@ const CLIENT_SIDE: Readonly<Record<string, string>> = {
 export const kernelOptimizerSchema = z
   .strictObject(
     {
-      learningRate: learningRateSchema.prefault({ kind: 'constant' }),
+      learningRate: learningRateSchema.prefault({ kind: 'leverage' }),
       metric: kernelMetricSchema.prefault({ kind: 'client' }),
       ...recursionFields,
       groups: z.array(kernelGroupSchema).max(64).default([]),

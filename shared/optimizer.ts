@@ -158,7 +158,7 @@ const weightDecaySchema = z
         id: 'DecoupledWeightDecay',
         description:
           'u ← u + δu − λ(η/η_peak)u, beside the recursion and independent of R (Loshchilov & Hutter, 2019); η/η_peak is the ' +
-          'schedule’s share of its largest value, 1 without a schedule or warm-up',
+          'schedule’s share of its largest value, 1 without a schedule',
       }),
   ])
   .meta({
@@ -375,7 +375,8 @@ const batchCouplingSchema = z.enum(['full', 'diagonal', 'paper-faithful', 'paper
   description:
     'full: exact for parameters shared by the batch. diagonal: without cross-sample terms, O(B). For comparison: paper-faithful, the ' +
     'paper’s per-sample recursion to the letter, in which every sample has the control to itself, and paper-averaged, the same ' +
-    'with the mean over the batch in V_x and V_xx; both make the metric from what the recursion passes back',
+    'with the mean over the batch in V_x and V_xx; both make the metric from what the recursion passes back, and need a learningRate ' +
+    'other than the leverage rule',
 });
 
 const solverSchema = z

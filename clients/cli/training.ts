@@ -104,7 +104,7 @@ const train: Command = {
     'learning-rate': {
       type: 'string',
       value: 'X',
-      description: 'of the service’s optimizer; its default unless given',
+      description: 'a constant η of the service’s optimizer; its default, a rule, unless given',
     },
     hosted: {
       type: 'boolean',

@@ -365,14 +365,12 @@ describe.each(presentEngines())('engine %s', async (name) => {
     }
     const full = { kind: 'decoupled', rate: 0.1 } as const;
     const weight = ({ data, rows, cols }: Matrix) => build(rows - 1, cols, (i, j) => data[i * cols + j]!);
-    for (const warmUpSteps of [0, 3]) {
-      const learningRate = { kind: 'leverage', value: 3, warmUpSteps } as const;
-      const [leverage] = run({ learningRate, weightDecay: full });
-      const [bare] = run({ learningRate });
-      for (const [t, change] of leverage!.changes.entries()) {
-        const decay = scale(weight(network[t]!.weights), -0.1 / (warmUpSteps + 1));
-        expect(relativeError(weight(change), add(weight(bare!.changes[t]!), decay))).toBeLessThan(tolerance);
-      }
+    // A warm-up of what is no schedule has no say.
+    const [leverage] = run({ learningRate: { kind: 'leverage', value: 3 }, weightDecay: full });
+    const [bare] = run({ learningRate: { kind: 'leverage', value: 3 } });
+    for (const [t, change] of leverage!.changes.entries()) {
+      const decay = scale(weight(network[t]!.weights), -0.1);
+      expect(relativeError(weight(change), add(weight(bare!.changes[t]!), decay))).toBeLessThan(tolerance);
     }
   });
 

@@ -197,7 +197,7 @@ describe('against the oracle', () => {
 it('with a metric of the client’s own, what travels is a matter of the batch alone', async () => {
   const session = await client.createKernelSession({
     layers: [{ name: 'a' }, { name: 'b' }],
-    optimizer: { coupling: 'value' },
+    optimizer: { coupling: 'value', learningRate: { kind: 'constant' } },
   });
   const input = {
     losses: new Float32Array(SAMPLES).fill(1),

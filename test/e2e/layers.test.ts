@@ -183,7 +183,7 @@ describe('weight decay', () => {
   const sessionFor = (rate: number) =>
     newSession(stack.url, {
       layers: LAYERS,
-      optimizer: { learningRate: { kind: 'constant' }, weightDecay: { kind: 'decoupled', rate } },
+      optimizer: { weightDecay: { kind: 'decoupled', rate } },
     });
   const weights: readonly NamedTensor[] = [
     { name: 'layers.fc1.parameter.weight', shape: [5, 4], values: Float32Array.from({ length: 20 }, (_, i) => i - 7) },

@@ -10,10 +10,9 @@ export function scheduledLearningRate(schedule: LearningRateSchedule, step: numb
   return warmUp(schedule.warmUpSteps, step) * withoutWarmUp(schedule, step);
 }
 
-/** η of a step as a share of the largest that its schedule names; of a rule that has no schedule, its warm-up alone. */
+/** η of a step as a share of the largest that its schedule names; 1 for a rule that has no schedule. */
 export function scheduleMultiplier(rule: LearningRate, step: number): number {
-  if (rule.kind === 'levenberg-marquardt') return 1;
-  if (rule.kind === 'leverage') return warmUp(rule.warmUpSteps, step);
+  if (rule.kind === 'leverage' || rule.kind === 'levenberg-marquardt') return 1;
   return scheduledLearningRate(rule, step) / rule.value;
 }
 
