@@ -77,6 +77,11 @@ function inputsOf({ network: { input } }: Task): number {
   return input.reduce((product, length) => product * length, 1);
 }
 
+/** Whitened inputs are coordinates in the eigenvectors, no images that a convolution could pass over. */
+function takesFeatures({ network: { input } }: Task): boolean {
+  return input.length === 1;
+}
+
 /** Added to the eigenvalues, in mean eigenvalues. */
 const WHITENING_DAMPING = 0.1;
 
@@ -102,6 +107,7 @@ export const BASELINES: readonly Optimizer[] = [
       name: 'Adam, whitened inputs',
       regularizations: SCALED_DECAY,
       regularizer: 'ηλu beside the update (AdamW)',
+      runsOn: takesFeatures,
     },
     -4,
     ({ learningRate, regularization: weightDecay }, task) => ({

@@ -115,6 +115,12 @@ it('every tuned optimizer has as many settings, in half decades', () => {
   expect(BASELINES[0]?.widerLearningRates.slice(1, 4)).toEqual([0.0003, 0.001, 0.003]);
 });
 
+it('images that convolutions pass over are not whitened: their coordinates would be none', () => {
+  const whitened = ALL.filter((optimizer) => !CONVOLUTIONAL_TASKS.some((task) => optimizer.runsOn(task)));
+  expect(whitened.map(({ id }) => id)).toEqual(expect.arrayContaining(['adam-whitened']));
+  expect(BASELINES.every((optimizer) => optimizer.runsOn(DIGITS))).toBe(true);
+});
+
 it('no section of any item is complete before its trials are', () => {
   const store = new TrialStore(join(folder, 'trials.jsonl'));
   for (const { sections } of CATALOGUE) {
