@@ -66,7 +66,7 @@ export interface OptimizerState {
   readonly velocities: readonly (readonly Tensor[])[] | null;
   /** Sum of the changes since lookahead's last synchronisation, like the velocities; null without lookahead and right after it. */
   readonly displacement: readonly (readonly Tensor[])[] | null;
-  /** Bias-corrected running average of the batches' leverage, [], 0 before the first that has any; null without the leverage rule. */
+  /** Bias-corrected running average of the batches' leverage, [], 0 while none had any; null without the leverage rule, and before the first step. */
   readonly leverage: Tensor | null;
   /** η of the last step; null without the Levenberg–Marquardt rule and before the first step. */
   readonly learningRate: number | null;

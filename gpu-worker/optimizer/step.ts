@@ -35,7 +35,12 @@ import {
 } from './layers/per-sample-gradients.ts';
 import { terminalWeights } from './losses/terminal-curvature.ts';
 import type { MetricState, OptimizerState } from './state.ts';
-import { leverageOverflow, chooseLearningRate, type ChosenLearningRate } from './update/choose-learning-rate.ts';
+import {
+  chooseLearningRate,
+  hasFiniteLeverage,
+  leverageOverflow,
+  type ChosenLearningRate,
+} from './update/choose-learning-rate.ts';
 import { modelChange } from './update/levenberg-marquardt.ts';
 import { clipNorm, limitPredictedDecrease } from './update/limits.ts';
 import { withLookahead } from './update/lookahead.ts';
@@ -471,10 +476,10 @@ export function assertFinite(
   engine: Engine,
   layers: readonly Layer[],
   finite: readonly Tensor[],
-  { state: { leverage }, suspects }: Pick<UncheckedStep, 'state' | 'suspects'>,
+  { state, suspects }: Pick<UncheckedStep, 'state' | 'suspects'>,
 ): void {
   // An η that overflows shows in all layers, whichever is at fault.
-  const hasLeverage = leverage === null || Number.isFinite(readScalar(engine, leverage));
+  const hasLeverage = hasFiniteLeverage(engine, state);
   const judged = hasLeverage ? finite : suspects.map(({ expansion }) => engine.isFinite(expansion));
   engine.evaluate(judged);
   // The last layer at fault: S_t contains every later layer, so an overflow shows in the layers before its own as well.

@@ -220,7 +220,10 @@ export class PendingParts {
   /** Counts a step that has been applied: there are no parts for the one after it yet. */
   applied(committed: CommittedParts | null): void {
     if (committed !== null) this.#committed = committed;
-    if (this.#parts.size > 0) void this.#drop([...this.#parts.values()]);
+    if (this.#parts.size === 0) return;
+    const parts = [...this.#parts.values()];
+    for (const { part } of parts) this.#forget(part);
+    void this.#deleteStored(this.#step, parts).catch(this.#resources.reportFailure);
   }
 
   /** Takes parts away. @param k null for all @throws ProblemError `step_in_progress`, those of `Storage` */
@@ -229,7 +232,9 @@ export class PendingParts {
     const parts = [...this.#parts.values()].filter(({ part }) => k === null || part === k);
     if (parts.length === 0) return;
     this.#assertNotCommitting(step);
-    const removed = this.#removeStored(step, parts);
+    const removed = this.#deleteStored(step, parts).then(() => {
+      for (const { part } of parts) this.#forget(part);
+    });
     const settled = (): void => {
       this.#removal = null;
     };
@@ -323,19 +328,10 @@ export class PendingParts {
     }
   }
 
-  async #removeStored(step: number, parts: readonly StoredPart[]): Promise<void> {
+  async #deleteStored(step: number, parts: readonly StoredPart[]): Promise<void> {
     await Promise.allSettled(parts.map(({ written }) => written));
     const deletes = parts.map(({ part, digest }) => this.#key(step, part, digest));
     await this.#resources.storage.write({ puts: [], deletes });
-    for (const { part } of parts) this.#forget(part);
-  }
-
-  async #drop(parts: readonly StoredPart[]): Promise<void> {
-    const step = this.#step;
-    for (const { part } of parts) this.#forget(part);
-    await Promise.allSettled(parts.map(({ written }) => written));
-    const deletes = parts.map(({ part, digest }) => this.#key(step, part, digest));
-    await this.#resources.storage.write({ puts: [], deletes }).catch(this.#resources.reportFailure);
   }
 
   #forget(k: number): void {

@@ -17,7 +17,7 @@ import {
   type KernelConfiguration,
   type KernelState,
 } from '../optimizer/kernel-step.ts';
-import { leverageOverflow } from '../optimizer/update/choose-learning-rate.ts';
+import { hasFiniteLeverage, leverageOverflow } from '../optimizer/update/choose-learning-rate.ts';
 import { disposeReplaced, tensorsIn, type Engine } from '../tensor/engine.ts';
 import { readScalar } from '../tensor/scalar.ts';
 import { decodeKernels, kernelReplyTensors } from './kernel-codec.ts';
@@ -64,8 +64,7 @@ export function kernelTrainer(
           stage: `layer ${name}`,
         };
       });
-      const { leverage } = result.state;
-      if (leverage !== null && !Number.isFinite(readScalar(engine, leverage))) throw leverageOverflow(engine);
+      if (!hasFiniteLeverage(engine, result.state)) throw leverageOverflow(engine);
       const isFirstRefresh =
         result.state.isRefreshDue && result.state.factors.every((each) => each === null || each.version === 0);
       const nextState = isFirstRefresh ? refreshed(result.state) : result.state;

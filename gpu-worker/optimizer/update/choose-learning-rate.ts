@@ -3,7 +3,7 @@ import { ProblemError } from '../../../shared/errors.ts';
 import type { LearningRate, LevenbergMarquardt } from '../../../shared/optimizer.ts';
 import { TENSOR } from '../../../shared/tensor-names.ts';
 import type { Engine, Tensor } from '../../tensor/engine.ts';
-import type { Scalar } from '../../tensor/scalar.ts';
+import { readScalar, type Scalar } from '../../tensor/scalar.ts';
 import { biasCorrectedShare } from '../curvature/moving-average.ts';
 import type { OptimizerState } from '../state.ts';
 import { batchLeverage, scheduledLearningRate, warmUp } from './learning-rate.ts';
@@ -81,6 +81,11 @@ function averageLeverage(engine: Engine, observed: Tensor, before: Tensor | null
   if (before === null) return observed;
   const weight = subtract(1, multiply(isPositive(before), 1 - share));
   return add(before, multiply(multiply(isPositive(observed), weight), subtract(observed, before)));
+}
+
+/** Whether the average leverage after a step is a number by which η can be chosen; true without the rule. */
+export function hasFiniteLeverage(engine: Engine, { leverage }: Pick<LearningRateState, 'leverage'>): boolean {
+  return leverage === null || Number.isFinite(readScalar(engine, leverage));
 }
 
 /** The problem of a step whose leverage is not finite, though its kernels are: η would be 0 from here on, and the steps finite. */
