@@ -1,7 +1,7 @@
 """A convolutional network on Fashion-MNIST, with a learning-rate scheduler, mixed precision and a checkpoint.
 
 npm start                                  # in another terminal
-npm run bench:data                         # Fashion-MNIST; without it the script takes DIGITS
+npm run bench:data -- fashion-mnist        # Fashion-MNIST; without it the script takes DIGITS
 python examples/pytorch_fashion_cnn.py
 """
 

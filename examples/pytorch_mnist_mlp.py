@@ -1,7 +1,7 @@
 """A multilayer perceptron on MNIST, trained by the service as a PyTorch optimizer.
 
 npm start                                  # in another terminal
-npm run bench:data                         # MNIST; without it the script takes DIGITS
+npm run bench:data -- mnist                # MNIST; without it the script takes DIGITS
 python examples/pytorch_mnist_mlp.py
 """
 

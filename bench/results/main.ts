@@ -16,7 +16,7 @@ import { CLOSED_PIPE_EXIT, whenNobodyReads } from '../../clients/cli/closed-pipe
 import { MISSING, peersInstalled } from '../peers/environment.ts';
 import { provenance } from '../provenance.ts';
 import { CATALOGUE, type Entry } from './catalogue.ts';
-import { missingFolder } from './data.ts';
+import { missingFiles } from './data.ts';
 import { isComplete, type Section } from './item.ts';
 import { Progress } from './progress.ts';
 import { makePages, writeClaims, writePages } from './publish.ts';
@@ -83,10 +83,9 @@ async function runSelected(): Promise<boolean> {
   try {
     for (const { entry, section } of selected) {
       const name = `${entry.id}:${section.id}`;
-      const folders = section.plan(store).trials.flatMap(({ trial }) => missingFolder(trial.dataSet) ?? []);
-      const [variable] = folders;
-      if (variable !== undefined) {
-        process.stdout.write(`${name} is left out: ${variable} names no folder of its data\n`);
+      const [reason] = section.plan(store).trials.flatMap(({ trial }) => missingFiles(trial.dataSet) ?? []);
+      if (reason !== undefined) {
+        process.stdout.write(`${name} is left out: ${reason}\n`);
       } else if (!(await runSection(runner, name, section))) {
         process.stdout.write('The time is up; the same command goes on from here.\n');
         return false;

@@ -4,7 +4,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { deflateSync } from 'node:zlib';
+import sharp from 'sharp';
 import { afterEach, beforeEach, expect, it } from 'vitest';
+import { cifar10Records } from '../../bench/data/cifar10-records.ts';
 import { loadBreastCancer } from '../../clients/datasets/breast-cancer/breast-cancer.ts';
 import { loadCifar10 } from '../../clients/datasets/cifar10/cifar10.ts';
 import { loadLabelledCsv } from '../../clients/datasets/labelled-csv.ts';
@@ -73,6 +75,25 @@ it('CIFAR-10: a file that is cut off, and a class that is none', async () => {
   await expect(loadCifar10(folder)).rejects.toThrow('test_batch.bin has 3072 bytes, which are no records of 3073');
   await writeFile(join(folder, 'test_batch.bin'), Uint8Array.from(record(10, [0, 0, 0])));
   await expect(loadCifar10(folder)).rejects.toThrow('test_batch.bin: there is no class 10');
+});
+
+it('CIFAR-10: a picture of an image a row becomes the records of its author', async () => {
+  const records = [record(3, [0, 100, 200]), record(7, [50, 60, 70])];
+  const pixels = records.flatMap((each) =>
+    Array.from({ length: 1024 }, (_, pixel) => [0, 1, 2].map((channel) => each[1 + 1024 * channel + pixel] ?? 0)),
+  );
+  const picture = await sharp(Uint8Array.from(pixels.flat()), { raw: { width: 1024, height: 2, channels: 3 } })
+    .png()
+    .toBuffer();
+  expect([...(await cifar10Records(picture, [3, 7]))]).toEqual(records.flat());
+  await expect(cifar10Records(picture, [3])).rejects.toThrow(
+    'a picture of 1024×2 pixels in 3 channels holds no 1 images',
+  );
+});
+
+it('says where the files of a set that is not there come from, and how another folder is named', async () => {
+  await expect(loadCifar10(folder)).rejects.toThrow(/no data_batch_1.bin.*bench:data.*DDPNOPT_CIFAR10/);
+  await expect(loadSvhn(folder)).rejects.toThrow(/no train_32x32.mat.*housenumbers.*DDPNOPT_SVHN/);
 });
 
 /** A data element of a Level 5 MAT-file, written after "MAT-File Format" of The MathWorks. */

@@ -3,28 +3,30 @@
  * data_batch_5.bin and test_batch.bin, each a row of records of one byte, the label, and 3,072 bytes, the red, the green and the blue
  * plane, row by row. It is not bundled: its images have no licence.
  */
-import { readFile } from 'node:fs/promises';
 import type { LabelledData } from '../digits/digits.ts';
+import { folderOf, readOne, source } from '../source.ts';
 
 const SIDE = 32;
 const CHANNELS = 3;
 const PLANE = SIDE * SIDE;
+/** Bytes of an image with its label. */
 const RECORD = 1 + CHANNELS * PLANE;
 const CLASSES = 10;
 const WHITE = 255;
+export const CIFAR10 = source('cifar10', 'DDPNOPT_CIFAR10', '`npm run bench:data` brings them');
 const TRAINING_FILES = [1, 2, 3, 4, 5].map((batch) => `data_batch_${String(batch)}.bin`);
 
 /**
  * Training and test set: [height, width, channels], values scaled to [0, 1].
  *
- * @param folder of the six files
+ * @param folder of the six files; unless given, what the environment names or the usual place
  * @throws Error if a file is missing or damaged
  */
 export async function loadCifar10(
-  folder: string,
+  folder: string = folderOf(CIFAR10),
 ): Promise<{ readonly train: LabelledData; readonly test: LabelledData }> {
   const read = async (name: string): Promise<Buffer> => {
-    const bytes = await readFile(`${folder}/${name}`);
+    const bytes = await readOne(CIFAR10, folder, [name]);
     if (bytes.length > 0 && bytes.length % RECORD === 0) return bytes;
     throw new Error(`${name} has ${String(bytes.length)} bytes, which are no records of ${String(RECORD)}`);
   };

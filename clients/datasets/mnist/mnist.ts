@@ -1,30 +1,12 @@
 /** MNIST and Fashion-MNIST: 70,000 images of 28×28 pixels in ten classes, read from the four IDX files of their authors. */
-import { existsSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
-import { fileURLToPath } from 'node:url';
 import type { LabelledData } from '../digits/digits.ts';
+import { folderOf, readOne, source, type Source } from '../source.ts';
 import { parseIdx, type IdxArray } from './idx.ts';
 
-interface Source {
-  /** The environment variable that names the folder of the files. */
-  readonly variable: string;
-  /** Where they are looked for without it. */
-  readonly folder: string;
-  /** How they get there. */
-  readonly remedy: string;
-}
-
+const REMEDY = '`npm run bench:data` brings them';
 const SOURCES = {
-  mnist: {
-    variable: 'DDPNOPT_MNIST',
-    folder: fileURLToPath(new URL('../../../.datasets/mnist', import.meta.url)),
-    remedy: '`npm run bench:data` brings them',
-  },
-  'fashion-mnist': {
-    variable: 'DDPNOPT_FASHION_MNIST',
-    folder: fileURLToPath(new URL('../../../.datasets/fashion-mnist', import.meta.url)),
-    remedy: '`npm run bench:data` brings them',
-  },
+  mnist: source('mnist', 'DDPNOPT_MNIST', REMEDY),
+  'fashion-mnist': source('fashion-mnist', 'DDPNOPT_FASHION_MNIST', REMEDY),
 } as const satisfies Record<string, Source>;
 
 export type MnistName = keyof typeof SOURCES;
@@ -42,23 +24,18 @@ export async function loadMnist(
   name: MnistName,
   folder?: string,
 ): Promise<{ readonly train: LabelledData; readonly test: LabelledData }> {
-  const source = SOURCES[name];
-  const from = folder ?? process.env[source.variable] ?? source.folder;
+  const from = folder ?? folderOf(SOURCES[name]);
   const load = async (part: 'train' | 't10k'): Promise<LabelledData> =>
     labelled(
       part,
-      await readIdx(source, from, `${part}-images-idx3-ubyte`),
-      await readIdx(source, from, `${part}-labels-idx1-ubyte`),
+      await readIdx(SOURCES[name], from, `${part}-images-idx3-ubyte`),
+      await readIdx(SOURCES[name], from, `${part}-labels-idx1-ubyte`),
     );
   return { train: await load('train'), test: await load('t10k') };
 }
 
-async function readIdx({ variable, remedy }: Source, folder: string, file: string): Promise<IdxArray> {
-  const path = [`${folder}/${file}`, `${folder}/${file}.gz`].find((candidate) => existsSync(candidate));
-  if (path === undefined) {
-    throw new Error(`${folder} has no ${file}, nor ${file}.gz. ${remedy}; another folder is named by ${variable}.`);
-  }
-  return parseIdx(await readFile(path), path);
+async function readIdx(of: Source, folder: string, file: string): Promise<IdxArray> {
+  return parseIdx(await readOne(of, folder, [file, `${file}.gz`]), file);
 }
 
 function labelled(part: string, images: IdxArray, { shape, values: labels }: IdxArray): LabelledData {
