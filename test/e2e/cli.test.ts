@@ -377,8 +377,20 @@ describe('serve', () => {
   }
 
   function start(line: readonly string[], environment: Record<string, string> = {}): Serving {
-    const child = spawn(process.execPath, [MAIN, 'serve', ...line], { env: { ...process.env, ...environment } });
-    onTestFinished(() => void child.kill('SIGKILL'));
+    return startProgram(process.execPath, [MAIN, 'serve', ...line], environment);
+  }
+
+  /** In a process group of its own, which ends with the test whatever has become of it. */
+  function startProgram(program: string, line: readonly string[], environment: Record<string, string> = {}): Serving {
+    const child = spawn(program, line, { env: { ...process.env, ...environment }, detached: true });
+    onTestFinished(() => {
+      try {
+        process.kill(-child.pid!, 'SIGKILL');
+      } catch (error) {
+        // Nobody is left of it, as it should be.
+        if (!(error instanceof Error && 'code' in error && error.code === 'ESRCH')) throw error;
+      }
+    });
     const read = (stream: NodeJS.ReadableStream) => {
       let text = '';
       stream.setEncoding('utf8').on('data', (chunk: string) => (text += chunk));
@@ -419,6 +431,26 @@ describe('serve', () => {
     second.kill('SIGINT');
     expect(await second.exit).toEqual([0, null]);
     expect(await second.stderr(/stopping/)).toMatch(/stopping …\n$/);
+  });
+
+  it('ends with npm, which started it', async () => {
+    const options = [
+      '--port',
+      '0',
+      '--worker-port',
+      '0',
+      '--engine',
+      'reference',
+      '--storage',
+      'memory',
+      '--edge',
+      'node',
+    ];
+    const serving = startProgram('npm', ['start', '--silent', '--', ...options, '--json']);
+    const { url } = JSON.parse(await serving.stdout(/\n/)) as { url: string };
+    serving.kill('SIGTERM');
+    await serving.exit;
+    await expect(fetch(url)).rejects.toThrow();
   });
 
   it('stops what it has started when it is interrupted before it serves', async () => {
