@@ -59,7 +59,7 @@ export function choose(store: TrialStore, task: Task, optimizer: Optimizer): Set
   return best.setting;
 }
 
-interface ChosenOptions {
+interface ChosenOptions extends Pick<Trial, 'inRuns'> {
   readonly seeds?: readonly number[];
   readonly alone?: boolean;
 }
@@ -73,12 +73,12 @@ export function chosenTrials(
   store: TrialStore,
   task: Task,
   optimizer: Optimizer,
-  { seeds = seedsOf(task, optimizer), alone = false }: ChosenOptions = {},
+  { seeds = seedsOf(task, optimizer), alone = false, inRuns }: ChosenOptions = {},
 ): Trial[] | null {
   const setting = choose(store, task, optimizer);
   if (setting === null) return null;
   const trainer = optimizer.trainer(setting, task);
-  return seeds.map((seed) => trialOf(task, trainer, { seed, evaluations: task.evaluations, alone }));
+  return seeds.map((seed) => trialOf(task, trainer, { seed, evaluations: task.evaluations, alone, inRuns }));
 }
 
 /** In the order of the trials; null if any is missing. */

@@ -90,9 +90,9 @@ function parameterNames({ layers }: Network): string[] {
   );
 }
 
-/** The seconds that count are those of a client that sends every batch; nothing else of an outcome depends on it. */
-function takesRuns({ alone }: Trial, { size, features }: LabelledData): boolean {
-  return !alone && size * features * Float32Array.BYTES_PER_ELEMENT <= RUN_DATA_BYTES;
+/** Unless the trial says so, the seconds that count are those of a client that sends every batch; nothing else of an outcome depends on it. */
+function takesRuns({ alone, inRuns }: Trial, { size, features }: LabelledData): boolean {
+  return inRuns ?? (!alone && size * features * Float32Array.BYTES_PER_ELEMENT <= RUN_DATA_BYTES);
 }
 
 function stepByStep(session: HostedTrainingSession, train: LabelledData, { batch }: Trial): Training['train'] {

@@ -132,21 +132,21 @@ export const FASHION_MNIST = denseTask('fashion-mnist', {
   tuningSeeds: 1,
 });
 export const SMALL_TASKS = [WINE, DIGITS] as const;
-export const CONVOLUTIONAL_TASKS = [
+export const CONVOLUTIONAL_TASKS: readonly Task[] = [
   convolutionalTask('mnist', [28, 28, 1]),
   convolutionalTask('fashion-mnist', [28, 28, 1]),
   convolutionalTask('cifar10', [32, 32, 3]),
   convolutionalTask('svhn', [32, 32, 3]),
-] as const;
+];
 
-interface TrialSettings extends Pick<Trial, 'seed' | 'evaluations'> {
+interface TrialSettings extends Pick<Trial, 'seed' | 'evaluations' | 'inRuns'> {
   readonly alone?: boolean;
 }
 
 export function trialOf(
   { dataSet, trainingSamples, evaluatedSamples, network, batch, epochs }: Task,
   trainer: Trainer,
-  { seed, evaluations, alone = false }: TrialSettings,
+  { seed, evaluations, alone = false, inRuns }: TrialSettings,
 ): Trial {
   return {
     dataSet,
@@ -159,5 +159,6 @@ export function trialOf(
     evaluatedSamples: evaluatedSamples ?? undefined,
     trainer,
     alone,
+    inRuns,
   };
 }

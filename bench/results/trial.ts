@@ -30,6 +30,8 @@ export interface Trial {
   readonly trainer: Trainer;
   /** Whether nothing else runs meanwhile, so that its seconds can be compared. */
   readonly alone: boolean;
+  /** Of the service where seconds count: whether it draws the batches itself, in runs, or is sent each of them, as it is unless given. */
+  readonly inRuns?: boolean | undefined;
 }
 
 export interface Score {
@@ -42,7 +44,8 @@ export interface Point extends Score {
   readonly step: number;
   /**
    * Of steps as whoever trains sees them: of the service with what HTTP takes, of the peers without. Evaluations stop the clock. They can
-   * be compared where the trial ran alone: then a client sends the service every batch; else it may have the service draw them, in runs.
+   * be compared where the trial ran alone: then a client sends the service every batch, unless the trial is to be in runs; else it may
+   * have the service draw them in any case.
    */
   readonly seconds: number;
   /** Mean loss of the batches since the point before, each before its step. */

@@ -103,6 +103,22 @@ it('a plan counts what waits for the choice, and then what the choice asks for',
   expect(missingOf(store, after.trials)).toHaveLength(20);
 });
 
+it('the seconds of the service are taken both with a request a step and in runs, those of the others once', () => {
+  const store = new TrialStore(join(folder, 'trials.jsonl'));
+  const sections = CATALOGUE.find(({ id }) => id === 'untuned')!.sections;
+  const timed = sections
+    .find(({ id }) => id === 'wine')!
+    .plan(store)
+    .trials.map(({ trial }) => trial)
+    .filter(({ alone }) => alone);
+  // Of those that are not tuned three seeds.
+  expect(timed.filter(({ trainer }) => trainer.kind === 'service').map(({ inRuns }) => inRuns)).toEqual(
+    [undefined, true, undefined, true, undefined, true], // prettier-ignore
+  );
+  expect(timed).toHaveLength(6);
+  expect(keyOf({ ...TRIAL, inRuns: undefined })).toBe(keyOf(TRIAL));
+});
+
 it('every tuned optimizer has as many settings, in half decades', () => {
   const sizes = ALL.filter((optimizer) => optimizer !== UNTUNED && !optimizer.isSlow).map(
     (optimizer) => settingsOf(optimizer, WINE).length,
@@ -110,7 +126,7 @@ it('every tuned optimizer has as many settings, in half decades', () => {
   expect(new Set(sizes)).toEqual(new Set([21]));
   expect(settingsOf(UNTUNED, WINE)).toHaveLength(1);
   // Without regularisation where a task has no time for it.
-  expect(settingsOf(TUNED, CONVOLUTIONAL_TASKS[0])).toHaveLength(7);
+  expect(settingsOf(TUNED, CONVOLUTIONAL_TASKS[0]!)).toHaveLength(7);
   expect(BASELINES[0]?.learningRates).toEqual([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1]);
   expect(BASELINES[0]?.widerLearningRates.slice(1, 4)).toEqual([0.0003, 0.001, 0.003]);
 });

@@ -25,6 +25,7 @@ export interface OptimizerAccuracy {
 export interface TaskAccuracy {
   readonly id: string;
   readonly description: string;
+  readonly isConvolutional: boolean;
   readonly batch: number;
   readonly epochs: number;
   readonly trainingSamples: number | null;
@@ -71,6 +72,7 @@ function taskAccuracy(store: TrialStore, task: Task, hasSlow: boolean): TaskAccu
   return {
     id,
     description,
+    isConvolutional: CONVOLUTIONAL_TASKS.includes(task),
     batch,
     epochs,
     trainingSamples,

@@ -1,11 +1,12 @@
 /** Item 9: the defaults, which nobody tuned, against each baseline's best setting. */
+import type { DataSetName } from '../data.ts';
 import type { Item } from '../item.ts';
 import { BASELINES, TUNED, UNTUNED, type Optimizer } from '../optimizers.ts';
 import { chosenTrials, joined, outcomesOf, planned, tunedPlan, type Plan } from '../plan.ts';
 import { median } from '../../median.ts';
 import { mean } from '../statistics.ts';
 import type { TrialStore } from '../store.ts';
-import { BREAST_CANCER, DIGITS, FASHION_MNIST, MNIST, seeds, WINE, type Task } from '../tasks.ts';
+import { BREAST_CANCER, CONVOLUTIONAL_TASKS, DIGITS, FASHION_MNIST, MNIST, seeds, WINE, type Task } from '../tasks.ts';
 import type { Outcome } from '../trial.ts';
 
 interface CurvePoint {
@@ -21,6 +22,8 @@ export interface OptimizerCurve {
   readonly id: string;
   readonly name: string;
   readonly millisecondsPerStep: number;
+  /** Of the service, where it draws the batches itself from a data set that was sent once; null for the others. */
+  readonly millisecondsPerStepInRuns: number | null;
   readonly curve: readonly CurvePoint[];
 }
 
@@ -30,6 +33,7 @@ export interface TaskCurves {
   readonly batch: number;
   /** Whether a default was chosen on this task, or on its data. */
   readonly hadSay: boolean;
+  readonly evaluations: number;
   readonly seeds: number;
   readonly timedSeeds: number;
   readonly optimizers: readonly OptimizerCurve[];
@@ -39,9 +43,9 @@ export interface UntunedResults {
   readonly tasks: readonly TaskCurves[];
 }
 
-const TASKS: readonly Task[] = [WINE, BREAST_CANCER, DIGITS, MNIST, FASHION_MNIST];
-/** The defaults were chosen in trials on DIGITS and MNIST. */
-const HAD_SAY: readonly Task[] = [DIGITS, MNIST];
+const TASKS: readonly Task[] = [WINE, BREAST_CANCER, DIGITS, MNIST, FASHION_MNIST, ...CONVOLUTIONAL_TASKS];
+/** The defaults were chosen in trials on them. */
+const HAD_SAY: readonly DataSetName[] = ['digits', 'mnist'];
 const TIMED: readonly Optimizer[] = [...BASELINES, UNTUNED];
 const TIMED_SEEDS = seeds(3, 200);
 
@@ -55,16 +59,23 @@ export const untuned: Item<UntunedResults> = {
 
 /** The tuned form, too, where item 1 tunes it. */
 function comparedOn(task: Task): readonly Optimizer[] {
-  return task === BREAST_CANCER ? TIMED : [...TIMED, TUNED];
+  return [...TIMED, ...(task === BREAST_CANCER ? [] : [TUNED])].filter((optimizer) => optimizer.runsOn(task));
+}
+
+/** Whether the service trains, which can draw batches itself. */
+function takesRuns(optimizer: Optimizer): boolean {
+  return [UNTUNED, TUNED].includes(optimizer);
 }
 
 /** The tuned trials, and some of the chosen ones with the machine to themselves, in rounds of one of each. */
 function planOf(store: TrialStore, task: Task): Plan {
   const rounds = TIMED_SEEDS.map((seed): Plan => {
-    const trials = comparedOn(task).map((optimizer) => ({
-      optimizer,
-      chosen: timedTrials(store, task, optimizer, [seed]),
-    }));
+    const trials = comparedOn(task).flatMap((optimizer) =>
+      (takesRuns(optimizer) ? [false, true] : [false]).map((inRuns) => ({
+        optimizer,
+        chosen: timedTrials(store, task, optimizer, { seeds: [seed], inRuns }),
+      })),
+    );
     return {
       trials: trials.flatMap(({ optimizer, chosen }) => (chosen ?? []).map((trial) => planned(task, optimizer, trial))),
       waiting: trials.filter(({ chosen }) => chosen === null).length,
@@ -73,13 +84,25 @@ function planOf(store: TrialStore, task: Task): Plan {
   return joined([tunedPlan(store, task, comparedOn(task)), ...rounds]);
 }
 
+interface Timed {
+  readonly seeds: readonly number[];
+  readonly inRuns: boolean;
+}
+
 function timedTrials(
   store: TrialStore,
   task: Task,
   optimizer: Optimizer,
-  which: readonly number[],
+  { seeds: which, inRuns }: Timed,
 ): ReturnType<typeof chosenTrials> {
-  return chosenTrials(store, task, optimizer, { seeds: which, alone: true });
+  // Left out where it is not so, as it was before there were runs.
+  return chosenTrials(store, task, optimizer, { seeds: which, alone: true, inRuns: inRuns ? true : undefined });
+}
+
+/** Seconds a step, the median over the seeds: other work on the machine slows some. */
+function paceOf(store: TrialStore, task: Task, optimizer: Optimizer, inRuns: boolean): number {
+  const outcomes = found(store, timedTrials(store, task, optimizer, { seeds: TIMED_SEEDS, inRuns }));
+  return median(outcomes.flatMap(({ points }) => points.slice(-1).map(({ seconds, step }) => seconds / step)));
 }
 
 function taskCurves(store: TrialStore, task: Task): TaskCurves {
@@ -87,7 +110,8 @@ function taskCurves(store: TrialStore, task: Task): TaskCurves {
     id: task.id,
     description: task.description,
     batch: task.batch,
-    hadSay: HAD_SAY.includes(task),
+    hadSay: HAD_SAY.includes(task.dataSet),
+    evaluations: task.evaluations,
     seeds: task.seeds.length,
     timedSeeds: TIMED_SEEDS.length,
     optimizers: comparedOn(task).map((optimizer) => curveOf(store, task, optimizer)),
@@ -96,15 +120,13 @@ function taskCurves(store: TrialStore, task: Task): TaskCurves {
 
 function curveOf(store: TrialStore, task: Task, optimizer: Optimizer): OptimizerCurve {
   const outcomes = found(store, chosenTrials(store, task, optimizer));
-  const timed = found(store, timedTrials(store, task, optimizer, TIMED_SEEDS));
-  const paces = timed.flatMap(({ points }) => points.slice(-1).map(({ seconds, step }) => seconds / step));
-  // Other work on the machine slows some.
-  const pace = median(paces);
+  const pace = paceOf(store, task, optimizer, false);
   const longest = outcomes.reduce((left, right) => (right.points.length > left.points.length ? right : left));
   return {
     id: optimizer.id,
     name: optimizer.name,
-    millisecondsPerStep: Number((1000 * pace).toPrecision(3)),
+    millisecondsPerStep: milliseconds(pace),
+    millisecondsPerStepInRuns: takesRuns(optimizer) ? milliseconds(paceOf(store, task, optimizer, true)) : null,
     curve: longest.points.map(({ step }, index) => ({
       step,
       seconds: Number((pace * step).toPrecision(4)),
@@ -112,6 +134,10 @@ function curveOf(store: TrialStore, task: Task, optimizer: Optimizer): Optimizer
       accuracy: Number(mean(outcomes.map(({ points }) => points[index]?.accuracy ?? 0)).toFixed(5)),
     })),
   };
+}
+
+function milliseconds(seconds: number): number {
+  return Number((1000 * seconds).toPrecision(3));
 }
 
 function found(store: TrialStore, trials: ReturnType<typeof chosenTrials>): Outcome[] {
@@ -126,10 +152,10 @@ export interface Reached {
 }
 
 /** The first point whose mean accuracy is at least this; null if there is none. */
-export function firstReaching({ curve }: OptimizerCurve, accuracy: number): Reached | null {
+export function firstReaching({ curve }: Pick<OptimizerCurve, 'curve'>, accuracy: number): Reached | null {
   return curve.find((point) => point.accuracy >= accuracy) ?? null;
 }
 
-export function bestAccuracy({ curve }: OptimizerCurve): number {
+export function bestAccuracy({ curve }: Pick<OptimizerCurve, 'curve'>): number {
   return Math.max(...curve.map(({ accuracy }) => accuracy));
 }

@@ -48,6 +48,9 @@ service, over HTTP; the others in PyTorch. Accuracy on the test part in %, mean 
 setting marked ° is at an end of its grid, and might do better beyond. E-MSA and vanilla DDP, whose steps take a hundred times as long, are
 tuned over the learning rates alone and with one seed, and run with the first half of the seeds, on WINE only.
 
+The convolutional nets are tuned over the learning rates alone, with one seed. Whitened inputs are no images, so that Adam has them on dense nets
+only.
+
 WINE and DIGITS are split 60 : 20 : 20 into training, validation and test. WINE's measurements are standardised. The budgets of
 training are small, as is stated for each: these are no records, but they are the same for all.
 ${tasks.map(renderTask).join('')}

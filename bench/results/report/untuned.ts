@@ -7,8 +7,8 @@ import { origin, percent } from './page.ts';
 
 const DEFAULTS = 'ddpnopt-default';
 const OURS = [DEFAULTS, 'ddpnopt'];
-/** As many curves as there are colours. */
-const DRAWN = ['sgd', 'rmsprop', 'adam', 'adam-whitened', 'kfac', 'ekfac', 'ddpnopt', DEFAULTS];
+/** With the defaults in runs as many curves as there are colours. */
+const DRAWN = ['sgd', 'rmsprop', 'adam', 'adam-whitened', 'kfac', 'ekfac', DEFAULTS];
 
 export interface Comparison {
   readonly baseline: string;
@@ -49,16 +49,27 @@ function figureOf({ id }: TaskCurves): string {
 }
 
 function renderSeconds({ id, optimizers }: TaskCurves): string {
+  const drawn = optimizers.filter((optimizer) => DRAWN.includes(optimizer.id));
   return renderFigure({
     title: `${id}: training loss against seconds`,
     xLabel: 'seconds of training, HTTP included for DDPNOpt',
     yLabel: 'mean loss of the batches since the point before',
-    series: optimizers
-      .filter((optimizer) => DRAWN.includes(optimizer.id))
-      .map(({ name, curve }) => ({
+    series: [
+      ...drawn.map(({ name, curve }) => ({
         name,
         points: curve.map(({ seconds, trainingLoss }) => [seconds, trainingLoss] as const),
       })),
+      ...drawn.flatMap(({ name, millisecondsPerStepInRuns: pace, curve }) =>
+        pace === null
+          ? []
+          : [
+              {
+                name: `${name}, in runs`,
+                points: curve.map(({ step, trainingLoss }) => [(pace * step) / 1000, trainingLoss] as const),
+              },
+            ],
+      ),
+    ],
   });
 }
 
@@ -68,15 +79,17 @@ function renderPage(stored: ResultsHeader & UntunedResults): string {
 ${origin(stored)}
 
 A session of the service with no option given, against each baseline at the setting that [its tuning](accuracy.md) chose: the steps and
-the seconds until the mean test accuracy is as good as the best that the baseline reaches on the way. Means over the seeds, at twelve
+the seconds until the mean test accuracy is as good as the best that the baseline reaches on the way. Means over the seeds, at the
 evaluations of each run; where the defaults never reach it the table says so. The seconds are those of steps, from runs that took turns, the
-median pace of them; the machine may have had other work meanwhile, so that only ratios within a table mean anything, and large ones. Of DDPNOpt they include what its requests take over HTTP, one a step, which for nets as small as these is most of
-them ([what a step costs without](engine.md), [seconds without HTTP on larger nets](training-time.md)).
+median pace of them; the machine may have had other work meanwhile, so that only ratios within a table mean anything, and large ones. Of
+DDPNOpt they include what its requests take over HTTP: one a step, or, "in runs", one for the steps between two evaluations, which the service
+takes by itself from [a data set that it was sent before](../guide.md#many-steps-in-one-call). For nets as small as these the requests are most of what a
+step takes ([what it costs without](engine.md), [seconds without HTTP on larger nets](training-time.md)).
 ${stored.tasks.map(renderTask).join('')}`;
 }
 
 function renderTask(task: TaskCurves): string {
-  const { id, description, batch, hadSay, seeds, timedSeeds, optimizers } = task;
+  const { id, description, batch, hadSay, evaluations, seeds, timedSeeds, optimizers } = task;
   const defaults = optimizers.find((optimizer) => optimizer.id === DEFAULTS);
   const rows = comparisons(task).map(({ baseline, best, own, defaults: reached, nearly }) => [
     baseline,
@@ -86,18 +99,24 @@ function renderTask(task: TaskCurves): string {
     nearly === null ? 'never' : String(nearly.step),
     own === null ? '' : own.seconds.toPrecision(2),
     reached === null ? 'never' : reached.seconds.toPrecision(2),
+    reached === null
+      ? 'never'
+      : ((reached.step * (defaults?.millisecondsPerStepInRuns ?? Number.NaN)) / 1000).toPrecision(2),
   ]);
-  const paces = optimizers.map(({ name, millisecondsPerStep }) => [name, millisecondsPerStep.toPrecision(3)]);
+  const paces = optimizers.flatMap(({ name, millisecondsPerStep, millisecondsPerStepInRuns }) => [
+    [name, millisecondsPerStep.toPrecision(3)],
+    ...(millisecondsPerStepInRuns === null ? [] : [[`${name}, in runs`, millisecondsPerStepInRuns.toPrecision(3)]]),
+  ]);
   const say = hadSay
     ? 'The defaults were chosen in trials on this data set, among others.'
     : 'No default was chosen on this data set.';
   return `
 ## ${id}
 
-Network ${description}; batches of ${String(batch)}; ${String(seeds)} seeds, timed on ${String(timedSeeds)}. ${say}
+Network ${description}; batches of ${String(batch)}; ${String(seeds)} seeds, timed on ${String(timedSeeds)}; ${String(evaluations)} evaluations. ${say}
 The defaults' best is ${defaults === undefined ? 'not known' : `${percent(bestAccuracy(defaults))} %`}.
 
-${markdownTable(['baseline, tuned', 'its best, %', 'its steps', "defaults' steps", 'to a point less', 'its seconds', "defaults' seconds"], rows)}
+${markdownTable(['baseline, tuned', 'its best, %', 'its steps', "defaults' steps", 'to a point less', 'its seconds', "defaults' seconds", 'in runs'], rows)}
 
 ${markdownTable(['optimizer', 'ms / step'], paces)}
 
