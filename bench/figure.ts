@@ -15,6 +15,12 @@ export interface Figure {
   readonly series: readonly Series[];
   /** Where the axis of x has its lines and numbers, where 1, 2 and 5 of every decade do not suit. */
   readonly xTicks?: readonly number[];
+  /** A second scale of x, along the top. */
+  readonly top?: {
+    readonly label: string;
+    /** How much of x one of it is. */
+    readonly unit: number;
+  };
 }
 
 const WIDTH = 760;
@@ -24,10 +30,11 @@ const PLOT = { left: 70, right: 520, top: 44, bottom: 366 };
 const COLOURS = ['#000000', '#e69f00', '#56b4e9', '#009e73', '#0072b2', '#d55e00', '#cc79a7', '#999999'];
 
 /** What is not positive is left out. */
-export function renderFigure({ title, xLabel, yLabel, series, xTicks }: Figure): string {
+export function renderFigure({ title, xLabel, yLabel, series, xTicks, top }: Figure): string {
   const drawn = series.map((each) => ({ ...each, points: each.points.filter(([x, y]) => x > 0 && y > 0) }));
   const points = drawn.flatMap((each) => each.points);
-  const x = logScale(points.map((point) => point[0]), PLOT.left, PLOT.right); // prettier-ignore
+  const xs = points.map((point) => point[0]);
+  const x = logScale(xs, PLOT.left, PLOT.right);
   const y = logScale(points.map((point) => point[1]), PLOT.bottom, PLOT.top); // prettier-ignore
   const middle = (PLOT.top + PLOT.bottom) / 2;
   const parts = [
@@ -39,6 +46,14 @@ export function renderFigure({ title, xLabel, yLabel, series, xTicks }: Figure):
       line([x.at(tick), PLOT.top], [x.at(tick), PLOT.bottom], 'stroke="#e3e3e3"'),
       text(x.at(tick), PLOT.bottom + 18, formatted(tick), 'text-anchor="middle"'),
     ]),
+    ...(top === undefined
+      ? []
+      : [
+          ...ticksOf(xs.map((value) => value / top.unit)).map((tick) =>
+            text(x.at(tick * top.unit), PLOT.top - 4, formatted(tick), 'text-anchor="middle" font-size="10"'),
+          ),
+          text(PLOT.right + 16, PLOT.top - 4, top.label, 'font-size="10"'),
+        ]),
     ...y.ticks.flatMap((tick) => [
       line([PLOT.left, y.at(tick)], [PLOT.right, y.at(tick)], 'stroke="#e3e3e3"'),
       text(PLOT.left - 8, y.at(tick) + 4, formatted(tick), 'text-anchor="end"'),
@@ -69,13 +84,23 @@ interface LogScale {
   readonly ticks: readonly number[];
 }
 
-/** 1, 2 and 5 of every decade, or powers of two where the values are such. */
 function logScale(values: readonly number[], from: number, to: number): LogScale {
-  const [low, high] = [Math.min(...values) / 1.15, Math.max(...values) * 1.15];
+  const [low, high] = rangeOf(values);
   const at = (value: number): number => from + ((to - from) * Math.log(value / low)) / Math.log(high / low);
+  return { at, ticks: ticksOf(values) };
+}
+
+/** With a margin. */
+function rangeOf(values: readonly number[]): readonly [low: number, high: number] {
+  return [Math.min(...values) / 1.15, Math.max(...values) * 1.15];
+}
+
+/** 1, 2 and 5 of every decade, or powers of two where the values are such. */
+function ticksOf(values: readonly number[]): number[] {
+  const [low, high] = rangeOf(values);
   const arePowersOfTwo = values.every((value) => Number.isInteger(Math.log2(value)));
   const ticks = arePowersOfTwo ? [...new Set(values)] : decadeTicks(low, high);
-  return { at, ticks: ticks.filter((tick) => tick >= low && tick <= high) };
+  return ticks.filter((tick) => tick >= low && tick <= high);
 }
 
 function decadeTicks(low: number, high: number): number[] {

@@ -3,14 +3,13 @@
  * docs/results/client-bytes.json and, from it, docs/results/client-bytes.md.
  */
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { startStack } from '../../deploy/local/stack.ts';
 import { CLIENT_MISSING, clientInstalled, PYTHON } from '../peers/environment.ts';
 import { provenance } from '../provenance.ts';
+import { writeResults } from '../results-folder.ts';
 import { renderClientBytes, type ClientBytesMeasurement, type ClientBytesResults } from './report.ts';
 
-const FOLDER = new URL('../../docs/results/', import.meta.url);
 const SCRIPT = fileURLToPath(new URL('./measure.py', import.meta.url));
 const CLIENT = fileURLToPath(new URL('../../clients/python/src', import.meta.url));
 
@@ -28,7 +27,5 @@ const results: ClientBytesResults = {
   ...provenance(stack.engine),
   ...measurement,
 };
-mkdirSync(FOLDER, { recursive: true });
-writeFileSync(new URL('client-bytes.json', FOLDER), `${JSON.stringify(results, null, 2)}\n`);
-writeFileSync(new URL('client-bytes.md', FOLDER), renderClientBytes(results));
+await writeResults('client-bytes', results, new Map([['client-bytes.md', renderClientBytes(results)]]));
 process.stdout.write(renderClientBytes(results));

@@ -4,7 +4,7 @@
  *
  * usage: npm run bench:durability [-- --quick]: few steps, on the standard output only
  */
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import type { Agent } from 'node:http';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -14,12 +14,12 @@ import { encode, SAFETENSORS_CONTENT_TYPE, type NamedTensor } from '../../shared
 import { newSessionId, type SessionDefinitionInput } from '../../shared/session.ts';
 import { percentile } from '../percentile.ts';
 import { provenance } from '../provenance.ts';
+import { writeResults } from '../results-folder.ts';
 import { openConnections, sendMany, type Target } from '../service/traffic.ts';
 import { renderDurability, STORES, type DurabilityResults, type KindResult, type Store } from './report.ts';
 import { startS3Server } from './s3-server.ts';
 
 const isQuick = process.argv.includes('--quick');
-const FOLDER = new URL('../../docs/results/', import.meta.url);
 const ROUNDS = isQuick ? 2 : 8;
 const STORE_NAMES = Object.keys(STORES) as Store[];
 
@@ -165,9 +165,7 @@ try {
     kinds,
   };
   if (!isQuick) {
-    mkdirSync(FOLDER, { recursive: true });
-    writeFileSync(new URL('durability.json', FOLDER), `${JSON.stringify(results, null, 2)}\n`);
-    writeFileSync(new URL('durability.md', FOLDER), renderDurability(results));
+    await writeResults('durability', results, new Map([['durability.md', renderDurability(results)]]));
   }
   process.stdout.write(`\n${renderDurability(results)}`);
 } finally {

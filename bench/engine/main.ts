@@ -4,19 +4,18 @@
  *
  * usage: npm run bench:engine [-- --quick | --all]: without the large problems, or with one that takes long
  */
-import { mkdirSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { optimizerSchema } from '../../shared/optimizer.ts';
 import { presentEngines } from '../../gpu-worker/tensor/index.ts';
 import { peersInstalled, MISSING } from '../peers/environment.ts';
 import { NETWORKS } from '../peers/networks.ts';
 import { provenance } from '../provenance.ts';
+import { writeResults } from '../results-folder.ts';
 import { engineContender, peerContender, PEERS, type Contender } from './contender.ts';
 import { measureInTurns, PRODUCT_ORDER } from './measure.ts';
 import { operations, problem, REFRESH_EVERY, type Problem, type Variant } from './problem.ts';
 import { renderEngines, type ContenderResult, type EngineResults, type ProblemResult } from './report.ts';
 
-const FOLDER = new URL('../../docs/results/', import.meta.url);
 /** Rounds of ten steps, after one that warms up. */
 const ROUNDS = { small: 7, large: 3 } as const;
 
@@ -77,8 +76,6 @@ for (const { task, weight } of tasks) {
     productOrder: PRODUCT_ORDER,
     problems,
   };
-  mkdirSync(FOLDER, { recursive: true });
-  writeFileSync(new URL('engine.json', FOLDER), `${JSON.stringify(results, null, 2)}\n`);
-  writeFileSync(new URL('engine.md', FOLDER), renderEngines(results));
+  await writeResults('engine', results, new Map([['engine.md', renderEngines(results)]]));
 }
 process.stdout.write(`\nwritten to docs/results/engine.md\n`);

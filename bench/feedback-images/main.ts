@@ -6,7 +6,6 @@
  * usage: npm run bench:feedback-images [-- --quick]
  *   --quick   DIGITS, on the standard output only
  */
-import { mkdirSync, writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { loadDigits, type LabelledData } from '../../clients/datasets/digits/digits.ts';
 import { loadMnist } from '../../clients/datasets/mnist/mnist.ts';
@@ -17,10 +16,10 @@ import { seededRandom } from '../../clients/train/random.ts';
 import { startStack } from '../../deploy/local/stack.ts';
 import { parted, sampleOrder, select } from '../parts.ts';
 import { provenance } from '../provenance.ts';
+import { writeResults } from '../results-folder.ts';
 import { renderFeedbackImages, renderFigure, type FeedbackImageResults, type Moment } from './report.ts';
 import { feedbackSingularVectors, type Feedback } from './singular-vectors.ts';
 
-const FOLDER = new URL('../../docs/results/', import.meta.url);
 const { values: options } = parseArgs({ options: { quick: { type: 'boolean', default: false } } });
 
 const SEED = 0;
@@ -173,9 +172,10 @@ const results: FeedbackImageResults = {
   moments,
 };
 if (!options.quick) {
-  mkdirSync(FOLDER, { recursive: true });
-  writeFileSync(new URL('feedback-images.json', FOLDER), `${JSON.stringify(results)}\n`);
-  writeFileSync(new URL('feedback-images.md', FOLDER), renderFeedbackImages(results));
-  writeFileSync(new URL('feedback-images.svg', FOLDER), renderFigure(results));
+  const files = new Map([
+    ['feedback-images.md', renderFeedbackImages(results)],
+    ['feedback-images.svg', renderFigure(results)],
+  ]);
+  await writeResults('feedback-images', results, files);
 }
 process.stdout.write(`\n${renderFeedbackImages(results)}`);

@@ -2,10 +2,10 @@
  * npm run bench:kernel-solve: what POST /v1/kernel/solve takes at the edge, up to the limit beyond which a worker solves, and on the
  * worker. Writes docs/results/kernel-solve.json and, from it, docs/results/kernel-solve.md.
  */
-import { mkdirSync, writeFileSync } from 'node:fs';
 import { DdpnoptClient, type KernelBatchInput } from '../../clients/js/index.ts';
 import { startStack } from '../../deploy/local/stack.ts';
 import { provenance } from '../provenance.ts';
+import { writeResults } from '../results-folder.ts';
 import { renderKernelSolve, type KernelSolveResults, type SolveTime } from './report.ts';
 import { median } from '../median.ts';
 
@@ -14,7 +14,6 @@ const EDGE_SOLVE_WORK = 2 * 128 ** 3;
 const STAGES = [1, 4, 16];
 const REPETITIONS = 101;
 const WARM_UP = 20;
-const FOLDER = new URL('../../docs/results/', import.meta.url);
 
 /** N = I in every stage. A factorisation and two solves take the same operations whatever the numbers. */
 function identities(B: number, stages: number): KernelBatchInput {
@@ -60,7 +59,5 @@ const results: KernelSolveResults = {
   limit: EDGE_SOLVE_WORK,
   times,
 };
-mkdirSync(FOLDER, { recursive: true });
-writeFileSync(new URL('kernel-solve.json', FOLDER), `${JSON.stringify(results, null, 2)}\n`);
-writeFileSync(new URL('kernel-solve.md', FOLDER), renderKernelSolve(results));
+await writeResults('kernel-solve', results, new Map([['kernel-solve.md', renderKernelSolve(results)]]));
 process.stdout.write(`\n${renderKernelSolve(results)}`);

@@ -2,18 +2,17 @@
  * npm run bench:learning-rate: what the leverage and the Levenberg–Marquardt rule are worth against a fixed learning rate, for
  * three metrics, on DIGITS. Writes docs/results/learning-rate.json and, from it, docs/results/learning-rate.md.
  */
-import { mkdirSync, writeFileSync } from 'node:fs';
 import { DdpnoptClient } from '../../clients/js/index.ts';
 import { COMPARISON, prepareComparison } from '../../clients/train/digits-comparison.ts';
 import { trainWithService } from '../../clients/train/train.ts';
 import { startStack } from '../../deploy/local/stack.ts';
 import { provenance } from '../provenance.ts';
+import { writeResults } from '../results-folder.ts';
 import { METRICS, RATIO_LIMITS, renderLearningRates, RULES, type Cell, type LearningRateResults } from './report.ts';
 
 const SEEDS = [0, 1, 2];
 const VALUES = [0.01, 0.1, 1, 10, 100, 1000];
 const EPOCHS = 5;
-const FOLDER = new URL('../../docs/results/', import.meta.url);
 
 const stack = await startStack({ engine: process.env['DDPNOPT_ENGINE'] });
 const cells: Cell[] = [];
@@ -80,7 +79,5 @@ const results: LearningRateResults = {
   values: VALUES,
   cells,
 };
-mkdirSync(FOLDER, { recursive: true });
-writeFileSync(new URL('learning-rate.json', FOLDER), `${JSON.stringify(results, null, 2)}\n`);
-writeFileSync(new URL('learning-rate.md', FOLDER), renderLearningRates(results));
+await writeResults('learning-rate', results, new Map([['learning-rate.md', renderLearningRates(results)]]));
 process.stdout.write(`\n${renderLearningRates(results)}`);

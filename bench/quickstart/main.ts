@@ -2,7 +2,7 @@
  * npm run bench:quickstart: the quickstart's comparison over several seeds, and what a step costs. Writes docs/results/quickstart.json
  * and, from it, docs/results/quickstart.md and the README's table.
  */
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { DdpnoptClient } from '../../clients/js/index.ts';
 import {
   bestRuns,
@@ -14,11 +14,11 @@ import {
 } from '../../clients/train/digits-comparison.ts';
 import { startStack } from '../../deploy/local/stack.ts';
 import { provenance } from '../provenance.ts';
+import { writeResults } from '../results-folder.ts';
 import { measureStepTraffic, type StepTraffic } from './traffic.ts';
 import { renderResults, withReadmeTable, type QuickstartResults, type SeedResult } from './report.ts';
 
 const SEEDS = [0, 1, 2, 3, 4];
-const FOLDER = new URL('../../docs/results/', import.meta.url);
 const README = new URL('../../README.md', import.meta.url);
 
 const stack = await startStack({ engine: process.env['DDPNOPT_ENGINE'] });
@@ -52,8 +52,6 @@ const results: QuickstartResults = {
   seeds,
   traffic,
 };
-mkdirSync(FOLDER, { recursive: true });
-writeFileSync(new URL('quickstart.json', FOLDER), `${JSON.stringify(results, null, 2)}\n`);
-writeFileSync(new URL('quickstart.md', FOLDER), renderResults(results));
+await writeResults('quickstart', results, new Map([['quickstart.md', renderResults(results)]]));
 writeFileSync(README, withReadmeTable(readFileSync(README, 'utf8'), results));
 process.stdout.write(`${renderResults(results)}\nWritten to docs/results/quickstart.json and quickstart.md.\n`);

@@ -2,11 +2,11 @@
  * npm run bench:responsiveness: how long health checks take while the compute thread is busy with the work of a 3000³ product.
  * Writes docs/results/responsiveness.json and, from it, docs/results/responsiveness.md.
  */
-import { mkdirSync, writeFileSync } from 'node:fs';
 import { DdpnoptClient, type HostedTrainingSession } from '../../clients/js/index.ts';
 import { startEdge } from '../../deploy/local/edge.ts';
 import { startWorker } from '../../deploy/local/worker.ts';
 import { provenance } from '../provenance.ts';
+import { writeResults } from '../results-folder.ts';
 import {
   renderResponsiveness,
   type CheckResult,
@@ -21,7 +21,6 @@ const INTERVAL = 20;
 const WARM_UP_MILLISECONDS = 2000;
 const IDLE_MILLISECONDS = 4000;
 const COMPUTING_MILLISECONDS = 16_000;
-const FOLDER = new URL('../../docs/results/', import.meta.url);
 
 /** One wide layer between two narrow ones: few numbers travel, and B·m² are multiplied. */
 const [BATCH, INPUTS, WIDTH, OUTPUTS] = [2048, 16, 3600, 10];
@@ -155,9 +154,7 @@ const results: ResponsivenessResults = {
   target: TARGET,
   engines,
 };
-mkdirSync(FOLDER, { recursive: true });
-writeFileSync(new URL('responsiveness.json', FOLDER), `${JSON.stringify(results, null, 2)}\n`);
-writeFileSync(new URL('responsiveness.md', FOLDER), renderResponsiveness(results));
+await writeResults('responsiveness', results, new Map([['responsiveness.md', renderResponsiveness(results)]]));
 process.stdout.write(
   `${renderResponsiveness(results)}\nWritten to docs/results/responsiveness.json and responsiveness.md.\n`,
 );

@@ -15,11 +15,12 @@ import { parseArgs } from 'node:util';
 import { CLOSED_PIPE_EXIT, whenNobodyReads } from '../../clients/cli/closed-pipe.ts';
 import { MISSING, peersInstalled } from '../peers/environment.ts';
 import { provenance } from '../provenance.ts';
+import { writeResults } from '../results-folder.ts';
 import { CATALOGUE, type Entry } from './catalogue.ts';
 import { missingFiles } from './data.ts';
 import { isComplete, type Section } from './item.ts';
 import { Progress } from './progress.ts';
-import { makePages, writeClaims, writePages } from './publish.ts';
+import { makePages, writeClaims } from './publish.ts';
 import { missingOf, TrialRunner } from './runner.ts';
 import { TrialStore } from './store.ts';
 
@@ -116,7 +117,7 @@ async function publish(): Promise<void> {
     const pages = makePages(store, entry);
     if (pages === null) continue;
     if (options.quick) process.stdout.write(`\n${pages.files.get(`${entry.id}.md`) ?? ''}`);
-    else await writePages(entry.id, pages);
+    else await writeResults(entry.id, pages.stored, pages.files);
   }
   if (!options.quick) await writeClaims();
 }

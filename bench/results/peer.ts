@@ -15,8 +15,8 @@ export class PeerTrials {
   }
 
   /** @throws Error if the peers are not installed */
-  static async start(): Promise<PeerTrials> {
-    const process = await PeerProcess.start(1);
+  static async start(threads: number): Promise<PeerTrials> {
+    const process = await PeerProcess.start(threads);
     return new PeerTrials(process, (await process.describe()).torch);
   }
 

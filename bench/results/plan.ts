@@ -59,7 +59,7 @@ export function choose(store: TrialStore, task: Task, optimizer: Optimizer): Set
   return best.setting;
 }
 
-interface ChosenOptions extends Pick<Trial, 'inRuns'> {
+interface ChosenOptions extends Pick<Trial, 'inRuns' | 'onAllProcessors'> {
   readonly seeds?: readonly number[];
   readonly alone?: boolean;
 }
@@ -73,12 +73,12 @@ export function chosenTrials(
   store: TrialStore,
   task: Task,
   optimizer: Optimizer,
-  { seeds = seedsOf(task, optimizer), alone = false, inRuns }: ChosenOptions = {},
+  { seeds = seedsOf(task, optimizer), alone = false, ...options }: ChosenOptions = {},
 ): Trial[] | null {
   const setting = choose(store, task, optimizer);
   if (setting === null) return null;
   const trainer = optimizer.trainer(setting, task);
-  return seeds.map((seed) => trialOf(task, trainer, { seed, evaluations: task.evaluations, alone, inRuns }));
+  return seeds.map((seed) => trialOf(task, trainer, { seed, evaluations: task.evaluations, alone, ...options }));
 }
 
 /** In the order of the trials; null if any is missing. */

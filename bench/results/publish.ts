@@ -1,16 +1,11 @@
 /** Pages and figures of docs/results, from what is stored. */
-import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
-import { fileURLToPath } from 'node:url';
-import sharp from 'sharp';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { provenance } from '../provenance.ts';
+import { RESULTS_FOLDER } from '../results-folder.ts';
 import type { Entry, Pages } from './catalogue.ts';
 import { isComplete, versionsOf } from './item.ts';
 import { renderClaims, type StoredResults } from './report/claims.ts';
 import type { TrialStore } from './store.ts';
-
-const FOLDER = new URL('../../docs/results/', import.meta.url);
-/** Pixels to an inch of a figure, where the SVG's unit is a 72nd of one. */
-const DENSITY = 144;
 
 /** null as long as no section of the item is complete. */
 export function makePages(store: TrialStore, entry: Entry): Pages | null {
@@ -23,18 +18,6 @@ export function makePages(store: TrialStore, entry: Entry): Pages | null {
     ...versionsOf(store, done),
     missing: sections.filter((section) => !done.includes(section)).map((section) => section.id),
   });
-}
-
-/** Writes the JSON, the page, and every figure as SVG and PNG. */
-export async function writePages(id: string, { stored, files }: Pages): Promise<void> {
-  await mkdir(FOLDER, { recursive: true });
-  await writeFile(new URL(`${id}.json`, FOLDER), `${JSON.stringify(stored)}\n`);
-  for (const [name, content] of files) {
-    await writeFile(new URL(name, FOLDER), content);
-    if (!name.endsWith('.svg')) continue;
-    const target = fileURLToPath(new URL(name.replace(/svg$/, 'png'), FOLDER));
-    await sharp(Buffer.from(content), { density: DENSITY }).png({ palette: true }).toFile(target);
-  }
 }
 
 /** What the page of claims may be made of. */
@@ -56,21 +39,21 @@ interface ClaimSources {
 
 /** The page of claims as the stored results have it, from those that it was made of. */
 export async function claimsPage(): Promise<string> {
-  const { sources } = JSON.parse(await readFile(new URL('claims.json', FOLDER), 'utf8')) as ClaimSources;
+  const { sources } = JSON.parse(await readFile(new URL('claims.json', RESULTS_FOLDER), 'utf8')) as ClaimSources;
   return renderClaims(await storedResults(sources));
 }
 
 /** Writes the page of claims, from whatever results are stored. */
 export async function writeClaims(): Promise<void> {
-  const present = await readdir(FOLDER);
+  const present = await readdir(RESULTS_FOLDER);
   const sources = SOURCES.filter((id) => present.includes(`${id}.json`));
-  await writeFile(new URL('claims.json', FOLDER), `${JSON.stringify({ sources } satisfies ClaimSources)}\n`);
-  await writeFile(new URL('README.md', FOLDER), renderClaims(await storedResults(sources)));
+  await writeFile(new URL('claims.json', RESULTS_FOLDER), `${JSON.stringify({ sources } satisfies ClaimSources)}\n`);
+  await writeFile(new URL('README.md', RESULTS_FOLDER), renderClaims(await storedResults(sources)));
 }
 
 async function storedResults(sources: readonly Source[]): Promise<StoredResults> {
   const entries = sources.map(
-    async (id) => [id, JSON.parse(await readFile(new URL(`${id}.json`, FOLDER), 'utf8')) as unknown] as const,
+    async (id) => [id, JSON.parse(await readFile(new URL(`${id}.json`, RESULTS_FOLDER), 'utf8')) as unknown] as const,
   );
   return Object.fromEntries(await Promise.all(entries));
 }

@@ -2,6 +2,7 @@
  * Runs trials: those of the service several at a time, in sessions of one worker; those of PyTorch one after the other beside them;
  * and those whose seconds count when all the others are done, one at a time.
  */
+import { availableParallelism } from 'node:os';
 import { setImmediate } from 'node:timers/promises';
 import { ConnectionError } from '../../clients/js/index.ts';
 import { withFiles, type PartFiles } from '../part-files.ts';
@@ -59,7 +60,8 @@ export class TrialRunner {
   readonly #options: RunOptions;
   readonly #data = new Map<DataSetName, Promise<Parts>>();
   readonly #services = new Map<string | undefined, Promise<ServiceTrials>>();
-  #peer: Promise<PeerTrials> | undefined;
+  /** By their threads. */
+  readonly #peers = new Map<number, Promise<PeerTrials>>();
 
   constructor(store: TrialStore, options: RunOptions) {
     this.#store = store;
@@ -78,7 +80,7 @@ export class TrialRunner {
   }
 
   async stop(): Promise<void> {
-    await (await this.#peer)?.stop();
+    for (const peer of this.#peers.values()) await (await peer).stop();
     for (const service of this.#services.values()) await (await service).stop();
   }
 
@@ -128,7 +130,7 @@ export class TrialRunner {
       case 'service':
         return { outcome: await service.run(trial, trainer.optimizer, parts), trainer: service.engine };
       case 'peer': {
-        const peer = await (this.#peer ??= PeerTrials.start());
+        const peer = await this.#peerFor(trial);
         const parameters = await service.initialParameters(trial.network, trial.seed);
         const outcome = await peer.run(trial, trainer.optimizer, parameters, parts, files);
         return { outcome, trainer: `PyTorch ${peer.torch}` };
@@ -144,6 +146,16 @@ export class TrialRunner {
       this.#services.set(engine, service);
     }
     return service;
+  }
+
+  #peerFor({ onAllProcessors = false }: Trial): Promise<PeerTrials> {
+    const threads = onAllProcessors ? availableParallelism() : 1;
+    let peer = this.#peers.get(threads);
+    if (peer === undefined) {
+      peer = PeerTrials.start(threads);
+      this.#peers.set(threads, peer);
+    }
+    return peer;
   }
 
   #parts(name: DataSetName): Promise<Parts> {

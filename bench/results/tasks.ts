@@ -139,14 +139,14 @@ export const CONVOLUTIONAL_TASKS: readonly Task[] = [
   convolutionalTask('svhn', [32, 32, 3]),
 ];
 
-interface TrialSettings extends Pick<Trial, 'seed' | 'evaluations' | 'inRuns'> {
+interface TrialSettings extends Pick<Trial, 'seed' | 'evaluations' | 'inRuns' | 'onAllProcessors'> {
   readonly alone?: boolean;
 }
 
 export function trialOf(
   { dataSet, trainingSamples, evaluatedSamples, network, batch, epochs }: Task,
   trainer: Trainer,
-  { seed, evaluations, alone = false, inRuns }: TrialSettings,
+  { seed, evaluations, alone = false, inRuns, onAllProcessors }: TrialSettings,
 ): Trial {
   return {
     dataSet,
@@ -160,5 +160,6 @@ export function trialOf(
     trainer,
     alone,
     inRuns,
+    onAllProcessors,
   };
 }

@@ -32,6 +32,8 @@ export interface Trial {
   readonly alone: boolean;
   /** Of the service where seconds count: whether it draws the batches itself, in runs, or is sent each of them, as it is unless given. */
   readonly inRuns?: boolean | undefined;
+  /** Whether PyTorch has every processor to itself, as the service has; one unless given. */
+  readonly onAllProcessors?: boolean | undefined;
 }
 
 export interface Score {

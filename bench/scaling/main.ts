@@ -7,7 +7,6 @@
  *
  * Without names every part is run. --quick takes few points, and writes nothing but the page to the standard output.
  */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import type { EngineName } from '../../gpu-worker/tensor/engine.ts';
 import { presentEngines } from '../../gpu-worker/tensor/index.ts';
@@ -20,6 +19,7 @@ import { hostedDefinition, problem } from '../engine/problem.ts';
 import { MISSING, peersInstalled } from '../peers/environment.ts';
 import { NETWORKS } from '../peers/networks.ts';
 import { provenance } from '../provenance.ts';
+import { readResults, writeResults } from '../results-folder.ts';
 import { deepPerceptron, enginePeak, graphMemory, peerPeak, sessionMemory, type Freed } from './measure.ts';
 import { COUNTS_MEMORY } from './process-memory.ts';
 import { DEPTH_BATCH, DEPTH_WIDTH, measuredName, renderScaling, scalingFigures, type MemoryPoint, type PartName, type ScalingResults, type SessionMemory, type TimePoint } from './report.ts'; // prettier-ignore
@@ -27,9 +27,6 @@ import { SESSION_CASES, type SessionCase } from './sessions.ts';
 
 const COMMANDS = ['batch', 'depth', 'memory', 'sessions', 'graphs'] as const;
 type Command = (typeof COMMANDS)[number];
-
-const FOLDER = new URL('../../docs/results/', import.meta.url);
-const STORED = new URL('scaling.json', FOLDER);
 
 const words = process.argv.slice(2);
 const isQuick = words.includes('--quick');
@@ -85,27 +82,27 @@ function say(text: string): void {
 
 function stored(): ScalingResults {
   const command = 'npm run bench:scaling';
-  if (isQuick || !existsSync(STORED)) return { command };
-  return JSON.parse(readFileSync(STORED, 'utf8')) as ScalingResults;
+  const earlier = isQuick ? undefined : (readResults('scaling') as ScalingResults | undefined);
+  return earlier ?? { command };
 }
 
 async function run(command: Command): Promise<void> {
   switch (command) {
     case 'batch':
-      store('batch', await inTurn(BATCHES, batchTime));
+      await store('batch', await inTurn(BATCHES, batchTime));
       return;
     case 'depth':
-      store('depth', await inTurn(DEPTHS, depthTime));
+      await store('depth', await inTurn(DEPTHS, depthTime));
       return;
     case 'memory':
-      store('memoryByBatch', await inTurn(BATCHES, (batch) => memory(batch, NETWORKS['mlp-256'], 3, batch, batch <= LARGEST_ON_WASM.batch))); // prettier-ignore
-      store('memoryByDepth', await inTurn(DEPTHS, (depth) => memory(depth, deepPerceptron(depth, DEPTH_WIDTH), depth, DEPTH_BATCH, depth <= LARGEST_ON_WASM.depth))); // prettier-ignore
+      await store('memoryByBatch', await inTurn(BATCHES, (batch) => memory(batch, NETWORKS['mlp-256'], 3, batch, batch <= LARGEST_ON_WASM.batch))); // prettier-ignore
+      await store('memoryByDepth', await inTurn(DEPTHS, (depth) => memory(depth, deepPerceptron(depth, DEPTH_WIDTH), depth, DEPTH_BATCH, depth <= LARGEST_ON_WASM.depth))); // prettier-ignore
       return;
     case 'sessions':
-      store('sessions', await inTurn(isQuick ? SESSION_CASES.slice(0, 1) : SESSION_CASES, session));
+      await store('sessions', await inTurn(isQuick ? SESSION_CASES.slice(0, 1) : SESSION_CASES, session));
       return;
     case 'graphs':
-      store('graphs', await inTurn(DEPTHS, (depth) => {
+      await store('graphs', await inTurn(DEPTHS, (depth) => {
         say(`graphs of ${String(depth)} layers`);
         return graphMemory(depth);
       })); // prettier-ignore
@@ -172,11 +169,12 @@ async function session(each: SessionCase): Promise<SessionMemory> {
 }
 
 /** Writes what there is: a run that is interrupted loses the part that it is at. */
-function store<Name extends PartName>(name: Name, points: NonNullable<ScalingResults[Name]>['points']): void {
+async function store<Name extends PartName>(
+  name: Name,
+  points: NonNullable<ScalingResults[Name]>['points'],
+): Promise<void> {
   results = { ...results, [name]: { machine, revision, points } };
   if (isQuick) return;
-  mkdirSync(FOLDER, { recursive: true });
-  writeFileSync(STORED, `${JSON.stringify(results, null, 2)}\n`);
-  writeFileSync(new URL('scaling.md', FOLDER), renderScaling(results));
-  for (const [file, figure] of scalingFigures(results)) writeFileSync(new URL(file, FOLDER), figure);
+  const page = ['scaling.md', renderScaling(results)] as const;
+  await writeResults('scaling', results, new Map([page, ...scalingFigures(results)]));
 }

@@ -5,7 +5,7 @@
  * usage: npm run bench:service [-- --quick]: few requests, on the standard output only
  */
 import { randomBytes } from 'node:crypto';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import type { Agent } from 'node:http';
 import * as z from 'zod';
 import { startWorker } from '../../deploy/local/worker.ts';
@@ -13,12 +13,12 @@ import { encode, SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
 import { newSessionId, sessionSchema, type Session, type SessionDefinitionInput } from '../../shared/session.ts';
 import { percentile } from '../percentile.ts';
 import { provenance } from '../provenance.ts';
+import { writeResults } from '../results-folder.ts';
 import { renderService, type KindResult, type MemoryResult, type ServiceResults, type WayResult } from './report.ts';
 import { openConnections, sendMany, type Measured, type Target } from './traffic.ts';
 import { startEdgeInWorkerd, type EdgeProcess } from './workerd.ts';
 
 const isQuick = process.argv.includes('--quick');
-const FOLDER = new URL('../../docs/results/', import.meta.url);
 const ROUNDS = isQuick ? 2 : 10;
 const SAMPLING_MILLISECONDS = 20;
 const READINESS_MILLISECONDS = 50;
@@ -207,9 +207,7 @@ try {
       memory,
     };
     if (!isQuick) {
-      mkdirSync(FOLDER, { recursive: true });
-      writeFileSync(new URL('service.json', FOLDER), `${JSON.stringify(results, null, 2)}\n`);
-      writeFileSync(new URL('service.md', FOLDER), renderService(results));
+      await writeResults('service', results, new Map([['service.md', renderService(results)]]));
     }
     process.stdout.write(`\n${renderService(results)}`);
   } finally {

@@ -8,7 +8,6 @@
  *
  * Without names every part is run. --quick takes few points, and writes nothing but the page to the standard output.
  */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { presentEngines } from '../../gpu-worker/tensor/index.ts';
 import { engineContender, type Contender } from '../engine/contender.ts';
@@ -18,13 +17,12 @@ import { MISSING, peersInstalled } from '../peers/environment.ts';
 import { perceptron } from '../peers/networks.ts';
 import { PeerProcess, type PeerOptimizer } from '../peers/peers.ts';
 import { provenance } from '../provenance.ts';
+import { readResults, writeResults } from '../results-folder.ts';
 import { enginePeak } from '../scaling/measure.ts';
 import { COUNTS_MEMORY, forgetPeak, peakBytes, residentBytes } from '../scaling/process-memory.ts';
 import { OPTIMIZERS, PARTS, settingsOf, VANILLA, type PartName, type Setting } from './parts.ts';
 import { OURS, renderFigures, renderTimeMemory, type MemoryPoint, type TimeMemoryResults, type TimePoint } from './report.ts'; // prettier-ignore
 
-const FOLDER = new URL('../../docs/results/', import.meta.url);
-const STORED = new URL('time-memory.json', FOLDER);
 const COMMAND = 'npm run bench:time-memory';
 /** Of PyTorch: nets so small are slower with more. */
 const THREADS = 1;
@@ -63,26 +61,25 @@ for (const part of PARTS) {
   const settings = settingsOf(part, options.quick);
   const made = { machine, revision };
   if (options.only !== 'memory')
-    store({ time: { ...results.time, [part]: { ...made, points: await timesOf(settings) } } });
+    await store({ time: { ...results.time, [part]: { ...made, points: await timesOf(settings) } } });
   if (options.only === 'time') continue;
-  if (COUNTS_MEMORY) store({ memory: { ...results.memory, [part]: { ...made, points: await memoryOf(settings) } } });
+  if (COUNTS_MEMORY)
+    await store({ memory: { ...results.memory, [part]: { ...made, points: await memoryOf(settings) } } });
   else say('memory is left out: that of a process is counted on Linux only');
 }
 if (options.quick) process.stdout.write(`\n${renderTimeMemory(results)}`);
 else say('written to docs/results/time-memory.md');
 
 function stored(): TimeMemoryResults {
-  if (options.quick || !existsSync(STORED)) return { command: COMMAND, time: {}, memory: {} };
-  return JSON.parse(readFileSync(STORED, 'utf8')) as TimeMemoryResults;
+  const earlier = options.quick ? undefined : (readResults('time-memory') as TimeMemoryResults | undefined);
+  return earlier ?? { command: COMMAND, time: {}, memory: {} };
 }
 
-function store(changed: Partial<TimeMemoryResults>): void {
+async function store(changed: Partial<TimeMemoryResults>): Promise<void> {
   results = { ...results, ...changed };
   if (options.quick) return;
-  mkdirSync(FOLDER, { recursive: true });
-  writeFileSync(STORED, `${JSON.stringify(results, null, 2)}\n`);
-  writeFileSync(new URL('time-memory.md', FOLDER), renderTimeMemory(results));
-  for (const [name, svg] of renderFigures(results)) writeFileSync(new URL(name, FOLDER), svg);
+  const page = ['time-memory.md', renderTimeMemory(results)] as const;
+  await writeResults('time-memory', results, new Map([page, ...renderFigures(results)]));
 }
 
 /** All take turns at every point, each in a process that stays. */

@@ -9,7 +9,6 @@
  *   --seconds n  stops after the measurement that is under way after n seconds
  *   --fresh      forgets what was measured: after a change of the contenders' options, or of what they compute
  */
-import { mkdirSync, writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { loadEngine, presentEngines } from '../../gpu-worker/tensor/index.ts';
 import { MISSING, peersInstalled } from '../peers/environment.ts';
@@ -17,6 +16,7 @@ import { withFiles, type PartFiles } from '../part-files.ts';
 import type { Parts } from '../parts.ts';
 import { torchVersion } from '../peers/peers.ts';
 import { provenance } from '../provenance.ts';
+import { writeResults } from '../results-folder.ts';
 import type { Contender, Entrant } from './contenders.ts';
 import { lineUp } from './line-up.ts';
 import { race, tune, type Tuning } from './measure.ts';
@@ -24,7 +24,6 @@ import { Progress } from './progress.ts';
 import { renderFigures, renderTrainingTime, type TaskResult, type TrainingTimeResults } from './report.ts';
 import { loadParts, task, type DataSetName, type Task } from './task.ts';
 
-const FOLDER = new URL('../../docs/results/', import.meta.url);
 const { values: options } = parseArgs({
   options: {
     quick: { type: 'boolean', default: false },
@@ -173,12 +172,8 @@ if (!isWhole) {
     tasks: results,
   };
   if (!options.quick) {
-    mkdirSync(FOLDER, { recursive: true });
-    writeFileSync(new URL('training-time.json', FOLDER), `${JSON.stringify(page)}\n`);
-    writeFileSync(new URL('training-time.md', FOLDER), renderTrainingTime(page));
-    for (const each of results) {
-      for (const [name, svg] of renderFigures(each)) writeFileSync(new URL(name, FOLDER), svg);
-    }
+    const figures = results.flatMap((each) => [...renderFigures(each)]);
+    await writeResults('training-time', page, new Map([['training-time.md', renderTrainingTime(page)], ...figures]));
   }
   process.stdout.write(`\n${renderTrainingTime(page)}`);
 }

@@ -2,13 +2,13 @@
  * npm run bench:transport: how far steps with half-precision and int8 tensors are from the step in float32. Writes
  * docs/results/transport.json and, from it, docs/results/transport.md.
  */
-import { mkdirSync, writeFileSync } from 'node:fs';
 import { DdpnoptClient, type StepInput, type StepReply, type TrainingSession } from '../../clients/js/index.ts';
 import { miniBatches } from '../../clients/train/data.ts';
 import { COMPARISON, prepareComparison } from '../../clients/train/digits-comparison.ts';
 import { seededRandom } from '../../clients/train/random.ts';
 import { startStack } from '../../deploy/local/stack.ts';
 import { provenance } from '../provenance.ts';
+import { writeResults } from '../results-folder.ts';
 import {
   METRICS,
   renderTransport,
@@ -20,7 +20,6 @@ import {
 
 const STEPS = 10;
 const REPLIES = { F16: 'f16', BF16: 'bf16', I8: 'int8' } as const;
-const FOLDER = new URL('../../docs/results/', import.meta.url);
 
 type Update = Extract<StepReply, { kind: 'update' }>;
 
@@ -105,7 +104,5 @@ const results: TransportResults = {
   steps: STEPS,
   cells,
 };
-mkdirSync(FOLDER, { recursive: true });
-writeFileSync(new URL('transport.json', FOLDER), `${JSON.stringify(results, null, 2)}\n`);
-writeFileSync(new URL('transport.md', FOLDER), renderTransport(results));
+await writeResults('transport', results, new Map([['transport.md', renderTransport(results)]]));
 process.stdout.write(renderTransport(results));

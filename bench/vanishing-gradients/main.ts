@@ -9,7 +9,6 @@
  *   --seconds n  begins no further run after n seconds
  *   --fresh      forgets what was measured: after a change of the contenders, or of what they compute
  */
-import { mkdirSync, writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import type { LabelledData } from '../../clients/datasets/digits/digits.ts';
 import { startStack } from '../../deploy/local/stack.ts';
@@ -19,13 +18,13 @@ import { sampleOrder, select } from '../parts.ts';
 import { MISSING, peersInstalled } from '../peers/environment.ts';
 import { torchVersion } from '../peers/peers.ts';
 import { provenance } from '../provenance.ts';
+import { writeResults } from '../results-folder.ts';
 import { loadParts } from '../training-time/task.ts';
 import { Store } from './store.ts';
 import { CONTENDERS, DATA_SETS, BUDGETS, LOSSES, SEEDS, TUNING_SEED, type Contender, type DataSetName, type Task } from './tasks.ts'; // prettier-ignore
 import { Judge, Trainings, type Parameters, type Score, type Training, type TrainingData } from './trainings.ts';
 import { renderFigures, renderVanishingGradients, type CellResult, type Norms, type Tried, type VanishingGradientResults } from './report.ts'; // prettier-ignore
 
-const FOLDER = new URL('../../docs/results/', import.meta.url);
 const { values: options } = parseArgs({
   options: {
     quick: { type: 'boolean', default: false },
@@ -274,10 +273,8 @@ const results: VanishingGradientResults = {
   cells: cells.filter((row) => !row.includes(null)).flatMap((row) => row.filter((cell) => cell !== null)),
 };
 if (!options.quick) {
-  mkdirSync(FOLDER, { recursive: true });
-  writeFileSync(new URL('vanishing-gradients.json', FOLDER), `${JSON.stringify(results)}\n`);
-  writeFileSync(new URL('vanishing-gradients.md', FOLDER), renderVanishingGradients(results));
-  for (const [name, svg] of renderFigures(results)) writeFileSync(new URL(name, FOLDER), svg);
+  const page = ['vanishing-gradients.md', renderVanishingGradients(results)] as const;
+  await writeResults('vanishing-gradients', results, new Map([page, ...renderFigures(results)]));
 }
 process.stdout.write(`\n${renderVanishingGradients(results)}`);
 if (results.missing.length > 0) process.stdout.write('\nThe time was up; the same command goes on from here.\n');

@@ -71,7 +71,7 @@ it.each([false, true])('a trial that diverges is an outcome, alone: %s', async (
 });
 
 it.skipIf(!peersInstalled())('PyTorch begins with the same weights and takes the same batches', async () => {
-  const peer = await PeerTrials.start();
+  const peer = await PeerTrials.start(1);
   try {
     await withFiles(parts, async (files) => {
       // η so small that nothing changes: the losses are those of the initial weights on the same batches.

@@ -135,3 +135,10 @@ it('docs/results/time-memory.md and its figures are made from time-memory.json',
     expect(await readFile(new URL(file, FOLDER), 'utf8')).toBe(figure);
   }
 });
+
+it('every figure of docs/results is there as SVG and as PNG', async () => {
+  const files = await readdir(FOLDER);
+  const named = (extension: string) => files.filter((file) => file.endsWith(extension)).map((file) => file.slice(0, -4));
+  expect(named('.svg').length).toBeGreaterThan(0);
+  expect(named('.png')).toEqual(named('.svg'));
+});

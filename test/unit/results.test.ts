@@ -116,6 +116,7 @@ it('the seconds of the service are taken both with a request a step and in runs,
     [undefined, true, undefined, true, undefined, true], // prettier-ignore
   );
   expect(timed).toHaveLength(6);
+  expect(timed.every(({ onAllProcessors }) => onAllProcessors === undefined)).toBe(true);
   expect(keyOf({ ...TRIAL, inRuns: undefined })).toBe(keyOf(TRIAL));
 });
 

@@ -22,8 +22,8 @@ export interface AblationResults {
   readonly description: string;
   readonly batch: number;
   readonly epochs: number;
-  readonly seeds: number;
-  readonly tuningSeeds: number;
+  readonly seeds: readonly number[];
+  readonly tuningSeeds: readonly number[];
   readonly learningRates: Readonly<Record<string, readonly number[]>>;
   readonly rows: readonly AblationRow[];
 }
@@ -123,8 +123,8 @@ export const ablation: Item<AblationResults> = {
     description: TASK.description,
     batch: TASK.batch,
     epochs: TASK.epochs,
-    seeds: TASK.seeds.length,
-    tuningSeeds: TASK.tuningSeeds.length,
+    seeds: TASK.seeds,
+    tuningSeeds: TASK.tuningSeeds,
     learningRates: LEARNING_RATES,
     rows: PARTS.filter(({ id }) => complete.has(id)).flatMap(({ combinations }) =>
       combinations.map((combination) => rowOf(store, combination)),

@@ -29,8 +29,8 @@ export interface TaskAccuracy {
   readonly batch: number;
   readonly epochs: number;
   readonly trainingSamples: number | null;
-  readonly seeds: number;
-  readonly tuningSeeds: number;
+  readonly seeds: readonly number[];
+  readonly tuningSeeds: readonly number[];
   readonly testSamples: number;
   readonly optimizers: readonly OptimizerAccuracy[];
 }
@@ -77,8 +77,8 @@ function taskAccuracy(store: TrialStore, task: Task, hasSlow: boolean): TaskAccu
     epochs,
     trainingSamples,
     testSamples,
-    seeds: seeds.length,
-    tuningSeeds: tuningSeeds.length,
+    seeds,
+    tuningSeeds,
     optimizers: ALL.filter(
       (optimizer) => optimizer.runsOn(task) && (hasSlow || !OPTIMAL_CONTROL.includes(optimizer)),
     ).map((optimizer) => ofOptimizer(store, task, optimizer)),

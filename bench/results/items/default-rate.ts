@@ -31,7 +31,7 @@ export interface DefaultRateResults {
   /** The default of the service, as this was written. */
   readonly chosen: Candidate;
   readonly tasks: readonly (Pick<Task, 'id' | 'description' | 'batch' | 'epochs' | 'trainingSamples'> & {
-    readonly seeds: number;
+    readonly seeds: readonly number[];
   })[];
   readonly candidates: readonly CandidateScores[];
 }
@@ -110,13 +110,13 @@ export const defaultRate: Item<DefaultRateResults> = {
     const tasks = TASKS.filter(({ id }) => complete.has(id));
     return {
       chosen: currentDefault(),
-      tasks: tasks.map(({ id, description, batch, epochs, trainingSamples, seeds: { length } }) => ({
+      tasks: tasks.map(({ id, description, batch, epochs, trainingSamples, seeds: own }) => ({
         id,
         description,
         batch,
         epochs,
         trainingSamples,
-        seeds: length,
+        seeds: own,
       })),
       candidates: CANDIDATES.map((candidate) => scoresOf(store, tasks, candidate)),
     };

@@ -27,7 +27,7 @@ export interface FeedbackResults {
   readonly width: number;
   readonly trainingSamples: number;
   readonly steps: number;
-  readonly seeds: number;
+  readonly seeds: readonly number[];
   readonly regimes: readonly RegimeResult[];
 }
 
@@ -102,7 +102,7 @@ export const feedback: Item<FeedbackResults> = {
       width: WIDTH,
       trainingSamples: TRAINING_SAMPLES,
       steps: stepsOf(store, done),
-      seeds: SEEDS.length,
+      seeds: SEEDS,
       regimes: done.map((each) => regimeResult(store, each)),
     };
   },

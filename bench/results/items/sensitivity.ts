@@ -20,7 +20,7 @@ export interface SensitivityMap {
 export interface TaskSensitivity {
   readonly id: string;
   readonly description: string;
-  readonly seeds: number;
+  readonly seeds: readonly number[];
   readonly testSamples: number;
   readonly maps: readonly SensitivityMap[];
 }
@@ -69,7 +69,7 @@ function taskSensitivity(store: TrialStore, task: Task): TaskSensitivity {
   return {
     id: task.id,
     description: task.description,
-    seeds: task.tuningSeeds.length,
+    seeds: task.tuningSeeds,
     testSamples: task.testSamples,
     maps: COMPARED.map((optimizer) => ({
       id: optimizer.id,

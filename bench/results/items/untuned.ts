@@ -34,8 +34,8 @@ export interface TaskCurves {
   /** Whether a default was chosen on this task, or on its data. */
   readonly hadSay: boolean;
   readonly evaluations: number;
-  readonly seeds: number;
-  readonly timedSeeds: number;
+  readonly seeds: readonly number[];
+  readonly timedSeeds: readonly number[];
   readonly optimizers: readonly OptimizerCurve[];
 }
 
@@ -47,7 +47,11 @@ const TASKS: readonly Task[] = [WINE, BREAST_CANCER, DIGITS, MNIST, FASHION_MNIS
 /** The defaults were chosen in trials on them. */
 const HAD_SAY: readonly DataSetName[] = ['digits', 'mnist'];
 const TIMED: readonly Optimizer[] = [...BASELINES, UNTUNED];
-const TIMED_SEEDS = seeds(3, 200);
+
+/** Trials of convolutional nets take minutes, of which each has the machine to itself. */
+function timedSeeds(task: Task): number[] {
+  return seeds(CONVOLUTIONAL_TASKS.includes(task) ? 1 : 3, 200);
+}
 
 export const untuned: Item<UntunedResults> = {
   id: 'untuned',
@@ -69,7 +73,7 @@ function takesRuns(optimizer: Optimizer): boolean {
 
 /** The tuned trials, and some of the chosen ones with the machine to themselves, in rounds of one of each. */
 function planOf(store: TrialStore, task: Task): Plan {
-  const rounds = TIMED_SEEDS.map((seed): Plan => {
+  const rounds = timedSeeds(task).map((seed): Plan => {
     const trials = comparedOn(task).flatMap((optimizer) =>
       (takesRuns(optimizer) ? [false, true] : [false]).map((inRuns) => ({
         optimizer,
@@ -95,13 +99,18 @@ function timedTrials(
   optimizer: Optimizer,
   { seeds: which, inRuns }: Timed,
 ): ReturnType<typeof chosenTrials> {
-  // Left out where it is not so, as it was before there were runs.
-  return chosenTrials(store, task, optimizer, { seeds: which, alone: true, inRuns: inRuns ? true : undefined });
+  return chosenTrials(store, task, optimizer, {
+    seeds: which,
+    alone: true,
+    // Both left out where they are not so: outcomes of before there were such trials are of these.
+    inRuns: inRuns ? true : undefined,
+    onAllProcessors: CONVOLUTIONAL_TASKS.includes(task) && !takesRuns(optimizer) ? true : undefined,
+  });
 }
 
 /** Seconds a step, the median over the seeds: other work on the machine slows some. */
 function paceOf(store: TrialStore, task: Task, optimizer: Optimizer, inRuns: boolean): number {
-  const outcomes = found(store, timedTrials(store, task, optimizer, { seeds: TIMED_SEEDS, inRuns }));
+  const outcomes = found(store, timedTrials(store, task, optimizer, { seeds: timedSeeds(task), inRuns }));
   return median(outcomes.flatMap(({ points }) => points.slice(-1).map(({ seconds, step }) => seconds / step)));
 }
 
@@ -112,8 +121,8 @@ function taskCurves(store: TrialStore, task: Task): TaskCurves {
     batch: task.batch,
     hadSay: HAD_SAY.includes(task.dataSet),
     evaluations: task.evaluations,
-    seeds: task.seeds.length,
-    timedSeeds: TIMED_SEEDS.length,
+    seeds: task.seeds,
+    timedSeeds: timedSeeds(task),
     optimizers: comparedOn(task).map((optimizer) => curveOf(store, task, optimizer)),
   };
 }

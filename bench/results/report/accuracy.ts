@@ -18,10 +18,17 @@ function lossFigure({ id }: TaskAccuracy): string {
   return `accuracy-${id}-loss.svg`;
 }
 
-function renderLoss({ id, optimizers }: TaskAccuracy): string {
+/** Of a training, as long as the longest that did not diverge. */
+function stepsOf({ optimizers }: TaskAccuracy): number {
+  return Math.max(...optimizers.flatMap(({ curve }) => curve.map(({ step }) => step)));
+}
+
+function renderLoss(task: TaskAccuracy): string {
+  const { id, epochs, optimizers } = task;
   return renderFigure({
     title: `${id}: training loss at each optimizer's chosen setting`,
     xLabel: 'steps',
+    top: { label: 'epochs', unit: stepsOf(task) / epochs },
     yLabel: 'mean loss of the batches since the point before',
     series: optimizers
       .filter((optimizer) => DRAWN.includes(optimizer.id))
@@ -66,16 +73,15 @@ function renderTask(task: TaskAccuracy): string {
   const rows = optimizers.map((optimizer) => rowOf(optimizer, best));
   const samples =
     trainingSamples === null ? 'the whole training part' : `the first ${String(trainingSamples)} training samples`;
-  const steps = optimizers[0]?.curve.at(-1)?.step ?? 0;
   return `
 ## ${id}
 
-Network ${description}; batches of ${String(batch)}; ${samples}, ${String(epochs)} ${epochs === 1 ? 'epoch' : 'epochs'}, ${String(steps)} steps; ${String(seeds)} seeds, tuned with
-${String(tuningSeeds)} others; ${String(testSamples)} test samples. Bold: the best mean.
+Network ${description}; batches of ${String(batch)}; ${samples}, ${String(epochs)} ${epochs === 1 ? 'epoch' : 'epochs'}, ${String(stepsOf(task))} steps; ${String(seeds.length)} seeds, tuned with
+${tuningSeeds.length === 1 ? 'another one' : `${String(tuningSeeds.length)} others`}; ${String(testSamples)} test samples. Bold: the best mean.
 
 ${markdownTable(['optimizer', 'η', 'λ', 'test accuracy', 'training loss at the end', 'diverged'], rows)}
 
-![Training loss against steps](${lossFigure(task)})
+![Training loss against steps, and epochs](${lossFigure(task)})
 `;
 }
 

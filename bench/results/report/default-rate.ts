@@ -73,7 +73,7 @@ function renderPage(stored: ResultsHeader & DefaultRateResults): string {
     String(task.batch),
     String(task.trainingSamples ?? 'all'),
     String(task.epochs),
-    String(task.seeds),
+    String(task.seeds.length),
   ]);
   const best = bestCandidate(stored);
   return `# How the default learning rate was chosen

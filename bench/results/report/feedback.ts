@@ -50,7 +50,7 @@ function renderPage(stored: ResultsHeader & FeedbackResults): string {
 
 ${origin(stored)}
 
-DIGITS, ${String(trainingSamples)} training samples, hidden layers ${String(width)} wide, ${String(steps)} steps at most, ${String(seeds)} seeds, default options but coupling and η. \`layerwise\` leaves every layer
+DIGITS, ${String(trainingSamples)} training samples, hidden layers ${String(width)} wide, ${String(steps)} steps at most, ${String(seeds.length)} seeds, default options but coupling and η. \`layerwise\` leaves every layer
 by itself; \`value\` couples the layers through the value function, without a second pass; \`gauss-newton-step\` adds the linear prediction of what
 the layers before change; \`feedback\` adds the second forward pass, DDPNOpt proper. The four start from the same weights and see the same batches, so
 that differences are taken seed by seed; ± is half the 95 % confidence interval of the mean difference in test accuracy, in points (Student's t), bold

@@ -60,7 +60,7 @@ function renderTask(task: TaskSensitivity): string {
   return `
 ## ${id}
 
-Network ${description}; mean of ${String(seeds)} seeds; ${String(testSamples)} test samples, of which one is ${percent(1 / (seeds * testSamples), 2)} points of the mean.
+Network ${description}; mean of ${String(seeds.length)} seeds; ${String(testSamples)} test samples, of which one is ${percent(1 / (seeds.length * testSamples), 2)} points of the mean.
 
 ${markdownTable(['optimizer', 'best accuracy, %', 'width, decades', 'the same within five points'], rows)}
 

@@ -81,10 +81,11 @@ ${origin(stored)}
 A session of the service with no option given, against each baseline at the setting that [its tuning](accuracy.md) chose: the steps and
 the seconds until the mean test accuracy is as good as the best that the baseline reaches on the way. Means over the seeds, at the
 evaluations of each run; where the defaults never reach it the table says so. The seconds are those of steps, from runs that took turns, the
-median pace of them; the machine may have had other work meanwhile, so that only ratios within a table mean anything, and large ones. Of
-DDPNOpt they include what its requests take over HTTP: one a step, or, "in runs", one for the steps between two evaluations, which the service
-takes by itself from [a data set that it was sent before](../guide.md#many-steps-in-one-call). For nets as small as these the requests are most of what a
-step takes ([what it costs without](engine.md), [seconds without HTTP on larger nets](training-time.md)).
+median pace of them; the machine may have had other work meanwhile, and trials that were added later took no turns, so that only ratios within
+a table mean anything, and large ones. Of DDPNOpt they include what its requests take over HTTP: one a step, or, "in runs", one for the steps between two evaluations, which the service
+takes by itself from [a data set that it was sent before](../guide.md#many-steps-in-one-call). On the small dense nets a step is mostly
+overhead: of its request, and of starting many operations on small matrices ([what it costs without HTTP](engine.md); [seconds without HTTP on larger
+nets](training-time.md)). PyTorch has one thread on dense nets, so small that more would slow it, and every processor on convolutional ones.
 ${stored.tasks.map(renderTask).join('')}`;
 }
 
@@ -113,7 +114,7 @@ function renderTask(task: TaskCurves): string {
   return `
 ## ${id}
 
-Network ${description}; batches of ${String(batch)}; ${String(seeds)} seeds, timed on ${String(timedSeeds)}; ${String(evaluations)} evaluations. ${say}
+Network ${description}; batches of ${String(batch)}; ${String(seeds.length)} seeds, timed on ${String(timedSeeds.length)}; ${String(evaluations)} evaluations. ${say}
 The defaults' best is ${defaults === undefined ? 'not known' : `${percent(bestAccuracy(defaults))} %`}.
 
 ${markdownTable(['baseline, tuned', 'its best, %', 'its steps', "defaults' steps", 'to a point less', 'its seconds', "defaults' seconds", 'in runs'], rows)}
