@@ -191,7 +191,7 @@ function emptyStream(): ReadableStream<Uint8Array> {
   });
 }
 
-function concatenate(chunks: readonly Uint8Array[], length: number): Uint8Array<ArrayBuffer> {
+export function concatenate(chunks: readonly Uint8Array[], length: number): Uint8Array<ArrayBuffer> {
   const joined = new Uint8Array(length);
   let position = 0;
   for (const chunk of chunks) {

@@ -14,7 +14,7 @@ import type { EdgeEnv } from '../environment.ts';
 import { tenantOf } from '../middleware/access.ts';
 import type { FailedLease } from '../placement/placement-directory.ts';
 import type { Route } from '../placement/placement.ts';
-import type { SizedBody } from './streamed-body.ts';
+import { concatenate, type SizedBody } from './streamed-body.ts';
 
 /** Bad gateway, unavailable, timeout, and Cloudflare’s own 520 to 530. */
 const isGatewayStatus = (status: number): boolean => status >= 502 && status !== 505;
@@ -217,7 +217,7 @@ export async function askEveryWorker<Schema extends z.ZodType>(
       ? [await placement.anyWorker()]
       : (await placement.directory.workers()).filter(({ isUsable }) => isUsable).map(({ url }) => url);
   const ask = (url: string): Promise<z.output<Schema>> => {
-    const read = async (late: AbortSignal) => readDocument(schema, await call(c, url, path, init, '', late));
+    const read = async (late: AbortSignal) => readDocument(c, schema, await call(c, url, path, init, '', late));
     const late = () => workerTimeout(answerMilliseconds);
     return reportingLoss(c, url, init, () => withDeadline(answerMilliseconds, late, read));
   };
@@ -263,7 +263,7 @@ async function call(
   }
   takeReport(c, response.headers);
   if (response.ok) return response;
-  throw await problemOf(response);
+  throw await problemOf(c, response);
 }
 
 /** The client’s trace, which goes on at the worker. https://www.w3.org/TR/trace-context/ */
@@ -279,9 +279,9 @@ function takeReport(c: Context<EdgeEnv>, headers: Headers): void {
   reported.computeSeconds += Number(headers.get(WORKER_HEADER.computeSeconds) ?? 0);
 }
 
-async function problemOf(response: Response): Promise<ProblemError> {
+async function problemOf(c: Context<EdgeEnv>, response: Response): Promise<ProblemError> {
   if (isProblem(response)) {
-    const parsed = problemSchema.safeParse(await readJson(response));
+    const parsed = problemSchema.safeParse(await readJson(c, response));
     if (parsed.success) {
       const { code, detail, remedy, param, expectedStep, resumeFrom, missingParts, missingChunks, retryAfter, epoch } =
         parsed.data;
@@ -305,21 +305,52 @@ async function problemOf(response: Response): Promise<ProblemError> {
   return unexpectedAnswer(`status ${String(response.status)} without a problem document`);
 }
 
-/** The JSON of a worker's answer. @throws ProblemError `worker_protocol` if it does not parse */
-async function readJson(response: Response): Promise<unknown> {
+/**
+ * The whole body of a worker's answer, which is small: it has been made when its first byte comes, so that the last one is not far.
+ *
+ * @throws ProblemError `worker_unavailable` if it breaks off, `worker_timeout` if it does not end
+ */
+async function readBody(c: Context<EdgeEnv>, response: Response): Promise<Uint8Array<ArrayBuffer>> {
+  const body: ReadableStream<Uint8Array> | null = response.body;
+  if (body === null) return new Uint8Array(0);
+  const { answerMilliseconds } = c.get('platform');
+  const reader = body.getReader();
+  const read = async (): Promise<Uint8Array<ArrayBuffer>> => {
+    const chunks: Uint8Array[] = [];
+    for (let length = 0; ;) {
+      const { value, done } = await reader.read();
+      if (done) return concatenate(chunks, length);
+      chunks.push(value);
+      length += value.length;
+    }
+  };
   try {
-    return await response.json();
+    return await withDeadline(answerMilliseconds, () => workerTimeout(answerMilliseconds), read);
+  } catch (cause) {
+    if (!(cause instanceof ProblemError)) throw unavailable('the answer broke off', cause);
+    // Nobody reads the rest; what cancelling it comes to does not matter any more.
+    void reader.cancel(cause).catch(() => undefined);
+    throw cause;
+  }
+}
+
+/** The JSON of a worker's answer. @throws ProblemError as {@link readBody}; `worker_protocol` if it does not parse */
+async function readJson(c: Context<EdgeEnv>, response: Response): Promise<unknown> {
+  const text = new TextDecoder().decode(await readBody(c, response));
+  try {
+    return JSON.parse(text) as unknown;
   } catch (cause) {
     throw unexpectedAnswer('a body that is not JSON', cause);
   }
 }
 
-/** The document of a known form in a worker's answer. @throws ProblemError `worker_protocol` if there is none */
+/** The document of a known form in a worker's answer. @throws ProblemError as {@link readBody}; `worker_protocol` if there is none */
 export async function readDocument<Schema extends z.ZodType>(
+  c: Context<EdgeEnv>,
   schema: Schema,
   response: Response,
 ): Promise<z.output<Schema>> {
-  const parsed = schema.safeParse(await readJson(response));
+  const parsed = schema.safeParse(await readJson(c, response));
   if (!parsed.success) throw unexpectedAnswer('a document of a form this edge does not know', parsed.error);
   return parsed.data;
 }
@@ -362,19 +393,14 @@ function unexpectedAnswer(what: string, cause?: unknown): ProblemError {
  * A worker's answer as the client gets it: its body streams through unless it is small, or becomes JSON where the client prefers that to
  * safetensors and the answer is small.
  *
- * @throws ProblemError `worker_protocol` if it has no body; `worker_unavailable` if a small one breaks off
+ * @throws ProblemError `worker_protocol` if it has no body; of a small one as {@link readBody}
  */
 export async function relay(c: Context<EdgeEnv>, response: Response): Promise<Response> {
   const length = Number(response.headers.get('content-length') ?? Infinity);
   const type = response.headers.get('content-type');
   const isJson = type === SAFETENSORS_CONTENT_TYPE && length <= LIMITS.jsonTensorBytes && prefersJson(c);
   if (type === null || (length > SMALL_ANSWER_BYTES && !isJson)) return stream(c, response);
-  let body: Uint8Array<ArrayBuffer>;
-  try {
-    body = new Uint8Array(await response.arrayBuffer());
-  } catch (cause) {
-    throw unavailable('the answer broke off', cause);
-  }
+  const body = await readBody(c, response);
   if (body.length === 0) throw unexpectedAnswer('an empty body');
   if (isJson) return c.json(jsonOfTensors(body));
   return c.body(body, 200, { 'content-type': type, 'content-length': String(length) });

@@ -1,5 +1,5 @@
 /** A worker that takes connections and never answers: nobody waits for it for ever, whatever was asked. */
-import { createServer, type RequestListener, type Server } from 'node:http';
+import { createServer, type RequestListener, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -34,6 +34,10 @@ const SYSTEMS = encode([
   { name: 'losses', shape: [300], values: new Float32Array(300).fill(1) },
   { name: SOLVE_TENSOR.grams, shape: [1, 45_150], values: new Float32Array(45_150) },
 ]);
+
+function sayAlive(response: ServerResponse): void {
+  response.writeHead(200, { 'content-type': 'application/json' }).end('{"status":"ok"}');
+}
 
 describe.each(EDGE_RUNTIMES)('an edge in %s whose one worker', (runtime) => {
   let server: Server;
@@ -84,6 +88,25 @@ describe.each(EDGE_RUNTIMES)('an edge in %s whose one worker', (runtime) => {
     expectProblem(step, { status: 502, code: 'worker_protocol', mentions: ['an empty body'] });
   });
 
+  it('begins to answer, and does not go on: that is not waited for either', async () => {
+    const { url } = edge.ready;
+    const begin =
+      (status: number, type: string): RequestListener =>
+      (request, response) => {
+        if (request.url === '/healthz') sayAlive(response);
+        else response.writeHead(status, { 'content-type': type, 'content-length': '1000' }).write('{');
+      };
+    const requests = [
+      { answered: begin(200, 'application/json'), send: () => call(url, 'GET', `/v1/sessions/${newSessionId()}`) },
+      { answered: begin(200, SAFETENSORS_CONTENT_TYPE), send: () => getStep(url, newSessionId(), 0) },
+      { answered: begin(409, 'application/problem+json'), send: () => getStep(url, newSessionId(), 0) },
+    ];
+    for (const { answered, send } of requests) {
+      answer = answered;
+      expect(expectProblem(await send(), TIMEOUT).retryable).toBe(true);
+    }
+  });
+
   it('computes for long, and says that it is alive: its answer is waited for', async () => {
     arrived.length = 0;
     const isAsked = Promise.withResolvers<undefined>();
@@ -92,7 +115,7 @@ describe.each(EDGE_RUNTIMES)('an edge in %s whose one worker', (runtime) => {
         void isAsked.promise.then(() => response.writeHead(404, { 'content-type': 'text/html' }).end('no'));
         return;
       }
-      response.writeHead(200, { 'content-type': 'application/json' }).end('{"status":"ok"}');
+      sayAlive(response);
       if (arrived.filter((name) => name === 'GET /healthz').length === 3) isAsked.resolve(undefined);
     };
     // A worker that is late to say so is asked again.
