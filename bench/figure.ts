@@ -49,10 +49,14 @@ export function renderFigure({ title, xLabel, yLabel, series, xTicks, top }: Fig
     ...(top === undefined
       ? []
       : [
-          ...ticksOf(xs.map((value) => value / top.unit)).map((tick) =>
-            text(x.at(tick * top.unit), PLOT.top - 4, formatted(tick), 'text-anchor="middle" font-size="10"'),
-          ),
-          text(PLOT.right + 16, PLOT.top - 4, top.label, 'font-size="10"'),
+          ...topTicks(xs.map((value) => value / top.unit)).flatMap((tick) => {
+            const place = x.at(tick * top.unit);
+            return [
+              line([place, PLOT.top], [place, PLOT.top - 4], 'stroke="#999999"'),
+              text(place, PLOT.top - 6, formatted(tick), 'text-anchor="middle" font-size="10"'),
+            ];
+          }),
+          text(PLOT.left - 8, PLOT.top - 6, top.label, 'text-anchor="end" font-size="10"'),
         ]),
     ...y.ticks.flatMap((tick) => [
       line([PLOT.left, y.at(tick)], [PLOT.right, y.at(tick)], 'stroke="#e3e3e3"'),
@@ -101,6 +105,15 @@ function ticksOf(values: readonly number[]): number[] {
   const arePowersOfTwo = values.every((value) => Number.isInteger(Math.log2(value)));
   const ticks = arePowersOfTwo ? [...new Set(values)] : decadeTicks(low, high);
   return ticks.filter((tick) => tick >= low && tick <= high);
+}
+
+/** Whole numbers where there are a few. */
+function topTicks(values: readonly number[]): number[] {
+  const [low, high] = rangeOf(values);
+  const whole = Array.from({ length: Math.min(Math.floor(high), 10) }, (_, index) => index + 1).filter(
+    (tick) => tick >= low,
+  );
+  return whole.length > 1 && high < 11 ? whole : ticksOf(values);
 }
 
 function decadeTicks(low: number, high: number): number[] {

@@ -2,7 +2,7 @@
  * Files of one JSON value a line, to which a benchmark adds what it has measured, so that it goes on where it was stopped. A process
  * that is killed while it writes leaves a line without an end, which the next one takes away; every other line stands.
  */
-import { appendFileSync, existsSync, mkdirSync, readFileSync, truncateSync } from 'node:fs';
+import { appendFileSync, existsSync, mkdirSync, readFileSync, renameSync, truncateSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 
 /** The values in the order in which they were added; none where there is no file. */
@@ -19,4 +19,12 @@ export function readJsonLines(file: string): unknown[] {
 export function appendJsonLine(file: string, value: unknown): void {
   mkdirSync(path.dirname(file), { recursive: true });
   appendFileSync(file, `${JSON.stringify(value)}\n`);
+}
+
+/** Puts these values in the place of all that the file had, or of none: a process that is killed meanwhile leaves it as it was. */
+export function writeJsonLines(file: string, values: readonly unknown[]): void {
+  mkdirSync(path.dirname(file), { recursive: true });
+  const next = `${file}.next`;
+  writeFileSync(next, values.map((value) => `${JSON.stringify(value)}\n`).join(''));
+  renameSync(next, file);
 }

@@ -1,4 +1,5 @@
 /** The files of docs/results, as every benchmark writes them: what was measured as JSON, its page, and its figures as SVG and PNG. */
+import { createHash } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
@@ -17,14 +18,28 @@ export async function writeResults(id: string, results: object, files: ReadonlyM
   await writeFile(new URL(`${id}.json`, RESULTS_FOLDER), `${JSON.stringify(results)}\n`);
   for (const [name, content] of files) {
     await writeFile(new URL(name, RESULTS_FOLDER), content);
-    if (name.endsWith('.svg')) await writePng(name.replace(/svg$/, 'png'), content);
+    if (name.endsWith('.svg')) await writePng(name, content);
   }
 }
+
+/** Which figure a PNG was made of cannot be seen from its bytes: they depend on the machine's fonts. */
+export const PNG_SOURCES = 'figures';
 
 async function writePng(name: string, svg: string): Promise<void> {
   await sharp(Buffer.from(svg), { density: DENSITY })
     .png({ palette: true })
-    .toFile(fileURLToPath(new URL(name, RESULTS_FOLDER)));
+    .toFile(fileURLToPath(new URL(name.replace(/svg$/, 'png'), RESULTS_FOLDER)));
+  const sources = { ...(readResults(PNG_SOURCES) as Record<string, string> | undefined), [name]: digestOf(svg) };
+  const sorted = Object.entries(sources).toSorted(([a], [b]) => (a < b ? -1 : 1));
+  await writeFile(
+    new URL(`${PNG_SOURCES}.json`, RESULTS_FOLDER),
+    `${JSON.stringify(Object.fromEntries(sorted), null, 2)}\n`,
+  );
+}
+
+/** SHA-256 in hexadecimal, as figures.json has it of the SVG that each PNG was made of. */
+export function digestOf(svg: string): string {
+  return createHash('sha256').update(svg).digest('hex');
 }
 
 /** What an earlier run has written; undefined if none has. */

@@ -15,8 +15,11 @@ export async function cifar10Records(picture: Uint8Array, labels: readonly numbe
   const { data, info } = await sharp(picture, { limitInputPixels: false }).raw().toBuffer({ resolveWithObject: true });
   const { width, height, channels } = info;
   if (width !== PLANE || channels !== CHANNELS || height !== labels.length) {
-    const size = `${String(width)}×${String(height)} pixels in ${String(channels)} channels`;
-    throw new Error(`a picture of ${size} holds no ${String(labels.length)} images`);
+    const sizeOf = (wide: number, high: number, deep: number): string =>
+      `${String(wide)}×${String(high)}×${String(deep)}`;
+    throw new Error(
+      `a picture of ${sizeOf(width, height, channels)} bytes, not ${sizeOf(PLANE, labels.length, CHANNELS)}`,
+    );
   }
   const records = Buffer.alloc(labels.length * RECORD);
   for (const [image, label] of labels.entries()) {

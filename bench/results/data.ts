@@ -45,7 +45,7 @@ export function missingFiles(name: DataSetName): string | null {
 }
 
 function absence(of: Source): string {
-  return `its data is not in ${folderOf(of)}. ${adviceOn(of)}`;
+  return `${folderOf(of)} lacks its files. ${adviceOn(of)}`;
 }
 
 function smallParts(data: LabelledData): Parts {

@@ -2,11 +2,12 @@
  * npm run bench:results: the paper's claims, reproduced or refuted. Runs trials, each of which is stored in .bench/results when it is
  * done, so that a run that is stopped, however it is, goes on where it was; and writes the pages of docs/results of what is complete.
  *
- * usage: npm run bench:results [-- --quick] [--only item[:section]] [--seconds n] [--fresh] [--list] [--pages]
+ * usage: npm run bench:results [-- --quick] [--only item[:section]] [--seconds n] [--fresh] [--retime] [--list] [--pages]
  *   --quick      the small sets' accuracies alone, on the standard output only
  *   --only id    one item, or one section of it; can be repeated
  *   --seconds n  begins no trial after n seconds
  *   --fresh      forgets the trials that were run
+ *   --retime     forgets those whose seconds count: after a change of what a step takes, so that all are of one revision
  *   --list       says what there is to run, and how much of it is done
  *   --pages      writes the pages of what is complete, and runs nothing
  */
@@ -32,6 +33,7 @@ const { values: options } = parseArgs({
     only: { type: 'string', multiple: true, default: [] },
     seconds: { type: 'string', default: 'Infinity' },
     fresh: { type: 'boolean', default: false },
+    retime: { type: 'boolean', default: false },
     list: { type: 'boolean', default: false },
     pages: { type: 'boolean', default: false },
   },
@@ -64,6 +66,10 @@ const selected: readonly Selected[] = CATALOGUE.flatMap((entry) =>
 
 const store = new TrialStore(STORE);
 if (options.fresh) store.clear();
+if (options.retime) {
+  const planned = selected.flatMap(({ section }) => section.plan(store).trials);
+  store.forget(planned.map(({ trial }) => trial).filter(({ alone }) => alone));
+}
 if (options.list) list();
 else if (options.pages || (await runSelected())) await publish();
 

@@ -10,7 +10,7 @@ import type { Parts } from '../parts.ts';
 import { loadParts, type DataSetName } from './data.ts';
 import { PeerTrials } from './peer.ts';
 import type { PlannedTrial } from './plan.ts';
-import { ServiceTrials } from './service.ts';
+import { engineFor, ServiceTrials } from './service.ts';
 import type { TrialStore, Versions } from './store.ts';
 import { keyOf, type Network, type Outcome, type Trainer, type Trial } from './trial.ts';
 
@@ -18,8 +18,6 @@ import { keyOf, type Network, type Outcome, type Trainer, type Trial } from './t
 const SESSIONS = 4;
 /** Of a trial whose connection breaks. */
 const ATTEMPTS = 3;
-/** Features of the data sets whose nets are small. */
-const SMALL_INPUT = 64;
 
 export interface RunOptions {
   readonly revision: string;
@@ -47,11 +45,6 @@ interface Computed {
 export function missingOf(store: TrialStore, trials: readonly PlannedTrial[]): PlannedTrial[] {
   const byKey = new Map(trials.map((each) => [keyOf(each.trial), each]));
   return [...byKey.values()].filter(({ trial }) => store.outcome(trial) === undefined);
-}
-
-/** WebAssembly where a step is so small that the way to the native library is most of it; else the fastest engine that is there. */
-function engineFor({ input }: Network): string | undefined {
-  return input.length === 1 && input[0] <= SMALL_INPUT ? 'wasm' : undefined;
 }
 
 /** Starts processes when a trial needs them, and keeps them until it is stopped. */

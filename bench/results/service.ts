@@ -15,6 +15,14 @@ const RUN_DATA_BYTES = 64_000_000;
 /** Of one run: as many as the service keeps the metrics of, for who loses the connection meanwhile. */
 const RUN_STEPS = 1000;
 
+/** Features of the data sets whose nets are small. */
+const SMALL_INPUT = 64;
+
+/** WebAssembly where a step is so small that the way to the native library is most of it; else the fastest engine that is there. */
+export function engineFor({ input }: Network): string | undefined {
+  return input.length === 1 && input[0] <= SMALL_INPUT ? 'wasm' : undefined;
+}
+
 export class ServiceTrials {
   readonly #stack: LocalStack;
   readonly #client: DdpnoptClient;
@@ -119,12 +127,12 @@ function byRuns(
   const { batch } = trial;
   const order = sampleOrder(trial);
   return async (samples) => {
-    if (session.nextStep === 0) {
-      await session.uploadData({ x: inputs.subarray(0, size * features), y: labels.subarray(0, size) });
-    }
     const steps = samples.length / batch;
     const losses: number[] = [];
     const began = performance.now();
+    if (session.nextStep === 0) {
+      await session.uploadData({ x: inputs.subarray(0, size * features), y: labels.subarray(0, size) });
+    }
     for (let begin = 0; begin < steps; begin += RUN_STEPS) {
       const onProgress = ({ metrics }: RunProgress): number => losses.push(metrics.loss);
       await session.run({ steps: Math.min(RUN_STEPS, steps - begin), batch, order }, { onProgress });

@@ -1,6 +1,6 @@
 /** What trials have come to, in a file that git ignores: one line each, added when the trial is done. */
 import { rmSync } from 'node:fs';
-import { appendJsonLine, readJsonLines } from '../json-lines.ts';
+import { appendJsonLine, readJsonLines, writeJsonLines } from '../json-lines.ts';
 import { keyOf, type Outcome, type Trial } from './trial.ts';
 
 /** Who computed it. */
@@ -43,6 +43,12 @@ export class TrialStore {
     const line: Line = { key: keyOf(trial), trial, outcome, versions };
     appendJsonLine(this.#file, line);
     this.#lines.set(line.key, line);
+  }
+
+  /** Forgets these trials, as far as it has them. */
+  forget(trials: readonly Trial[]): void {
+    for (const trial of trials) this.#lines.delete(keyOf(trial));
+    writeJsonLines(this.#file, [...this.#lines.values()]);
   }
 
   /** Forgets everything. */

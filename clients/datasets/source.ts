@@ -9,7 +9,7 @@ export interface Source {
   readonly variable: string;
   /** Where they are looked for without it. */
   readonly folder: string;
-  /** Who brings them. */
+  /** Who brings them there. */
   readonly remedy: string;
 }
 
@@ -18,14 +18,21 @@ export function source(name: string, variable: string, remedy: string): Source {
   return { variable, folder: fileURLToPath(new URL(`../../.datasets/${name}`, import.meta.url)), remedy };
 }
 
-/** What the environment names, or the usual place. */
-export function folderOf({ variable, folder }: Source): string {
+function namedFolder({ variable }: Source): string | null {
   const named = process.env[variable] ?? '';
-  return named === '' ? folder : named;
+  return named === '' ? null : named;
+}
+
+/** What the environment names, or the usual place. */
+export function folderOf(of: Source): string {
+  return namedFolder(of) ?? of.folder;
 }
 
 /** What helps whoever lacks a file of it. */
-export function adviceOn({ variable, remedy }: Source): string {
+export function adviceOn(of: Source): string {
+  const { variable, folder, remedy } = of;
+  if (namedFolder(of) !== null)
+    return `${variable} names that folder; without it the files are looked for in ${folder}.`;
   return `${remedy}; another folder is named by ${variable}.`;
 }
 
@@ -34,19 +41,20 @@ export function isThere(of: Source, name: string): boolean {
   return existsSync(join(folderOf(of), name));
 }
 
-/** Where a file is, by the first of its names that is there. @throws Error that says where it comes from, if there is none */
-function find(of: Source, folder: string, names: readonly string[]): string {
-  const file = names.map((name) => join(folder, name)).find((candidate) => existsSync(candidate));
-  if (file !== undefined) return file;
-  throw new Error(`${folder} has no ${names.join(', nor ')}. ${adviceOn(of)}`);
+interface FoundFile {
+  readonly path: string;
+  /** As they are. */
+  readonly bytes: Buffer;
 }
 
 /**
- * The bytes of a file in a folder, as they are.
+ * Reads a file in a folder.
  *
  * @param names of the file; the first that is there is taken
  * @throws Error that says where the file comes from, if there is none
  */
-export async function readOne(of: Source, folder: string, names: readonly string[]): Promise<Buffer> {
-  return readFile(find(of, folder, names));
+export async function readOne(of: Source, folder: string, names: readonly string[]): Promise<FoundFile> {
+  const path = names.map((name) => join(folder, name)).find((candidate) => existsSync(candidate));
+  if (path === undefined) throw new Error(`${folder} has no ${names.join(', nor ')}. ${adviceOn(of)}`);
+  return { path, bytes: await readFile(path) };
 }

@@ -71,7 +71,7 @@ export async function checkWithDefinition(
 
 /** The session's definition as its worker has it. The errors are those of `callWorker`. */
 async function definitionOf(c: Context<EdgeEnv>, id: SessionId): Promise<StepDefinition> {
-  const session = await readDocument(c, sessionSchema, await callWorker(c, id, '', { method: 'GET' }));
+  const session = await readDocument(sessionSchema, await callWorker(c, id, '', { method: 'GET' }));
   rememberDefinition(c, session);
   return session;
 }

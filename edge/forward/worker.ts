@@ -2,7 +2,7 @@
 import type { Context } from 'hono';
 import { accepts } from 'hono/accepts';
 import type * as z from 'zod';
-import { isProblem, ProblemError, problemSchema, type ProblemCode } from '../../shared/errors.ts';
+import { isProblem, PROBLEM_CONTENT_TYPE, ProblemError, problemSchema, type ProblemCode } from '../../shared/errors.ts';
 import { JSON_CONTENT_TYPE, jsonOfTensors } from '../../shared/json-tensors.ts';
 import { LIMITS } from '../../shared/limits.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
@@ -217,7 +217,7 @@ export async function askEveryWorker<Schema extends z.ZodType>(
       ? [await placement.anyWorker()]
       : (await placement.directory.workers()).filter(({ isUsable }) => isUsable).map(({ url }) => url);
   const ask = (url: string): Promise<z.output<Schema>> => {
-    const read = async (late: AbortSignal) => readDocument(c, schema, await call(c, url, path, init, '', late));
+    const read = async (late: AbortSignal) => readDocument(schema, await call(c, url, path, init, '', late));
     const late = () => workerTimeout(answerMilliseconds);
     return reportingLoss(c, url, init, () => withDeadline(answerMilliseconds, late, read));
   };
@@ -258,12 +258,58 @@ async function call(
       signal: AbortSignal.any([client, vain]),
     });
   } catch (cause) {
-    if (vain.aborted && vain.reason instanceof ProblemError) throw vain.reason;
-    throw unavailable('no connection', cause);
+    throw problemIn(vain) ?? unavailable('no connection', cause);
   }
   takeReport(c, response.headers);
+  if (!isStreamed(response.headers)) response = await readWhole(c, response, vain);
   if (response.ok) return response;
-  throw await problemOf(c, response);
+  throw await problemOf(response);
+}
+
+/** What a signal has been aborted with. */
+function problemIn({ aborted, reason }: AbortSignal): ProblemError | null {
+  return aborted && reason instanceof ProblemError ? reason : null;
+}
+
+/** Whether an answer is passed on while it comes: a large one, and events, whose end nobody knows. */
+function isStreamed(headers: Headers): boolean {
+  const type = headers.get('content-type') ?? '';
+  const isDocument = type.startsWith(JSON_CONTENT_TYPE) || type.startsWith(PROBLEM_CONTENT_TYPE);
+  return !isDocument && Number(headers.get('content-length') ?? Infinity) > SMALL_ANSWER_BYTES;
+}
+
+/**
+ * An answer with all of its body, which has been made when its first byte comes, so that the last one is not far.
+ *
+ * @throws ProblemError `worker_unavailable` if it breaks off, `worker_timeout` if it does not end
+ */
+async function readWhole(
+  c: Context<EdgeEnv>,
+  { body, status, headers }: Response,
+  vain: AbortSignal,
+): Promise<Response> {
+  const stream: ReadableStream<Uint8Array> | null = body;
+  if (stream === null) return new Response(null, { status, headers });
+  const { answerMilliseconds } = c.get('platform');
+  const reader = stream.getReader();
+  const read = async (): Promise<Uint8Array<ArrayBuffer>> => {
+    const chunks: Uint8Array[] = [];
+    for (let length = 0; ;) {
+      const { value, done } = await reader.read();
+      if (done) return concatenate(chunks, length);
+      chunks.push(value);
+      length += value.length;
+    }
+  };
+  const late = (): ProblemError => workerTimeout(answerMilliseconds, 'has begun an answer, and not ended it');
+  try {
+    return new Response(await withDeadline(answerMilliseconds, late, read), { status, headers });
+  } catch (cause) {
+    if (!(cause instanceof ProblemError)) throw problemIn(vain) ?? unavailable('the answer broke off', cause);
+    // Nobody reads the rest; what cancelling it comes to does not matter any more.
+    void reader.cancel(cause).catch(() => undefined);
+    throw cause;
+  }
 }
 
 /** The client’s trace, which goes on at the worker. https://www.w3.org/TR/trace-context/ */
@@ -279,9 +325,9 @@ function takeReport(c: Context<EdgeEnv>, headers: Headers): void {
   reported.computeSeconds += Number(headers.get(WORKER_HEADER.computeSeconds) ?? 0);
 }
 
-async function problemOf(c: Context<EdgeEnv>, response: Response): Promise<ProblemError> {
+async function problemOf(response: Response): Promise<ProblemError> {
   if (isProblem(response)) {
-    const parsed = problemSchema.safeParse(await readJson(c, response));
+    const parsed = problemSchema.safeParse(await readJson(response));
     if (parsed.success) {
       const { code, detail, remedy, param, expectedStep, resumeFrom, missingParts, missingChunks, retryAfter, epoch } =
         parsed.data;
@@ -305,52 +351,21 @@ async function problemOf(c: Context<EdgeEnv>, response: Response): Promise<Probl
   return unexpectedAnswer(`status ${String(response.status)} without a problem document`);
 }
 
-/**
- * The whole body of a worker's answer, which is small: it has been made when its first byte comes, so that the last one is not far.
- *
- * @throws ProblemError `worker_unavailable` if it breaks off, `worker_timeout` if it does not end
- */
-async function readBody(c: Context<EdgeEnv>, response: Response): Promise<Uint8Array<ArrayBuffer>> {
-  const body: ReadableStream<Uint8Array> | null = response.body;
-  if (body === null) return new Uint8Array(0);
-  const { answerMilliseconds } = c.get('platform');
-  const reader = body.getReader();
-  const read = async (): Promise<Uint8Array<ArrayBuffer>> => {
-    const chunks: Uint8Array[] = [];
-    for (let length = 0; ;) {
-      const { value, done } = await reader.read();
-      if (done) return concatenate(chunks, length);
-      chunks.push(value);
-      length += value.length;
-    }
-  };
+/** The JSON of a worker's answer. @throws ProblemError `worker_protocol` if it does not parse */
+async function readJson(response: Response): Promise<unknown> {
   try {
-    return await withDeadline(answerMilliseconds, () => workerTimeout(answerMilliseconds), read);
-  } catch (cause) {
-    if (!(cause instanceof ProblemError)) throw unavailable('the answer broke off', cause);
-    // Nobody reads the rest; what cancelling it comes to does not matter any more.
-    void reader.cancel(cause).catch(() => undefined);
-    throw cause;
-  }
-}
-
-/** The JSON of a worker's answer. @throws ProblemError as {@link readBody}; `worker_protocol` if it does not parse */
-async function readJson(c: Context<EdgeEnv>, response: Response): Promise<unknown> {
-  const text = new TextDecoder().decode(await readBody(c, response));
-  try {
-    return JSON.parse(text) as unknown;
+    return await response.json();
   } catch (cause) {
     throw unexpectedAnswer('a body that is not JSON', cause);
   }
 }
 
-/** The document of a known form in a worker's answer. @throws ProblemError as {@link readBody}; `worker_protocol` if there is none */
+/** The document of a known form in a worker's answer. @throws ProblemError `worker_protocol` if there is none */
 export async function readDocument<Schema extends z.ZodType>(
-  c: Context<EdgeEnv>,
   schema: Schema,
   response: Response,
 ): Promise<z.output<Schema>> {
-  const parsed = schema.safeParse(await readJson(c, response));
+  const parsed = schema.safeParse(await readJson(response));
   if (!parsed.success) throw unexpectedAnswer('a document of a form this edge does not know', parsed.error);
   return parsed.data;
 }
@@ -366,9 +381,9 @@ function unavailable(reason: string, cause?: unknown): ProblemError {
   );
 }
 
-function workerTimeout(milliseconds: number): ProblemError {
+function workerTimeout(milliseconds: number, what = 'has not answered'): ProblemError {
   return new ProblemError('worker_timeout', {
-    detail: `The worker has not answered for ${String(milliseconds / 1000)} seconds; it hangs, or the network to it is broken.`,
+    detail: `The worker ${what} for ${String(milliseconds / 1000)} seconds; it hangs, or the network to it is broken.`,
     remedy: 'Send the same request again in a second; if it stays, restart the worker.',
   });
 }
@@ -393,14 +408,14 @@ function unexpectedAnswer(what: string, cause?: unknown): ProblemError {
  * A worker's answer as the client gets it: its body streams through unless it is small, or becomes JSON where the client prefers that to
  * safetensors and the answer is small.
  *
- * @throws ProblemError `worker_protocol` if it has no body; of a small one as {@link readBody}
+ * @throws ProblemError `worker_protocol` if it has no body
  */
 export async function relay(c: Context<EdgeEnv>, response: Response): Promise<Response> {
   const length = Number(response.headers.get('content-length') ?? Infinity);
   const type = response.headers.get('content-type');
   const isJson = type === SAFETENSORS_CONTENT_TYPE && length <= LIMITS.jsonTensorBytes && prefersJson(c);
-  if (type === null || (length > SMALL_ANSWER_BYTES && !isJson)) return stream(c, response);
-  const body = await readBody(c, response);
+  if (type === null || isStreamed(response.headers)) return stream(c, response);
+  const body = new Uint8Array(await response.arrayBuffer());
   if (body.length === 0) throw unexpectedAnswer('an empty body');
   if (isJson) return c.json(jsonOfTensors(body));
   return c.body(body, 200, { 'content-type': type, 'content-length': String(length) });

@@ -95,7 +95,6 @@ export function registerCheckpoints(app: OpenAPIHono<EdgeEnv>): void {
   app.openapi(makeCheckpoint, async (c) => {
     const id = parseSessionId(c.req.valid('param').id);
     const checkpoint = await readDocument(
-      c,
       checkpointSchema,
       await callWorker(c, id, '/checkpoints', { method: 'POST' }),
     );
@@ -105,7 +104,7 @@ export function registerCheckpoints(app: OpenAPIHono<EdgeEnv>): void {
   app.openapi(listCheckpoints, async (c) => {
     const id = parseSessionId(c.req.valid('param').id);
     const answer = await callWorker(c, id, '/checkpoints', { method: 'GET' });
-    return c.json(await readDocument(c, checkpointListSchema, answer), 200);
+    return c.json(await readDocument(checkpointListSchema, answer), 200);
   });
 
   app.openapi(importCheckpoint, async (c) => {
@@ -115,7 +114,7 @@ export function registerCheckpoints(app: OpenAPIHono<EdgeEnv>): void {
     const answer = await body.forward((sized) =>
       callAnyWorker(c, `/checkpoints/${id}`, { method: 'PUT', body: sized, headers }),
     );
-    return c.json(await readDocument(c, checkpointSchema, answer), 201, { location: `/v1/checkpoints/${id}` });
+    return c.json(await readDocument(checkpointSchema, answer), 201, { location: `/v1/checkpoints/${id}` });
   });
 
   app.openapi(getCheckpoint, async (c) => {

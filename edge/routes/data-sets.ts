@@ -92,12 +92,12 @@ export function registerDataSets(app: OpenAPIHono<EdgeEnv>): void {
     });
     const headers = { 'content-type': SAFETENSORS_CONTENT_TYPE };
     const answer = await body.forward((stream) => callWorker(c, id, path, { method: 'PUT', body: stream, headers }));
-    return c.json(await readDocument(c, dataSetSchema, answer), 200);
+    return c.json(await readDocument(dataSetSchema, answer), 200);
   });
 
   app.openapi(getData, async (c) => {
     const id = parseSessionId(c.req.valid('param').id);
-    return c.json(await readDocument(c, dataSetSchema, await callWorker(c, id, '/data', { method: 'GET' })), 200);
+    return c.json(await readDocument(dataSetSchema, await callWorker(c, id, '/data', { method: 'GET' })), 200);
   });
 
   app.openapi(deleteData, async (c) => {

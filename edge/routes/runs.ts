@@ -135,7 +135,7 @@ export function registerRuns(app: OpenAPIHono<EdgeEnv>): void {
       headers: { 'content-type': JSON_CONTENT_TYPE, ...asked(c) },
     });
     if (prefersEvents(c.req.header('accept'))) return stream(c, response, { 'cache-control': 'no-store' });
-    const run = await readDocument(c, runSchema, response);
+    const run = await readDocument(runSchema, response);
     return c.json(run, run.state === 'running' ? 202 : 200);
   });
 
@@ -144,12 +144,12 @@ export function registerRuns(app: OpenAPIHono<EdgeEnv>): void {
     const path = `/runs/${String(parseStepNumber(n))}`;
     const response = await callWorker(c, parseSessionId(id), path, { method: 'GET', headers: asked(c) });
     if (prefersEvents(c.req.header('accept'))) return stream(c, response, { 'cache-control': 'no-store' });
-    return c.json(await readDocument(c, runSchema, response), 200);
+    return c.json(await readDocument(runSchema, response), 200);
   });
 
   app.openapi(listRuns, async (c) => {
     const id = parseSessionId(c.req.valid('param').id);
-    return c.json(await readDocument(c, runListSchema, await callWorker(c, id, '/runs', { method: 'GET' })), 200);
+    return c.json(await readDocument(runListSchema, await callWorker(c, id, '/runs', { method: 'GET' })), 200);
   });
 
   app.openapi(cancelRun, async (c) => {
@@ -157,7 +157,7 @@ export function registerRuns(app: OpenAPIHono<EdgeEnv>): void {
     const response = await callWorker(c, parseSessionId(id), `/runs/${String(parseStepNumber(n))}`, {
       method: 'DELETE',
     });
-    return c.json(await readDocument(c, runSchema, response), 200);
+    return c.json(await readDocument(runSchema, response), 200);
   });
 }
 

@@ -161,7 +161,7 @@ export function registerSessions(app: OpenAPIHono<EdgeEnv>): void {
           ...(quota === null ? {} : { [WORKER_HEADER.sessionQuota]: String(quota) }),
         },
       });
-      const session = await readDocument(c, sessionSchema, response);
+      const session = await readDocument(sessionSchema, response);
       rememberDefinition(c, session);
       return c.json(session, 201, { location: `/v1/sessions/${id}` });
     },
@@ -174,7 +174,7 @@ export function registerSessions(app: OpenAPIHono<EdgeEnv>): void {
 
   app.openapi(getSession, async (c) => {
     const id = parseSessionId(c.req.valid('param').id);
-    return c.json(await readDocument(c, sessionSchema, await callWorker(c, id, '', { method: 'GET' })), 200);
+    return c.json(await readDocument(sessionSchema, await callWorker(c, id, '', { method: 'GET' })), 200);
   });
 
   app.openapi(patchSession, async (c) => {
@@ -184,7 +184,7 @@ export function registerSessions(app: OpenAPIHono<EdgeEnv>): void {
       body: JSON.stringify(c.req.valid('json')),
       headers: { 'content-type': JSON_TYPE },
     });
-    const session = await readDocument(c, sessionSchema, answer);
+    const session = await readDocument(sessionSchema, answer);
     rememberDefinition(c, session);
     return c.json(session, 200);
   });

@@ -130,13 +130,13 @@ export function registerStepParts(app: OpenAPIHono<EdgeEnv>): void {
     await checkWithDefinition(c, id, (definition) => checkPartHeader(header, definition));
     const headers = { 'content-type': SAFETENSORS_CONTENT_TYPE };
     const answer = await body.forward((stream) => callWorker(c, id, path, { method: 'PUT', body: stream, headers }));
-    return c.json(await readDocument(c, stepPartsSchema, answer), 200);
+    return c.json(await readDocument(stepPartsSchema, answer), 200);
   });
 
   app.openapi(getParts, async (c) => {
     const { id, n } = c.req.valid('param');
     const answer = await callWorker(c, parseSessionId(id), `/steps/${String(parseStepNumber(n))}/parts`, { method: 'GET' }); // prettier-ignore
-    return c.json(await readDocument(c, stepPartsSchema, answer), 200);
+    return c.json(await readDocument(stepPartsSchema, answer), 200);
   });
 
   app.openapi(deleteParts, async (c) => {

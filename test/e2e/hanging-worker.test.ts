@@ -88,13 +88,24 @@ describe.each(EDGE_RUNTIMES)('an edge in %s whose one worker', (runtime) => {
     expectProblem(step, { status: 502, code: 'worker_protocol', mentions: ['an empty body'] });
   });
 
-  it('begins to answer, and does not go on: that is not waited for either', async () => {
+  it.each([
+    { what: 'does not go on', end: () => undefined, expected: { ...TIMEOUT, mentions: ['begun', '0.3 seconds'] } },
+    {
+      what: 'breaks off',
+      end: (response: ServerResponse) => response.socket?.resetAndDestroy(),
+      expected: { status: 503, code: 'worker_unavailable', mentions: ['broke off'] },
+    },
+  ] as const)('begins to answer, and $what: that may pass', async ({ end, expected }) => {
     const { url } = edge.ready;
     const begin =
       (status: number, type: string): RequestListener =>
       (request, response) => {
-        if (request.url === '/healthz') sayAlive(response);
-        else response.writeHead(status, { 'content-type': type, 'content-length': '1000' }).write('{');
+        if (request.url === '/healthz') {
+          sayAlive(response);
+          return;
+        }
+        response.writeHead(status, { 'content-type': type, 'content-length': '1000' });
+        response.write('{', () => end(response));
       };
     const requests = [
       { answered: begin(200, 'application/json'), send: () => call(url, 'GET', `/v1/sessions/${newSessionId()}`) },
@@ -103,7 +114,7 @@ describe.each(EDGE_RUNTIMES)('an edge in %s whose one worker', (runtime) => {
     ];
     for (const { answered, send } of requests) {
       answer = answered;
-      expect(expectProblem(await send(), TIMEOUT).retryable).toBe(true);
+      expect(expectProblem(await send(), expected).retryable).toBe(true);
     }
   });
 

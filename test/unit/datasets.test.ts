@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { deflateSync } from 'node:zlib';
 import sharp from 'sharp';
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterEach, beforeEach, expect, it, onTestFinished, vi } from 'vitest';
 import { cifar10Records } from '../../bench/data/cifar10-records.ts';
 import { loadBreastCancer } from '../../clients/datasets/breast-cancer/breast-cancer.ts';
 import { loadCifar10 } from '../../clients/datasets/cifar10/cifar10.ts';
@@ -86,14 +86,16 @@ it('CIFAR-10: a picture of an image a row becomes the records of its author', as
     .png()
     .toBuffer();
   expect([...(await cifar10Records(picture, [3, 7]))]).toEqual(records.flat());
-  await expect(cifar10Records(picture, [3])).rejects.toThrow(
-    'a picture of 1024×2 pixels in 3 channels holds no 1 images',
-  );
+  await expect(cifar10Records(picture, [3])).rejects.toThrow('a picture of 1024×2×3 bytes, not 1024×1×3');
 });
 
 it('says where the files of a set that is not there come from, and how another folder is named', async () => {
   await expect(loadCifar10(folder)).rejects.toThrow(/no data_batch_1.bin.*bench:data.*DDPNOPT_CIFAR10/);
   await expect(loadSvhn(folder)).rejects.toThrow(/no train_32x32.mat.*housenumbers.*DDPNOPT_SVHN/);
+  // Whoever has named one is told so: bringing the files would not help.
+  vi.stubEnv('DDPNOPT_CIFAR10', folder);
+  onTestFinished(() => void vi.unstubAllEnvs());
+  await expect(loadCifar10()).rejects.toThrow(`DDPNOPT_CIFAR10 names that folder`);
 });
 
 /** A data element of a Level 5 MAT-file, written after "MAT-File Format" of The MathWorks. */

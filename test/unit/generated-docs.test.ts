@@ -23,6 +23,7 @@ import { renderResponsiveness, type ResponsivenessResults } from '../../bench/re
 
 import { CATALOGUE } from '../../bench/results/catalogue.ts';
 import { claimsPage } from '../../bench/results/publish.ts';
+import { digestOf, PNG_SOURCES, readResults } from '../../bench/results-folder.ts';
 
 const FOLDER = new URL('../../docs/results/', import.meta.url);
 
@@ -136,9 +137,11 @@ it('docs/results/time-memory.md and its figures are made from time-memory.json',
   }
 });
 
-it('every figure of docs/results is there as SVG and as PNG', async () => {
+it('every figure of docs/results is there as SVG, and as a PNG that was made of that', async () => {
   const files = await readdir(FOLDER);
-  const named = (extension: string) => files.filter((file) => file.endsWith(extension)).map((file) => file.slice(0, -4));
-  expect(named('.svg').length).toBeGreaterThan(0);
-  expect(named('.png')).toEqual(named('.svg'));
+  const figures = files.filter((file) => file.endsWith('.svg'));
+  expect(figures.length).toBeGreaterThan(0);
+  expect(files.filter((file) => file.endsWith('.png'))).toEqual(figures.map((file) => file.replace('.svg', '.png')));
+  const digests = figures.map(async (file) => [file, digestOf(await readFile(new URL(file, FOLDER), 'utf8'))] as const);
+  expect(readResults(PNG_SOURCES)).toEqual(Object.fromEntries(await Promise.all(digests)));
 });

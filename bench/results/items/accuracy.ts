@@ -32,6 +32,8 @@ export interface TaskAccuracy {
   readonly seeds: readonly number[];
   readonly tuningSeeds: readonly number[];
   readonly testSamples: number;
+  /** Whether that is all there are. */
+  readonly isTestWhole: boolean;
   readonly optimizers: readonly OptimizerAccuracy[];
 }
 
@@ -77,6 +79,7 @@ function taskAccuracy(store: TrialStore, task: Task, hasSlow: boolean): TaskAccu
     epochs,
     trainingSamples,
     testSamples,
+    isTestWhole: task.evaluatedSamples === null,
     seeds,
     tuningSeeds,
     optimizers: ALL.filter(

@@ -7,23 +7,25 @@ import { median } from '../../median.ts';
 import { mean } from '../statistics.ts';
 import type { TrialStore } from '../store.ts';
 import { BREAST_CANCER, CONVOLUTIONAL_TASKS, DIGITS, FASHION_MNIST, MNIST, seeds, WINE, type Task } from '../tasks.ts';
-import type { Outcome } from '../trial.ts';
+import { engineFor } from '../service.ts';
+import type { Outcome, Trial } from '../trial.ts';
 
 interface CurvePoint {
   readonly step: number;
-  /** By the median pace of the runs that took turns. */
-  readonly seconds: number;
   readonly trainingLoss: number;
-  /** Over all seeds; a run that diverged counts as 0. */
   readonly accuracy: number;
 }
 
 export interface OptimizerCurve {
   readonly id: string;
   readonly name: string;
-  readonly millisecondsPerStep: number;
-  /** Of the service, where it draws the batches itself from a data set that was sent once; null for the others. */
-  readonly millisecondsPerStepInRuns: number | null;
+  /** By the median pace of the timed trials that did not diverge at once; null if all did. */
+  readonly millisecondsPerStep: number | null;
+  /** The same of the service where it draws the batches itself, from a data set that is sent once. */
+  readonly millisecondsPerStepInRuns?: number | null;
+  /** Seeds on which the training diverged. */
+  readonly diverged: number;
+  /** Means over the other ones. */
   readonly curve: readonly CurvePoint[];
 }
 
@@ -46,6 +48,7 @@ export interface UntunedResults {
 const TASKS: readonly Task[] = [WINE, BREAST_CANCER, DIGITS, MNIST, FASHION_MNIST, ...CONVOLUTIONAL_TASKS];
 /** The defaults were chosen in trials on them. */
 const HAD_SAY: readonly DataSetName[] = ['digits', 'mnist'];
+const IN_RUNS: Timing = { inRuns: true };
 const TIMED: readonly Optimizer[] = [...BASELINES, UNTUNED];
 
 /** Trials of convolutional nets take minutes, of which each has the machine to itself. */
@@ -66,18 +69,31 @@ function comparedOn(task: Task): readonly Optimizer[] {
   return [...TIMED, ...(task === BREAST_CANCER ? [] : [TUNED])].filter((optimizer) => optimizer.runsOn(task));
 }
 
-/** Whether the service trains, which can draw batches itself. */
-function takesRuns(optimizer: Optimizer): boolean {
+/** Whether the service trains, which can draw the batches itself. */
+function isService(optimizer: Optimizer): boolean {
   return [UNTUNED, TUNED].includes(optimizer);
+}
+
+/** How the seconds of one optimizer are taken; the least count. */
+type Timing = Pick<Trial, 'inRuns' | 'onAllProcessors'>;
+
+/**
+ * PyTorch has as many processors as the service: one where that computes in WebAssembly. Where a net is small two may be slower than one,
+ * so that both are tried.
+ */
+function timingsOf(task: Task, optimizer: Optimizer): readonly Timing[] {
+  if (isService(optimizer)) return [{}];
+  if (CONVOLUTIONAL_TASKS.includes(task)) return [{ onAllProcessors: true }];
+  return engineFor(task.network) === 'wasm' ? [{}] : [{}, { onAllProcessors: true }];
 }
 
 /** The tuned trials, and some of the chosen ones with the machine to themselves, in rounds of one of each. */
 function planOf(store: TrialStore, task: Task): Plan {
   const rounds = timedSeeds(task).map((seed): Plan => {
     const trials = comparedOn(task).flatMap((optimizer) =>
-      (takesRuns(optimizer) ? [false, true] : [false]).map((inRuns) => ({
+      [...timingsOf(task, optimizer), ...(isService(optimizer) ? [IN_RUNS] : [])].map((timing) => ({
         optimizer,
-        chosen: timedTrials(store, task, optimizer, { seeds: [seed], inRuns }),
+        chosen: timedTrials(store, task, optimizer, timing, [seed]),
       })),
     );
     return {
@@ -88,30 +104,21 @@ function planOf(store: TrialStore, task: Task): Plan {
   return joined([tunedPlan(store, task, comparedOn(task)), ...rounds]);
 }
 
-interface Timed {
-  readonly seeds: readonly number[];
-  readonly inRuns: boolean;
-}
-
 function timedTrials(
   store: TrialStore,
   task: Task,
   optimizer: Optimizer,
-  { seeds: which, inRuns }: Timed,
+  timing: Timing,
+  which: readonly number[],
 ): ReturnType<typeof chosenTrials> {
-  return chosenTrials(store, task, optimizer, {
-    seeds: which,
-    alone: true,
-    // Both left out where they are not so: outcomes of before there were such trials are of these.
-    inRuns: inRuns ? true : undefined,
-    onAllProcessors: CONVOLUTIONAL_TASKS.includes(task) && !takesRuns(optimizer) ? true : undefined,
-  });
+  return chosenTrials(store, task, optimizer, { seeds: which, alone: true, ...timing });
 }
 
-/** Seconds a step, the median over the seeds: other work on the machine slows some. */
-function paceOf(store: TrialStore, task: Task, optimizer: Optimizer, inRuns: boolean): number {
-  const outcomes = found(store, timedTrials(store, task, optimizer, { seeds: timedSeeds(task), inRuns }));
-  return median(outcomes.flatMap(({ points }) => points.slice(-1).map(({ seconds, step }) => seconds / step)));
+/** Milliseconds a step, the median over the seeds: other work on the machine slows some. Null if all diverged before a point. */
+function paceOf(store: TrialStore, task: Task, optimizer: Optimizer, timing: Timing): number | null {
+  const outcomes = found(store, timedTrials(store, task, optimizer, timing, timedSeeds(task)));
+  const paces = outcomes.flatMap(({ points }) => points.slice(-1).map(({ seconds, step }) => seconds / step));
+  return paces.length === 0 ? null : Number((1000 * median(paces)).toPrecision(3));
 }
 
 function taskCurves(store: TrialStore, task: Task): TaskCurves {
@@ -129,24 +136,22 @@ function taskCurves(store: TrialStore, task: Task): TaskCurves {
 
 function curveOf(store: TrialStore, task: Task, optimizer: Optimizer): OptimizerCurve {
   const outcomes = found(store, chosenTrials(store, task, optimizer));
-  const pace = paceOf(store, task, optimizer, false);
-  const longest = outcomes.reduce((left, right) => (right.points.length > left.points.length ? right : left));
+  const whole = outcomes.filter(({ validation }) => validation !== null).map(({ points }) => points);
+  const [first = []] = whole;
+  const average = (values: readonly number[], digits: number): number => Number(mean(values).toPrecision(digits));
+  const paces = timingsOf(task, optimizer).flatMap((timing) => paceOf(store, task, optimizer, timing) ?? []);
   return {
     id: optimizer.id,
     name: optimizer.name,
-    millisecondsPerStep: milliseconds(pace),
-    millisecondsPerStepInRuns: takesRuns(optimizer) ? milliseconds(paceOf(store, task, optimizer, true)) : null,
-    curve: longest.points.map(({ step }, index) => ({
+    millisecondsPerStep: paces.length === 0 ? null : Math.min(...paces),
+    ...(isService(optimizer) ? { millisecondsPerStepInRuns: paceOf(store, task, optimizer, IN_RUNS) } : {}),
+    diverged: outcomes.length - whole.length,
+    curve: first.map(({ step }, index) => ({
       step,
-      seconds: Number((pace * step).toPrecision(4)),
-      trainingLoss: Number(mean(outcomes.flatMap(({ points }) => points[index]?.trainingLoss ?? [])).toPrecision(4)),
-      accuracy: Number(mean(outcomes.map(({ points }) => points[index]?.accuracy ?? 0)).toFixed(5)),
+      trainingLoss: average(whole.flatMap((points) => points[index]?.trainingLoss ?? []), 4), // prettier-ignore
+      accuracy: average(whole.flatMap((points) => points[index]?.accuracy ?? []), 5), // prettier-ignore
     })),
   };
-}
-
-function milliseconds(seconds: number): number {
-  return Number((1000 * seconds).toPrecision(3));
 }
 
 function found(store: TrialStore, trials: ReturnType<typeof chosenTrials>): Outcome[] {
@@ -155,14 +160,9 @@ function found(store: TrialStore, trials: ReturnType<typeof chosenTrials>): Outc
   return outcomes;
 }
 
-export interface Reached {
-  readonly step: number;
-  readonly seconds: number;
-}
-
-/** The first point whose mean accuracy is at least this; null if there is none. */
-export function firstReaching({ curve }: Pick<OptimizerCurve, 'curve'>, accuracy: number): Reached | null {
-  return curve.find((point) => point.accuracy >= accuracy) ?? null;
+/** The first step after which the mean accuracy is at least this; null if there is none. */
+export function firstReaching({ curve }: Pick<OptimizerCurve, 'curve'>, accuracy: number): number | null {
+  return curve.find((point) => point.accuracy >= accuracy)?.step ?? null;
 }
 
 export function bestAccuracy({ curve }: Pick<OptimizerCurve, 'curve'>): number {

@@ -18,7 +18,7 @@ function renderPage(stored: ResultsHeader & AblationResults): string {
 ${origin(stored)}
 
 DIGITS, network ${description}, batches of ${String(batch)}, ${String(epochs)} epochs. Each combination at the learning rate, of ${String(learningRates[metrics[0] ?? '']?.length ?? 0)} a decade apart, that has the
-best accuracy on the validation part (${String(tuningSeeds.length)} seed); test accuracy in %, mean ± standard deviation over ${String(seeds.length)} seeds. The budget is small, so that what learns fast is ahead.
+best accuracy on the validation part (${tuningSeeds.length === 1 ? 'one seed' : `${String(tuningSeeds.length)} seeds`}); test accuracy in %, mean ± standard deviation over ${String(seeds.length)} seeds. The budget is small, so that what learns fast is ahead.
 The batch couplings \`diagonal\`, \`paper-faithful\` and \`paper-averaged\` take the gradient's outer product alone.
 
 So that like is compared with like, the alternatives for a part are compared over those choices of the other parts with which each of them was run:

@@ -68,7 +68,8 @@ ${markdownTable(['optimizer', 'what λ is'], regularizers(tasks))}
 }
 
 function renderTask(task: TaskAccuracy): string {
-  const { id, description, batch, epochs, trainingSamples, seeds, tuningSeeds, testSamples, optimizers } = task;
+  const { id, description, batch, epochs, trainingSamples, seeds, tuningSeeds, testSamples, isTestWhole, optimizers } =
+    task;
   const best = Math.max(...optimizers.map(({ accuracies }) => mean(accuracies)));
   const rows = optimizers.map((optimizer) => rowOf(optimizer, best));
   const samples =
@@ -77,7 +78,7 @@ function renderTask(task: TaskAccuracy): string {
 ## ${id}
 
 Network ${description}; batches of ${String(batch)}; ${samples}, ${String(epochs)} ${epochs === 1 ? 'epoch' : 'epochs'}, ${String(stepsOf(task))} steps; ${String(seeds.length)} seeds, tuned with
-${tuningSeeds.length === 1 ? 'another one' : `${String(tuningSeeds.length)} others`}; ${String(testSamples)} test samples. Bold: the best mean.
+${tuningSeeds.length === 1 ? 'another one' : `${String(tuningSeeds.length)} others`}; ${isTestWhole ? '' : 'the first '}${String(testSamples)} test samples. Bold: the best mean.
 
 ${markdownTable(['optimizer', 'η', 'λ', 'test accuracy', 'training loss at the end', 'diverged'], rows)}
 

@@ -15,6 +15,7 @@ export function percent(share: number, digits = 1): string {
 
 /** In points of accuracy: mean ± half the 95 % interval; bold where the interval excludes 0. */
 export function points({ mean, half }: Interval): string {
+  if (Number.isNaN(half)) return 'on too few seeds to compare';
   const text = `${mean > 0 ? '+' : ''}${percent(mean)} ± ${percent(half)}`;
   return Math.abs(mean) > half ? `**${text}**` : text;
 }

@@ -13,7 +13,7 @@ const PLANE = SIDE * SIDE;
 const RECORD = 1 + CHANNELS * PLANE;
 const CLASSES = 10;
 const WHITE = 255;
-export const CIFAR10 = source('cifar10', 'DDPNOPT_CIFAR10', '`npm run bench:data` brings them');
+export const CIFAR10 = source('cifar10', 'DDPNOPT_CIFAR10', '`npm run bench:data -- cifar10` brings its files');
 const TRAINING_FILES = [1, 2, 3, 4, 5].map((batch) => `data_batch_${String(batch)}.bin`);
 
 /**
@@ -26,7 +26,7 @@ export async function loadCifar10(
   folder: string = folderOf(CIFAR10),
 ): Promise<{ readonly train: LabelledData; readonly test: LabelledData }> {
   const read = async (name: string): Promise<Buffer> => {
-    const bytes = await readOne(CIFAR10, folder, [name]);
+    const { bytes } = await readOne(CIFAR10, folder, [name]);
     if (bytes.length > 0 && bytes.length % RECORD === 0) return bytes;
     throw new Error(`${name} has ${String(bytes.length)} bytes, which are no records of ${String(RECORD)}`);
   };

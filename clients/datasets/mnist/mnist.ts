@@ -3,10 +3,13 @@ import type { LabelledData } from '../digits/digits.ts';
 import { folderOf, readOne, source, type Source } from '../source.ts';
 import { parseIdx, type IdxArray } from './idx.ts';
 
-const REMEDY = '`npm run bench:data` brings them';
 const SOURCES = {
-  mnist: source('mnist', 'DDPNOPT_MNIST', REMEDY),
-  'fashion-mnist': source('fashion-mnist', 'DDPNOPT_FASHION_MNIST', REMEDY),
+  mnist: source('mnist', 'DDPNOPT_MNIST', '`npm run bench:data -- mnist` brings its files'),
+  'fashion-mnist': source(
+    'fashion-mnist',
+    'DDPNOPT_FASHION_MNIST',
+    '`npm run bench:data -- fashion-mnist` brings its files',
+  ),
 } as const satisfies Record<string, Source>;
 
 export type MnistName = keyof typeof SOURCES;
@@ -35,7 +38,8 @@ export async function loadMnist(
 }
 
 async function readIdx(of: Source, folder: string, file: string): Promise<IdxArray> {
-  return parseIdx(await readOne(of, folder, [file, `${file}.gz`]), file);
+  const { path, bytes } = await readOne(of, folder, [file, `${file}.gz`]);
+  return parseIdx(bytes, path);
 }
 
 function labelled(part: string, images: IdxArray, { shape, values: labels }: IdxArray): LabelledData {

@@ -6,7 +6,7 @@ import type { LabelledData } from '../digits/digits.ts';
 import { folderOf, readOne, source } from '../source.ts';
 import { parseMat } from './mat-file.ts';
 
-export const SVHN = source('svhn', 'DDPNOPT_SVHN', 'They come from http://ufldl.stanford.edu/housenumbers');
+export const SVHN = source('svhn', 'DDPNOPT_SVHN', 'Its files come from http://ufldl.stanford.edu/housenumbers');
 const CLASSES = 10;
 const WHITE = 255;
 
@@ -23,7 +23,7 @@ export async function loadSvhn(
 }
 
 async function load(folder: string, name: string): Promise<LabelledData> {
-  const arrays = parseMat(await readOne(SVHN, folder, [name]), name);
+  const arrays = parseMat((await readOne(SVHN, folder, [name])).bytes, name);
   const [images, classes] = [arrays.get('X'), arrays.get('y')];
   if (images === undefined || classes === undefined) throw new Error(`${name} lacks X or y`);
   const [rows = 0, columns = 0, channels = 0, size = 1] = images.shape;
