@@ -49,18 +49,24 @@ module.exports = {
       from: { path: '^clients/js/tfjs/' },
       to: { path: '^node_modules/@tensorflow/', dependencyTypesNot: ['type-only'] },
     },
-    only('training', '^clients/(train|datasets)/', ['clients/', 'shared/', 'node:', '(fs|url|zlib)']),
+    only('training', '^clients/(train|datasets)/', ['clients/', 'shared/', 'node:', '(fs|path|url|zlib)']),
     only('demo', '^demo/', ['demo/', 'clients/', 'deploy/', 'node:'], 'through public interfaces only'),
     only(
       'bench',
       '^bench/(?!durability/|engine/|peers/|results/|scaling/|service/|time-memory/|training-time/)',
-      ['bench/', 'clients/', 'deploy/', '(fs|os|path|url|util|child_process|crypto|zlib)', ...modules('ml-matrix')],
+      [
+        'bench/',
+        'clients/',
+        'deploy/',
+        '(fs|os|path|url|util|child_process|crypto|zlib)',
+        ...modules('ml-matrix', 'sharp', 'zod'),
+      ],
       'through public interfaces only',
     ),
     only(
       'bench-results',
       '^bench/results/',
-      ['bench/', 'clients/', 'deploy/', 'shared/', '(crypto|fs|path|timers/promises|url|util)', ...modules('sharp')],
+      ['bench/', 'clients/', 'deploy/', 'shared/', '(crypto|fs|os|path|timers/promises|url|util)'],
       'through public interfaces only: of shared, the order of samples that the service publishes',
     ),
     only(
