@@ -16,7 +16,8 @@ def load_images(folder: Path, training: int | None = None) -> tuple[Tensor, Tens
     """Training images [N, 1, rows, columns] with pixels in [0, 1], their labels, test images, their labels.
 
     Args:
-        folder: with the four IDX files of MNIST or Fashion-MNIST; `npm run bench:data -- mnist fashion-mnist` brings them. Without it: DIGITS.
+        folder: with the four IDX files of MNIST or Fashion-MNIST; `npm run bench:data -- mnist` or `fashion-mnist` brings
+            them. Without it: DIGITS.
         training: so many training images at most.
     """
     if (folder / "train-images-idx3-ubyte").exists():
@@ -24,7 +25,7 @@ def load_images(folder: Path, training: int | None = None) -> tuple[Tensor, Tens
         test_images, test_labels = (_idx(folder / f"t10k-{name}-ubyte") for name in ("images-idx3", "labels-idx1"))
         scale = 255
     else:
-        print(f"{folder} has no IDX files (npm run bench:data -- mnist fashion-mnist brings them): taking DIGITS, 1,797 images of 8×8, instead")
+        print(f"{folder} has no IDX files (npm run bench:data brings them): taking DIGITS, 1,797 images of 8×8")
         with gzip.open(DIGITS, "rt") as lines:
             table = torch.from_numpy(np.loadtxt(lines, delimiter=",")).round().long()
         table = table[torch.randperm(len(table), generator=torch.Generator().manual_seed(0))]
