@@ -1,11 +1,11 @@
 /** The files of docs/results, as every benchmark writes them: what was measured as JSON, its page, and its figures as SVG and PNG. */
-import { createHash } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import sharp from 'sharp';
+import { digestOf } from './digest.ts';
 
-export const RESULTS_FOLDER = new URL('../docs/results/', import.meta.url);
+const RESULTS_FOLDER = new URL('../docs/results/', import.meta.url);
 /** Pixels to an inch of a figure, where the SVG's unit is a 72nd of one. */
 const DENSITY = 144;
 
@@ -22,7 +22,7 @@ export async function writeResults(id: string, results: object, files: ReadonlyM
   }
 }
 
-/** Which figure a PNG was made of cannot be seen from its bytes: they depend on the machine's fonts. */
+/** Digests of the SVGs that the PNGs were made of: a PNG's own bytes depend on the machine's fonts. */
 export const PNG_SOURCES = 'figures';
 
 async function writePng(name: string, svg: string): Promise<void> {
@@ -35,11 +35,6 @@ async function writePng(name: string, svg: string): Promise<void> {
     new URL(`${PNG_SOURCES}.json`, RESULTS_FOLDER),
     `${JSON.stringify(Object.fromEntries(sorted), null, 2)}\n`,
   );
-}
-
-/** SHA-256 in hexadecimal, as figures.json has it of the SVG that each PNG was made of. */
-export function digestOf(svg: string): string {
-  return createHash('sha256').update(svg).digest('hex');
 }
 
 /** What an earlier run has written; undefined if none has. */

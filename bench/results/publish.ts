@@ -1,10 +1,9 @@
 /** Pages and figures of docs/results, from what is stored. */
-import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { provenance } from '../provenance.ts';
-import { RESULTS_FOLDER } from '../results-folder.ts';
+import { readResults, writeResults } from '../results-folder.ts';
 import type { Entry, Pages } from './catalogue.ts';
 import { isComplete, versionsOf } from './item.ts';
-import { renderClaims, type StoredResults } from './report/claims.ts';
+import { renderClaims } from './report/claims.ts';
 import type { TrialStore } from './store.ts';
 
 /** null as long as no section of the item is complete. */
@@ -38,22 +37,16 @@ interface ClaimSources {
 }
 
 /** The page of claims as the stored results have it, from those that it was made of. */
-export async function claimsPage(): Promise<string> {
-  const { sources } = JSON.parse(await readFile(new URL('claims.json', RESULTS_FOLDER), 'utf8')) as ClaimSources;
-  return renderClaims(await storedResults(sources));
+export function claimsPage(): string {
+  return pageOf((readResults('claims') as ClaimSources).sources);
 }
 
 /** Writes the page of claims, from whatever results are stored. */
 export async function writeClaims(): Promise<void> {
-  const present = await readdir(RESULTS_FOLDER);
-  const sources = SOURCES.filter((id) => present.includes(`${id}.json`));
-  await writeFile(new URL('claims.json', RESULTS_FOLDER), `${JSON.stringify({ sources } satisfies ClaimSources)}\n`);
-  await writeFile(new URL('README.md', RESULTS_FOLDER), renderClaims(await storedResults(sources)));
+  const sources = SOURCES.filter((id) => readResults(id) !== undefined);
+  await writeResults('claims', { sources } satisfies ClaimSources, new Map([['README.md', pageOf(sources)]]));
 }
 
-async function storedResults(sources: readonly Source[]): Promise<StoredResults> {
-  const entries = sources.map(
-    async (id) => [id, JSON.parse(await readFile(new URL(`${id}.json`, RESULTS_FOLDER), 'utf8')) as unknown] as const,
-  );
-  return Object.fromEntries(await Promise.all(entries));
+function pageOf(sources: readonly Source[]): string {
+  return renderClaims(Object.fromEntries(sources.map((id) => [id, readResults(id)])));
 }

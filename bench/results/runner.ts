@@ -10,9 +10,9 @@ import type { Parts } from '../parts.ts';
 import { loadParts, type DataSetName } from './data.ts';
 import { PeerTrials } from './peer.ts';
 import type { PlannedTrial } from './plan.ts';
-import { engineFor, ServiceTrials } from './service.ts';
+import { ServiceTrials } from './service.ts';
 import type { TrialStore, Versions } from './store.ts';
-import { keyOf, type Network, type Outcome, type Trainer, type Trial } from './trial.ts';
+import { engineFor, keyOf, type Network, type Outcome, type Trainer, type Trial } from './trial.ts';
 
 /** Sessions that train at a time: the worker computes one step while the others' requests are on their way. */
 const SESSIONS = 4;

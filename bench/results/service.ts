@@ -15,14 +15,6 @@ const RUN_DATA_BYTES = 64_000_000;
 /** Of one run: as many as the service keeps the metrics of, for who loses the connection meanwhile. */
 const RUN_STEPS = 1000;
 
-/** Features of the data sets whose nets are small. */
-const SMALL_INPUT = 64;
-
-/** WebAssembly where a step is so small that the way to the native library is most of it; else the fastest engine that is there. */
-export function engineFor({ input }: Network): string | undefined {
-  return input.length === 1 && input[0] <= SMALL_INPUT ? 'wasm' : undefined;
-}
-
 export class ServiceTrials {
   readonly #stack: LocalStack;
   readonly #client: DdpnoptClient;

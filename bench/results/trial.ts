@@ -1,10 +1,18 @@
 /** A trial: one training run that is defined completely by its definition, and what came of it. */
-import { createHash } from 'node:crypto';
 import type { DdpnoptClient } from '../../clients/js/index.ts';
+import { digestOf } from '../digest.ts';
 import type { PeerOptimizer, PeerTask } from '../peers/peers.ts';
 import type { DataSetName } from './data.ts';
 
 export type Network = PeerTask['network'];
+
+/** Features of the data sets whose nets are small. */
+const SMALL_INPUT = 64;
+
+/** WebAssembly where a step is so small that the way to the native library is most of it; else the fastest engine that is there. */
+export function engineFor({ input }: Network): string | undefined {
+  return input.length === 1 && input[0] <= SMALL_INPUT ? 'wasm' : undefined;
+}
 
 /** Options of the service's optimizer; what is left out is the default. */
 export type ServiceOptimizer = NonNullable<Parameters<DdpnoptClient['createHostedSession']>[0]['optimizer']>;
@@ -65,7 +73,7 @@ export interface Outcome {
 
 /** What a trial is stored under: a digest of its definition. */
 export function keyOf(trial: Trial): string {
-  return createHash('sha256').update(canonical(trial)).digest('hex').slice(0, 24);
+  return digestOf(canonical(trial)).slice(0, 24);
 }
 
 /** JSON with the keys in order, and without what is undefined. */

@@ -2,7 +2,7 @@
 import type { Context } from 'hono';
 import { accepts } from 'hono/accepts';
 import type * as z from 'zod';
-import { isProblem, PROBLEM_CONTENT_TYPE, ProblemError, problemSchema, type ProblemCode } from '../../shared/errors.ts';
+import { isProblem, mediaType, ProblemError, problemSchema, type ProblemCode } from '../../shared/errors.ts';
 import { JSON_CONTENT_TYPE, jsonOfTensors } from '../../shared/json-tensors.ts';
 import { LIMITS } from '../../shared/limits.ts';
 import { SAFETENSORS_CONTENT_TYPE } from '../../shared/safetensors.ts';
@@ -19,8 +19,8 @@ import { concatenate, type SizedBody } from './streamed-body.ts';
 /** Bad gateway, unavailable, timeout, and Cloudflare’s own 520 to 530. */
 const isGatewayStatus = (status: number): boolean => status >= 502 && status !== 505;
 
-/** Of an answer that is not streamed. */
-const SMALL_ANSWER_BYTES = 65_536;
+/** Of an answer that is not streamed: one that may become JSON never is. */
+const SMALL_ANSWER_BYTES = LIMITS.jsonTensorBytes;
 
 interface WorkerRequest {
   readonly method: 'GET' | 'PUT' | 'POST' | 'PATCH' | 'DELETE';
@@ -261,7 +261,7 @@ async function call(
     throw problemIn(vain) ?? unavailable('no connection', cause);
   }
   takeReport(c, response.headers);
-  if (!isStreamed(response.headers)) response = await readWhole(c, response, vain);
+  if (!isStreamed(response)) response = await readWhole(c, response, vain);
   if (response.ok) return response;
   throw await problemOf(response);
 }
@@ -272,9 +272,9 @@ function problemIn({ aborted, reason }: AbortSignal): ProblemError | null {
 }
 
 /** Whether an answer is passed on while it comes: a large one, and events, whose end nobody knows. */
-function isStreamed(headers: Headers): boolean {
-  const type = headers.get('content-type') ?? '';
-  const isDocument = type.startsWith(JSON_CONTENT_TYPE) || type.startsWith(PROBLEM_CONTENT_TYPE);
+function isStreamed(response: Response): boolean {
+  const { headers } = response;
+  const isDocument = mediaType(headers.get('content-type')) === JSON_CONTENT_TYPE || isProblem(response);
   return !isDocument && Number(headers.get('content-length') ?? Infinity) > SMALL_ANSWER_BYTES;
 }
 
@@ -411,14 +411,12 @@ function unexpectedAnswer(what: string, cause?: unknown): ProblemError {
  * @throws ProblemError `worker_protocol` if it has no body
  */
 export async function relay(c: Context<EdgeEnv>, response: Response): Promise<Response> {
-  const length = Number(response.headers.get('content-length') ?? Infinity);
   const type = response.headers.get('content-type');
-  const isJson = type === SAFETENSORS_CONTENT_TYPE && length <= LIMITS.jsonTensorBytes && prefersJson(c);
-  if (type === null || isStreamed(response.headers)) return stream(c, response);
+  if (type === null || isStreamed(response)) return stream(c, response);
   const body = new Uint8Array(await response.arrayBuffer());
   if (body.length === 0) throw unexpectedAnswer('an empty body');
-  if (isJson) return c.json(jsonOfTensors(body));
-  return c.body(body, 200, { 'content-type': type, 'content-length': String(length) });
+  if (type === SAFETENSORS_CONTENT_TYPE) return answerTensors(c, body);
+  return c.body(body, 200, { 'content-type': type, 'content-length': String(body.length) });
 }
 
 /** A worker's answer as it is. @throws ProblemError `worker_protocol` if it has no body */
@@ -446,7 +444,7 @@ function reasonOf(error: unknown): string {
 /** An answer made at the edge, as {@link relay} gives one. */
 export function answerTensors(c: Context<EdgeEnv>, body: Uint8Array<ArrayBuffer>): Response {
   if (prefersJson(c) && body.length <= LIMITS.jsonTensorBytes) return c.json(jsonOfTensors(body));
-  return c.body(body, 200, { 'content-type': SAFETENSORS_CONTENT_TYPE });
+  return c.body(body, 200, { 'content-type': SAFETENSORS_CONTENT_TYPE, 'content-length': String(body.length) });
 }
 
 function prefersJson(c: Context<EdgeEnv>): boolean {

@@ -368,6 +368,9 @@ it('has help for everything, with examples that are commands', async () => {
 });
 
 describe('serve', () => {
+  /** A worker that leaves nothing behind. */
+  const THROWAWAY = ['--worker-port', '0', '--engine', 'reference', '--storage', 'memory'];
+
   interface Serving {
     readonly exit: Promise<unknown>;
     readonly kill: (signal: NodeJS.Signals) => void;
@@ -434,19 +437,17 @@ describe('serve', () => {
   });
 
   it('ends with npm, which started it', async () => {
-    const options = [
+    const serving = startProgram('npm', [
+      'start',
+      '--silent',
+      '--',
       '--port',
       '0',
-      '--worker-port',
-      '0',
-      '--engine',
-      'reference',
-      '--storage',
-      'memory',
+      ...THROWAWAY,
       '--edge',
       'node',
-    ];
-    const serving = startProgram('npm', ['start', '--silent', '--', ...options, '--json']);
+      '--json',
+    ]);
     const { url } = JSON.parse(await serving.stdout(/\n/)) as { url: string };
     serving.kill('SIGTERM');
     await serving.exit;
@@ -454,7 +455,7 @@ describe('serve', () => {
   });
 
   it('stops what it has started when it is interrupted before it serves', async () => {
-    const serving = start(['--port', '0', '--worker-port', '0', '--engine', 'reference', '--storage', 'memory']);
+    const serving = start(['--port', '0', ...THROWAWAY]);
     const [, worker] = /the worker serves at (\S+),/.exec(await serving.stderr(/starting the edge/))!;
     serving.kill('SIGINT');
     expect(await serving.exit).toEqual([0, null]);
@@ -464,17 +465,7 @@ describe('serve', () => {
 
   it('says what keeps it from serving: 1, or 2 where the command line does', async () => {
     const taken = new URL(edge.ready.url).port;
-    const busy = await runProcess([
-      'serve',
-      '--port',
-      taken,
-      '--worker-port',
-      '0',
-      '--engine',
-      'reference',
-      '--storage',
-      'memory',
-    ]);
+    const busy = await runProcess(['serve', '--port', taken, ...THROWAWAY]);
     expect(busy).toMatchObject({
       code: 1,
       stdout: '',

@@ -7,8 +7,7 @@ import { median } from '../../median.ts';
 import { mean } from '../statistics.ts';
 import type { TrialStore } from '../store.ts';
 import { BREAST_CANCER, CONVOLUTIONAL_TASKS, DIGITS, FASHION_MNIST, MNIST, seeds, WINE, type Task } from '../tasks.ts';
-import { engineFor } from '../service.ts';
-import type { Outcome, Trial } from '../trial.ts';
+import { engineFor, type Outcome, type Trial } from '../trial.ts';
 
 interface CurvePoint {
   readonly step: number;
